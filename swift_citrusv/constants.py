@@ -1,0 +1,14 @@
+"""Names and numbers that several modules share. Imports nothing of ours, and nothing heavy."""
+
+MODEL_TYPE = 'citrusv'
+SEG_TOKEN = '[SEG]'
+IGNORE_INDEX = -100
+# Marks the empty tail of `mask_image_index` and `mask_token_index` in a padded batch.
+NO_MASK = -1
+# Pixel statistics of ImageNet, as `sam2.utils.transforms.SAM2Transforms` uses them (RGB, range 0 to 1).
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+# The column that carries "file.jsonl:line" from the dataset to the error message.
+ROW_COLUMN = 'citrusv_row'
+# The column with the number of segmentation images of a row: the packer's second budget.
+NUM_IMAGES_COLUMN = 'citrusv_num_images'

@@ -1,0 +1,31 @@
+"""The errors that a user can cause. Imports nothing of ours."""
+
+
+class RowError(ValueError):
+    """A dataset row that breaks the row contract.
+
+    Args:
+        row: Which row, e.g. 'train.jsonl:12' (lines count from 1).
+        problem: What is wrong, with the value.
+        remedy: What the user can do about it.
+        kind: A short, stable name of the problem, e.g. 'mask-count', for counts by kind.
+    """
+
+    def __init__(self, row: str, problem: str, remedy: str, kind: str = 'row') -> None:
+        super().__init__(f'{row}: {problem} {remedy}')
+        self.row = row
+        self.problem = problem
+        self.remedy = remedy
+        self.kind = kind
+
+    def __reduce__(self):
+        # DataLoader workers and `datasets.map` send errors between processes by pickle.
+        return type(self), (self.row, self.problem, self.remedy, self.kind)
+
+
+class SettingError(ValueError):
+    """A plugin setting (environment variable or `--model_kwargs` key) that cannot be used."""
+
+
+class CompatibilityError(RuntimeError):
+    """A symbol of ms-swift or Transformers that no longer has the shape a patch expects."""

@@ -1,0 +1,99 @@
+"""Loads a Citrus-V checkpoint, or grafts a fresh segmentation head on a plain Qwen2.5-VL directory, for ms-swift."""
+import math
+import torch
+from swift.model.models.qwen import Qwen2_5VLLoader
+from swift.utils import Processor, get_logger
+from transformers import AddedToken, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from typing import Any
+
+from .checkpoints import Sam2Source, load_sam2_weights, resolve_sam2
+from .config import CitrusVConfig
+from .constants import MODEL_TYPE, SEG_TOKEN
+from .errors import SettingError
+from .modeling import CitrusVForConditionalGeneration
+from .settings import Settings
+
+logger = get_logger()
+
+
+def add_seg_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Adds `[SEG]` to the tokenizer, where it is not there yet, and returns its id.
+
+    It is an ordinary added token, not a special one, so that decoding with `skip_special_tokens` keeps it in the text.
+    """
+    tokenizer.add_tokens([AddedToken(SEG_TOKEN, normalized=False, special=False)])
+    return tokenizer.convert_tokens_to_ids(SEG_TOKEN)
+
+
+def resize_for_seg(model: PreTrainedModel, seg_token_id: int) -> None:
+    """Makes room for `[SEG]` in the embeddings (a multiple of 128, as Qwen pads them), and gives it a typical vector.
+
+    Qwen2.5-VL has more rows than tokens, so mostly nothing grows; but the spare rows were never trained, and are
+    replaced by the mean of the others.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if seg_token_id >= rows:
+        model.resize_token_embeddings(math.ceil((seg_token_id + 1) / 128) * 128)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            weight = layer.weight
+            weight[seg_token_id] = weight[:seg_token_id].float().mean(dim=0).to(weight.dtype)
+
+
+def graft_config(config: PretrainedConfig, sam2: Sam2Source, seg_token_id: int,
+                 multimask_output: bool) -> CitrusVConfig:
+    """A Citrus-V configuration around that of a plain Qwen2.5-VL."""
+    values = {k: v for k, v in config.to_dict().items() if k not in {'model_type', 'architectures', 'transformers_version'}}
+    return CitrusVConfig(
+        **values, sam2_preset=sam2.preset, seg_token_id=seg_token_id, multimask_output=multimask_output)
+
+
+def finish_graft(model: CitrusVForConditionalGeneration, sam2: Sam2Source, seg_token_id: int) -> None:
+    """Completes a model that was loaded from a plain Qwen2.5-VL: SAM2's weights from `sam2`, room for `[SEG]`."""
+    if sam2.path is not None:
+        load_sam2_weights(model.segmenter, sam2.path)
+    resize_for_seg(model, seg_token_id)
+    model.config.seg_token_id = seg_token_id
+    logger.info(f'Grafted a fresh segmentation head: SAM2 {sam2.preset} from {sam2.path or "random initialisation"}.')
+
+
+class CitrusVLoader(Qwen2_5VLLoader):
+    """ms-swift's loader for `--model_type citrusv`."""
+
+    def get_config(self, model_dir: str) -> PretrainedConfig:
+        config = super().get_config(model_dir)
+        settings = Settings.from_env()
+        self.sam2: Sam2Source | None = None
+        if config.model_type != MODEL_TYPE:
+            if settings.sam2 is None:
+                raise SettingError(
+                    f'{model_dir} is a plain {config.model_type} directory, and no SAM2 is named for it. Give one, e.g. '
+                    '--model_kwargs \'{"sam2": "facebook/sam2.1-hiera-large"}\' (or a .pt file, or "tiny" for random '
+                    'weights), or build a Citrus-V directory once: citrusv build --mllm ... --sam2 ... --output ...')
+            self.sam2 = resolve_sam2(settings.sam2, settings.sam2_preset)
+            config = graft_config(config, self.sam2, -1, bool(settings.multimask_output))
+        elif settings.multimask_output is not None:
+            config.multimask_output = settings.multimask_output
+        return config
+
+    def get_processor(self, model_dir: str, config: PretrainedConfig) -> Processor:
+        processor = super().get_processor(model_dir, config)
+        tokenizer = self._get_tokenizer(processor)
+        seg_token_id = add_seg_token(tokenizer)
+        if self.sam2 is None and config.seg_token_id != seg_token_id:
+            raise ValueError(f'{model_dir}: config.json says seg_token_id={config.seg_token_id}, but the tokenizer gives '
+                             f'{SEG_TOKEN} the id {seg_token_id}. Take both from the same checkpoint.')
+        config.seg_token_id = seg_token_id
+        return processor
+
+    def get_model(self, model_dir: str, config: PretrainedConfig, processor: Processor,
+                  model_kwargs: dict[str, Any]) -> PreTrainedModel:
+        self.auto_model_cls = self.auto_model_cls or CitrusVForConditionalGeneration
+        settings = Settings.from_env()
+        model = super().get_model(model_dir, config, processor, model_kwargs)
+        if not self.return_dummy_model:
+            if self.sam2 is not None:
+                finish_graft(model, self.sam2, config.seg_token_id)
+            model.mask_grad_scale = settings.mask_grad_scale
+            model.segmenter.chunk = settings.seg_chunk
+        return model

@@ -1,0 +1,224 @@
+"""Citrus-V as a Transformers model: Qwen2.5-VL, a segmentation projector and SAM2's image path.
+
+Source: Citrus-V section 4.1 and figure 10. Legend for shapes: B rows of the batch, T tokens, D hidden size, V
+vocabulary, N images and M masks a row (padded), K masks of the whole batch, S and m the sides in pixels of SAM2's
+input and mask, C the width of SAM2's prompts.
+"""
+import torch
+from contextlib import nullcontext
+from dataclasses import dataclass
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import initialization as init
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLCausalLMOutputWithPast
+from typing import Any, NamedTuple
+
+from .config import CitrusVConfig
+from .constants import IGNORE_INDEX
+from .losses import LossWeights, combine, mask_losses, token_loss
+from .segmenter import Segmenter
+
+
+@dataclass
+class CitrusVOutput(Qwen2_5_VLCausalLMOutputWithPast):
+    """As Qwen2.5-VL's output, and for the K masks of the batch, in the order of their `[SEG]` tokens:
+
+    mask_logits: float32 [K, m, m].
+    mask_targets: uint8 [K, m, m], or None where no targets were given.
+    mask_rows: the row of the batch that each mask belongs to, int64 [K].
+    """
+    mask_logits: Tensor | None = None
+    mask_targets: Tensor | None = None
+    mask_rows: Tensor | None = None
+
+
+class Drawn(NamedTuple):
+    """The masks of a batch: logits [K, m, m], targets [K, m, m] and rows [K]."""
+    logits: Tensor | None
+    targets: Tensor | None
+    rows: Tensor | None
+
+
+class SegProjector(nn.Module):
+    """The two-layer MLP that turns the hidden state of `[SEG]` into a SAM2 prompt (section 4.1)."""
+
+    def __init__(self, input_size: int, hidden_size: int, output_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(input_size, hidden_size)
+        self.fc2 = nn.Linear(hidden_size, output_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[K, D] -> [K, C], in the type of the projector's parameters."""
+        return self.fc2(torch.relu(self.fc1(hidden_states.to(self.fc1.weight.dtype))))
+
+
+class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
+    """Qwen2.5-VL that draws a mask for each `[SEG]` token.
+
+    LoRA, generation, ZeRO and `save_pretrained` work as they do for Qwen2.5-VL.
+    """
+    config_class = CitrusVConfig
+    config: CitrusVConfig
+    # At stage 4's learning rate an update is below bfloat16's resolution; 0.2 B parameters are cheap to keep exact.
+    _keep_in_fp32_modules_strict = {'segmenter', 'seg_projector'}
+    _no_split_modules = [*Qwen2_5_VLForConditionalGeneration._no_split_modules, 'Segmenter']
+
+    def __init__(self, config: CitrusVConfig) -> None:
+        super().__init__(config)
+        self.segmenter = Segmenter(config.sam2_preset, config.multimask_output)
+        width = config.text_config.hidden_size
+        self.seg_projector = SegProjector(width, config.seg_projector_hidden_size or width, self.segmenter.prompt_dim)
+        # Stage 3: the factor on the mask loss's gradient where it enters the MLLM (section 4.2).
+        self.mask_grad_scale = 1.0
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # Called for modules whose weights are in no checkpoint, children first; Transformers' rule (normal, 0.02)
+        # does not fit SAM2, which starts as the `sam2` package starts it.
+        if isinstance(module, Segmenter):
+            if module.no_mem_embed.is_meta:
+                return
+            with torch.device('cpu'):
+                fresh = Segmenter(module.preset, module.multimask_output).state_dict()
+            for name, value in module.state_dict(keep_vars=True).items():
+                init.copy_(value, fresh[name].to(value.device, value.dtype))
+        elif isinstance(module, SegProjector):
+            for layer in (module.fc1, module.fc2):
+                init.kaiming_uniform_(layer.weight, a=5**0.5)
+                init.zeros_(layer.bias)
+        else:
+            super()._init_weights(module)
+
+    def requires_grad_(self, requires_grad: bool = True) -> 'CitrusVForConditionalGeneration':
+        """As `nn.Module.requires_grad_`, but what no mask loss reaches stays frozen (`Segmenter.is_reached`)."""
+        super().requires_grad_(requires_grad)
+        self.segmenter.requires_grad_(requires_grad)
+        return self
+
+    def forward(  # type: ignore[override]
+            self,
+            input_ids: Tensor | None = None,
+            attention_mask: Tensor | None = None,
+            position_ids: Tensor | None = None,
+            past_key_values: Any = None,
+            inputs_embeds: Tensor | None = None,
+            *,
+            use_cache: bool | None = None,
+            pixel_values: Tensor | None = None,
+            pixel_values_videos: Tensor | None = None,
+            image_grid_thw: Tensor | None = None,
+            video_grid_thw: Tensor | None = None,
+            mm_token_type_ids: Tensor | None = None,
+            second_per_grid_ts: Any = None,
+            labels: Tensor | None = None,
+            logits_to_keep: int | Tensor = 0,
+            g_pixel_values: Tensor | None = None,
+            masks: Tensor | None = None,
+            mask_image_index: Tensor | None = None,
+            mask_token_index: Tensor | None = None,
+            **kwargs: Any) -> CitrusVOutput:
+        """Runs the MLLM, its language head and, where masks are asked for, SAM2.
+
+        Args:
+            input_ids: int64 [B, T]; this and the inputs down to `second_per_grid_ts` are those of Qwen2.5-VL.
+                (Named one by one because Transformers and ms-swift look for them in the signature.)
+            labels: int64 [B, T]; gives `loss` (equation 4, normalised over this batch). The trainer passes none and
+                normalises over the whole optimizer step instead.
+            logits_to_keep: The positions at which the language head runs: an int (the last ones; 0 is all), a mask
+                bool [T], or a mask bool [B, T], which gives logits [1, number of true positions, V] in row-major order.
+            g_pixel_values: uint8 RGB, or normalised floats, [B, N, 3, S, S].
+            masks: Target masks, uint8 {0, 1}, [B, M, 1, m, m].
+            mask_image_index: For each mask its image among the N of its row; -1 marks the empty tail. int64 [B, M].
+            mask_token_index: For each mask the position of its `[SEG]` in its row, as above. int64 [B, M].
+        """
+        frozen = not any(parameter.requires_grad for parameter in self.model.parameters())
+        # Gradient checkpointing makes the embeddings require a gradient; stage 4 has no use for it in the MLLM.
+        with torch.no_grad() if frozen else nullcontext():
+            outputs = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                use_cache=use_cache,
+                pixel_values=pixel_values,
+                pixel_values_videos=pixel_values_videos,
+                image_grid_thw=image_grid_thw,
+                video_grid_thw=video_grid_thw,
+                mm_token_type_ids=mm_token_type_ids,
+                second_per_grid_ts=second_per_grid_ts,
+                **kwargs)
+        hidden = outputs[0]
+        kept = self._keep(hidden, logits_to_keep)
+        drawn = Drawn(None, None, None)
+        if mask_token_index is not None and bool((mask_token_index >= 0).any()):
+            drawn = self._draw(hidden, g_pixel_values, masks, mask_image_index, mask_token_index)
+        elif mask_token_index is not None or self.training:
+            drawn = self._draw_nothing(hidden)
+            kept = kept + self._anchor().to(kept.dtype)
+        logits = self.lm_head(kept)
+        loss = None if labels is None else self._batch_loss(logits, drawn, labels, logits_to_keep)
+        # The order matters: Transformers and ms-swift take the first output after the loss for the logits.
+        return CitrusVOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            rope_deltas=outputs.rope_deltas,
+            mask_logits=drawn.logits,
+            mask_targets=drawn.targets,
+            mask_rows=drawn.rows)
+
+    @staticmethod
+    def _keep(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+        if isinstance(logits_to_keep, int):
+            return hidden[:, -logits_to_keep:] if logits_to_keep else hidden
+        if logits_to_keep.ndim == 2:
+            return hidden[logits_to_keep][None]
+        return hidden[:, logits_to_keep]
+
+    def _anchor(self) -> Tensor:
+        """Zero, with a zero gradient for every trainable segmentation parameter, so that DDP and ZeRO never wait.
+
+        One element of each is enough; a sum over all could overflow to inf, and inf * 0 is NaN.
+        """
+        trainable = [p for m in (self.segmenter, self.seg_projector) for p in m.parameters() if p.requires_grad]
+        parts = [p.flatten()[:1].sum() * 0. for p in trainable]
+        return torch.stack([part.float() for part in parts]).sum() if parts else torch.zeros((), device=self.device)
+
+    def _draw_nothing(self, hidden: Tensor) -> Drawn:
+        side = self.segmenter.mask_size
+        return Drawn(
+            hidden.new_zeros((0, side, side), dtype=torch.float32), hidden.new_zeros((0, side, side), dtype=torch.uint8),
+            hidden.new_zeros(0, dtype=torch.int64))
+
+    def _draw(self, hidden: Tensor, images: Tensor | None, masks: Tensor | None, mask_image_index: Tensor | None,
+              mask_token_index: Tensor) -> Drawn:
+        if images is None or mask_image_index is None:
+            raise ValueError('mask_token_index asks for masks, but g_pixel_values or mask_image_index is missing.')
+        asked = mask_token_index >= 0
+        rows = asked.nonzero()[:, 0]
+        seg_hidden = hidden[rows, mask_token_index[asked]]
+        if seg_hidden.requires_grad and self.mask_grad_scale != 1.0:
+            # Here, and not at the masks: Adam is free of scale for each parameter, so what matters is the share of the
+            # mask loss in the gradient that the MLLM sums up; the segmentation modules keep their full gradient.
+            scale = self.mask_grad_scale
+            seg_hidden.register_hook(lambda grad: grad * scale)
+        # Each image once, however many masks lie on it, and none that no mask points at.
+        flat, image_index = torch.unique(rows * images.shape[1] + mask_image_index[asked], return_inverse=True)
+        prompts = self.seg_projector(seg_hidden)[:, None]
+        logits = self.segmenter(images.flatten(0, 1)[flat], image_index, prompts)
+        return Drawn(logits, None if masks is None else masks[asked][:, 0], rows)
+
+    @staticmethod
+    def _batch_loss(logits: Tensor, drawn: Drawn, labels: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+        if not isinstance(logits_to_keep, int) or logits_to_keep:
+            raise ValueError('labels need the logits of all positions: leave logits_to_keep at 0.')
+        targets = labels[:, 1:].flatten()
+        tokens = token_loss(logits[:, :-1].flatten(0, 1), targets)
+        dice = bce = tokens.new_zeros(0)
+        if drawn.logits is not None and drawn.targets is not None:
+            dice, bce = mask_losses(drawn.logits, drawn.targets)
+        return combine(tokens.sum(), dice.sum(), bce.sum(), (targets != IGNORE_INDEX).sum(), len(dice), LossWeights())

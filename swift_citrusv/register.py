@@ -1,0 +1,142 @@
+"""Everything that the plugin adds to ms-swift's registries and to Transformers' Auto classes.
+
+`import swift_citrusv.register` registers all of it at once; the installed import hook calls `on_import` for one module
+of ms-swift at a time instead. Both ways are idempotent. Nothing heavy is imported until a Citrus-V run asks for it:
+the registries get a `Deferred` that imports the real thing when it is called.
+"""
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from . import patches
+from .constants import MODEL_TYPE
+
+
+class Deferred:
+    """A class of ours that is imported when it is first called or looked into."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module = module
+        self._name = name
+
+    def resolve(self) -> Any:
+        return getattr(importlib.import_module(f'swift_citrusv.{self._module}'), self._name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.resolve()(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__'):
+            raise AttributeError(name)
+        return getattr(self.resolve(), name)
+
+    def __deepcopy__(self, memo: dict) -> 'Deferred':
+        return self
+
+    def __repr__(self) -> str:
+        return f'Deferred({self._module}.{self._name})'
+
+
+class DeferredModel:
+    """Stands in the Auto classes' tables for `CitrusVForConditionalGeneration` until one is loaded."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        return Deferred('modeling', 'CitrusVForConditionalGeneration').resolve().from_pretrained(*args, **kwargs)
+
+    @classmethod
+    def _from_config(cls, config: Any, **kwargs: Any) -> Any:
+        return Deferred('modeling', 'CitrusVForConditionalGeneration').resolve()._from_config(config, **kwargs)
+
+
+def register_transformers() -> None:
+    """`AutoConfig`, `AutoModel`, `AutoModelForImageTextToText` and the checkpoint key names of Qwen2.5-VL."""
+    from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+
+    from .config import CitrusVConfig
+    AutoConfig.register(MODEL_TYPE, CitrusVConfig, exist_ok=True)
+    DeferredModel.config_class = CitrusVConfig  # type: ignore[attr-defined]
+    for auto in (AutoModel, AutoModelForImageTextToText):
+        auto.register(CitrusVConfig, DeferredModel, exist_ok=True)
+    # Transformers renames the keys of Qwen2.5-VL's files by class name.
+    own, base = 'CitrusVForConditionalGeneration', 'Qwen2_5_VLForConditionalGeneration'
+    if get_checkpoint_conversion_mapping(own) is None:
+        register_checkpoint_conversion_mapping(own, get_checkpoint_conversion_mapping(base))
+
+
+def register_model() -> None:
+    """`--model_type citrusv`, and its architecture: what --freeze_llm, --freeze_vit and --freeze_aligner mean."""
+    from swift.model import ModelGroup, ModelMeta
+    from swift.model.model_arch import get_model_arch
+    from swift.model.register import register_model as register
+    register_transformers()
+    register(
+        ModelMeta(
+            MODEL_TYPE, [ModelGroup([])],
+            Deferred('loader', 'CitrusVLoader'),
+            template=MODEL_TYPE,
+            model_arch=get_model_arch('qwen2_vl').arch_name,
+            architectures=['CitrusVForConditionalGeneration'],
+            is_multimodal=True,
+            requires=['transformers>=4.49', 'qwen_vl_utils>=0.0.6', 'sam2'],
+            tags=['vision', 'segmentation', 'medical']),
+        exist_ok=True)
+
+
+def register_template() -> None:
+    """`--template citrusv`: the chat format of Qwen2.5-VL."""
+    from swift.template.register import register_template as register
+    from swift.template.templates.qwen import QwenTemplateMeta
+    register(QwenTemplateMeta(MODEL_TYPE, template_cls=Deferred('template', 'CitrusVTemplate')), exist_ok=True)
+
+
+def register_loss() -> None:
+    """`--loss_type citrusv`."""
+    from swift.loss import loss_map
+    loss_map[MODEL_TYPE] = Deferred('loss', 'CitrusVLoss')
+
+
+def register_optimizer() -> None:
+    """`--optimizer citrusv`."""
+    from swift.optimizers import optimizers_map
+    optimizers_map[MODEL_TYPE] = Deferred('optim', 'CitrusVOptimizerCallback')
+
+
+def register_callback() -> None:
+    """`--callbacks citrusv`."""
+    from swift.callbacks import callbacks_map
+    callbacks_map[MODEL_TYPE] = Deferred('callbacks', 'CitrusVCallback')
+
+
+def register_metric() -> None:
+    """`--eval_metric citrusv`."""
+    from swift.metrics import eval_metrics_map
+    eval_metrics_map[MODEL_TYPE] = Deferred('evaluation', 'CitrusVMetrics')
+
+
+_ACTIONS: dict[str, Callable[[], None]] = {
+    'swift.model': register_model,
+    'swift.template': register_template,
+    'swift.loss': register_loss,
+    'swift.optimizers': register_optimizer,
+    'swift.callbacks': register_callback,
+    'swift.metrics': register_metric,
+    'swift.trainers': patches.patch_trainer,
+    'swift.arguments': patches.patch_arguments,
+    'swift.pipelines.train.sft': patches.patch_pipeline,
+}
+
+
+def on_import(module: str) -> None:
+    """Registers what belongs to one module of ms-swift, right after it was imported (called by the hook)."""
+    action = _ACTIONS.get(module)
+    if action is not None:
+        action()
+
+
+def register() -> None:
+    """Imports ms-swift and registers everything; calling it again changes nothing."""
+    for module, action in _ACTIONS.items():
+        importlib.import_module(module)
+        action()

@@ -1,0 +1,274 @@
+"""The row contract of a segmentation data set: what a JSONL row must look like before anything is opened or decoded.
+
+A row pairs each `[SEG]` of its assistant turns with one entry of `masks`, and each entry with one image. `parse_row`
+checks that pairing and the form of every entry; `masks.decode_mask` then turns an entry into pixels. Only what the
+row itself can tell is checked here, so a whole data set can be validated without touching its image files.
+"""
+import json
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, NoReturn
+
+from .constants import SEG_TOKEN
+from .errors import RowError
+
+_FORMS = ("Write an RLE {'size': [h, w], 'counts': ...}, a polygon list [[x1, y1, x2, y2, x3, y3], ...] or a file "
+          "{'path': 'm.png', 'label': 3} (label optional).")
+_SIZE_REMEDY = "Write 'size' as [height, width] of the image, two positive integers."
+_COUNTS_REMEDY = ("Write 'counts' as a compressed string, or as non-negative run lengths, column by column and zeros "
+                  'first, that sum to height * width.')
+_POLYGON_REMEDY = 'Write each polygon as a flat list of numbers [x1, y1, x2, y2, x3, y3, ...], three points or more.'
+_PATH_REMEDY = "Give 'path' the name of an image file."
+_LABEL_REMEDY = "Make 'label' an integer from 0 to 65535, or leave it out to take all non-zero pixels."
+_MASK_IMAGES_REMEDY = ("'mask_images' lists for each mask the index of its image in 'images', counted from 0; with one "
+                       'image it may be left out.')
+_MESSAGES_REMEDY = "Write 'messages' as a list of {'role': ..., 'content': ...}, one a turn."
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The segmentation side of one row, checked.
+
+    Attributes:
+        row: The row's name in messages, e.g. 'train.jsonl:12'.
+        masks: The mask entries, one for each `[SEG]` of the assistant turns, in order, without None-valued keys;
+            () for an ordinary row. `masks.decode_mask` reads them.
+        mask_images: For each mask the index of its image in `row['images']`.
+        seg_images: The distinct indices in `mask_images`, ascending: the images that SAM2 must see.
+    """
+    row: str
+    masks: tuple[Any, ...]
+    mask_images: tuple[int, ...]
+    seg_images: tuple[int, ...]
+
+    @property
+    def mask_image_index(self) -> tuple[int, ...]:
+        """For each mask the position of its image within `seg_images`."""
+        position = {image: i for i, image in enumerate(self.seg_images)}
+        return tuple(position[image] for image in self.mask_images)
+
+
+def count_seg_tokens(messages: Iterable[Mapping[str, Any]]) -> int:
+    """Counts `[SEG]` in the assistant turns; anywhere else (user, system, tool, tool_call) it is text.
+
+    Args:
+        messages: The turns, each with 'role' and 'content'; content is a string or a list of typed parts.
+    """
+    return sum(_text(message.get('content')).count(SEG_TOKEN) for message in messages if message['role'] == 'assistant')
+
+
+def num_seg_images(row: Mapping[str, Any]) -> int:
+    """The number of distinct images that have a mask, for the packer: `len(parse_row(row).seg_images)`, but cheap.
+
+    Args:
+        row: A row that `parse_row` accepts; nothing is checked again.
+    """
+    if row.get('mask_images'):
+        return len(set(row['mask_images']))
+    masks = row.get('masks')
+    if isinstance(masks, str):
+        masks = json.loads(masks)
+    return 1 if masks else 0
+
+
+def parse_row(row: Mapping[str, Any], *, row_id: str) -> Sample:
+    """Checks a row's structure. No file is opened, and a compressed RLE is not decoded.
+
+    `masks` may be a list, or a JSON string of that list (which carries mixed forms through Arrow); None and [] make an
+    ordinary row, whose assistant turns may still say `[SEG]` (text supervision only). `mask_images` may be left out
+    with one image. Images are those of `images`, or, where that is empty, the image parts of the messages.
+
+    Args:
+        row: One row, as JSON or as ms-swift's dataset loading leaves it.
+        row_id: The row's name in messages, e.g. 'train.jsonl:12'.
+
+    Raises:
+        RowError: The row breaks the contract; `kind` names the problem.
+    """
+    if not isinstance(row, Mapping):
+        raise RowError(row_id, f'the row is {_shown(row)}.', 'Write one JSON object a line.', 'row')
+    messages = _checked_messages(row.get('messages'), row_id)
+    entries = _mask_list(row.get('masks'), row_id)
+    mask_images = row.get('mask_images')
+    if mask_images is not None and not isinstance(mask_images, (list, tuple)):
+        raise RowError(row_id, f"'mask_images' is {_shown(mask_images)}.", _MASK_IMAGES_REMEDY, 'mask-images')
+    if not entries:
+        if mask_images:
+            raise RowError(row_id, f"'mask_images' is {_shown(mask_images)}, but the row has no masks.",
+                           "Add 'masks', or remove 'mask_images'.", 'mask-images-without-masks')
+        return Sample(row_id, (), (), ())
+    num_seg_tokens = count_seg_tokens(messages)
+    if len(entries) != num_seg_tokens:
+        raise RowError(
+            row_id, f"'masks' has {len(entries)} entries, but the assistant turns say {SEG_TOKEN} {num_seg_tokens} "
+            'times.', f'Give one mask for each {SEG_TOKEN} of the assistant turns, in order.', 'mask-count')
+    num_images = _num_images(row, messages, row_id)
+    if not num_images:
+        _raise_no_image(row, messages, len(entries), row_id)
+    indices = _checked_mask_images(mask_images, len(entries), num_images, row_id)
+    masks = tuple(_checked_entry(entry, f'masks[{i}]', row_id) for i, entry in enumerate(entries))
+    return Sample(row_id, masks, indices, tuple(sorted(set(indices))))
+
+
+def _checked_messages(messages: Any, row_id: str) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise RowError(row_id, f"'messages' is {_shown(messages)}.", _MESSAGES_REMEDY, 'messages')
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            problem = f'is {_shown(message)}'
+        elif not isinstance(message.get('role'), str) or not message['role']:
+            problem = f'has the role {_shown(message.get("role"))}'
+        # ms-swift takes an object as the content of a tool turn; what no turn can have is no content at all.
+        elif not isinstance(message.get('content'), (str, list, tuple, Mapping)):
+            problem = f'has the content {_shown(message.get("content"))}'
+        else:
+            continue
+        raise RowError(row_id, f'messages[{i}] {problem}.', _MESSAGES_REMEDY, 'message')
+    return messages
+
+
+def _mask_list(masks: Any, row_id: str) -> Sequence[Any]:
+    decoded = masks
+    if isinstance(masks, str):
+        try:
+            decoded = json.loads(masks)
+        except (ValueError, RecursionError) as error:
+            raise RowError(row_id, f"'masks' is the string {_shown(masks)}, which is not JSON ({error}).",
+                           "Write 'masks' as a list, or as the JSON text of a list.", 'masks') from error
+    if decoded is None:
+        return ()
+    if not isinstance(decoded, (list, tuple)):
+        raise RowError(row_id, f"'masks' is {_shown(masks)}, not a list.", f'Give a list of entries. {_FORMS}', 'masks')
+    return decoded
+
+
+def _parts(content: Any) -> list[Mapping[str, Any]]:
+    """The typed parts of a content; none for a string, for token ids and for the object of a tool turn."""
+    if not isinstance(content, (list, tuple)):
+        return []
+    return [part for part in content if isinstance(part, Mapping)]
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    # ms-swift joins the parts like this too, so that a `[SEG]` spelled across two text parts counts for both of us.
+    return ''.join(str(part.get('text')) if part.get('type') == 'text' else '<media>' for part in _parts(content))
+
+
+def _has_media(part: Mapping[str, Any], medium: str) -> bool:
+    # A part without a value only marks the place of an entry of `images`, as `<image>` does in a string.
+    kind = part.get('type')
+    return kind in (medium, f'{medium}_url') and bool(part.get(kind))
+
+
+def _num_images(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], row_id: str) -> int:
+    images = row.get('images')
+    if isinstance(images, (str, Mapping)) and images:
+        return 1
+    if images and not isinstance(images, (list, tuple)):
+        raise RowError(row_id, f"'images' is {_shown(images)}.", "Write 'images' as a list of file names.", 'images')
+    if images:
+        return len(images)
+    return sum(_has_media(part, 'image') for message in messages for part in _parts(message['content']))
+
+
+def _raise_no_image(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], num_masks: int,
+                    row_id: str) -> NoReturn:
+    if row.get('videos') or any(_has_media(part, 'video') for m in messages for part in _parts(m['content'])):
+        raise RowError(row_id, f"'masks' has {num_masks} entries, but the row has videos only.",
+                       "Masks belong to images: list the frames in 'images', or remove 'masks'.", 'masks-on-video')
+    raise RowError(row_id, f"'masks' has {num_masks} entries, but the row has no image.",
+                   "List the masks' images in 'images', or remove 'masks'.", 'masks-without-image')
+
+
+def _checked_mask_images(mask_images: Sequence[Any] | None, num_masks: int, num_images: int,
+                         row_id: str) -> tuple[int, ...]:
+    if not mask_images:
+        if num_images > 1:
+            raise RowError(row_id, f"the row has {num_images} images and {num_masks} masks, but no 'mask_images'.",
+                           f'Add it: {_MASK_IMAGES_REMEDY}', 'mask-images-missing')
+        return (0, ) * num_masks
+    if len(mask_images) != num_masks:
+        raise RowError(row_id, f"'mask_images' has {len(mask_images)} entries for {num_masks} masks.",
+                       _MASK_IMAGES_REMEDY, 'mask-images-length')
+    for i, image in enumerate(mask_images):
+        if not _is_int(image) or not 0 <= image < num_images:
+            raise RowError(row_id, f'mask_images[{i}] is {_shown(image)}, but the row has {num_images} images.',
+                           _MASK_IMAGES_REMEDY, 'mask-images-value')
+    return tuple(int(image) for image in mask_images)
+
+
+def _checked_entry(entry: Any, where: str, row_id: str) -> Any:
+    """Checks the form of one entry and returns it without None-valued keys. `decode_mask` asks for no less."""
+    if isinstance(entry, Mapping):
+        # Arrow gives every object of a column the keys of all of them.
+        entry = {key: value for key, value in entry.items() if value is not None}
+        if entry.keys() == {'size', 'counts'}:
+            _check_rle(entry, where, row_id)
+            return entry
+        if 'path' in entry and entry.keys() <= {'path', 'label'}:
+            _check_file(entry, where, row_id)
+            return entry
+    elif isinstance(entry, (list, tuple)) and entry:
+        _check_polygons(entry, where, row_id)
+        return entry
+    raise RowError(row_id, f'{where} is {_shown(entry)}.', _FORMS, 'mask-form')
+
+
+def _check_rle(entry: Mapping[str, Any], where: str, row_id: str) -> None:
+    size, counts = entry['size'], entry['counts']
+    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(_is_int(x) and x > 0 for x in size):
+        raise RowError(row_id, f'{where} has the size {_shown(size)}.', _SIZE_REMEDY, 'mask-rle')
+    if isinstance(counts, str) and counts:
+        return
+    if not isinstance(counts, (list, tuple)) or not counts:
+        raise RowError(row_id, f'{where} has the counts {_shown(counts)}.', _COUNTS_REMEDY, 'mask-rle')
+    for i, count in enumerate(counts):
+        if not _is_int(count) or count < 0:
+            raise RowError(row_id, f'{where} has the run length {_shown(count)} at counts[{i}].', _COUNTS_REMEDY,
+                           'mask-rle')
+    if sum(counts) != size[0] * size[1]:
+        raise RowError(
+            row_id, f'{where} has counts that sum to {_shown(sum(counts))}, but its size {_shown(size)} has '
+            f'{_shown(size[0] * size[1])} pixels.', _COUNTS_REMEDY, 'mask-rle')
+
+
+def _check_polygons(polygons: Sequence[Any], where: str, row_id: str) -> None:
+    for i, polygon in enumerate(polygons):
+        if not isinstance(polygon, (list, tuple)):
+            problem = f'is {_shown(polygon)}'
+        elif len(polygon) < 6 or len(polygon) % 2:
+            problem = f'has {len(polygon)} coordinates'
+        elif bad := [value for value in polygon if not _is_coordinate(value)]:
+            problem = f'has the coordinate {_shown(bad[0])}'
+        else:
+            continue
+        raise RowError(row_id, f'{where}: polygon {i} {problem}.', _POLYGON_REMEDY, 'mask-polygon')
+
+
+def _check_file(entry: Mapping[str, Any], where: str, row_id: str) -> None:
+    if not isinstance(entry['path'], str) or not entry['path']:
+        raise RowError(row_id, f'{where} has the path {_shown(entry["path"])}.', _PATH_REMEDY, 'mask-path')
+    if 'label' in entry and not (_is_int(entry['label']) and 0 <= entry['label'] <= 65535):
+        raise RowError(row_id, f'{where} has the label {_shown(entry["label"])}.', _LABEL_REMEDY, 'mask-label')
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_coordinate(value: Any) -> bool:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    # A comparison, false for NaN too: math.isfinite overflows on a huge integer.
+    return is_number and bool(-2**29 < value < 2**29)
+
+
+def _shown(value: Any) -> str:
+    """A short repr for a message: a mask entry may hold a million characters."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python refuses to print an integer of more than 4,300 digits.
+        return f'a huge {type(value).__name__}'
