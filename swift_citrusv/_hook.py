@@ -55,6 +55,12 @@ class _Loader:
         if self._name in WATCHED:
             self._loader.exec_module(module)
             _wait(self._name)
+            try:
+                _handle_executed()
+            except BaseException:
+                # The import system throws this module away, whichever module the error is about.
+                _pending.add(self._name)
+                raise
         else:
             outermost = _enter()
             try:
@@ -62,7 +68,7 @@ class _Loader:
             finally:
                 if outermost:
                     _inside.discard(get_ident())
-        _handle_executed()
+            _handle_executed()
 
 
 _finder = _Finder()

@@ -18,7 +18,7 @@ from .errors import RowError
 
 # pycocotools gives each run of an encoded RLE six characters of five bits, sign included, and does not look further.
 _MAX_PIXELS = 2**29 - 1
-# The rasteriser walks along the outline in steps of a fifth of a pixel and keeps each step: some 200 MB at this length.
+# The rasteriser walks along the outline in steps of a fifth of a pixel and keeps each step: some 60 MB at this length.
 _MAX_OUTLINE = 2**20
 # What PIL and its decoders raise on files that are missing, cut short, forged or not images (found by fuzzing).
 _IMAGE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, Image.DecompressionBombError)

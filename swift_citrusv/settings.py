@@ -60,7 +60,7 @@ class Settings:
 
 
 def _parse(spec, text: str) -> Any:
-    kind = str(spec.type)
+    kind = spec.type.__name__ if isinstance(spec.type, type) else str(spec.type)
     try:
         if 'bool' in kind:
             if text.lower() not in _TRUE | _FALSE:

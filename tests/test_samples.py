@@ -83,6 +83,8 @@ def test_images_in_message_parts():
     ]  # yapf: disable
     row = make_row(images=None, messages=[turn(parts, 'user'), turn('[SEG][SEG]')], mask_images=[1, 0])
     assert parse_row(row, row_id=ROW).seg_images == (0, 1)
+    row = make_row(images=None, messages=[turn(parts[2:] + parts[:1], 'user'), turn('[SEG][SEG]')])
+    assert parse_row(row, row_id=ROW).mask_images == (0, 0)
     # A part without a value stands for an entry of `images`; those alone count then.
     row = make_row(images=['a.png'], messages=[turn([{'type': 'image'}], 'user'), turn('[SEG][SEG]')])
     assert parse_row(row, row_id=ROW).mask_images == (0, 0)
@@ -92,6 +94,9 @@ def test_seg_counts_in_assistant_turns_only():
     roles = ['system', 'user', 'assistant', 'tool', 'tool_call', 'tool_response', 'assistant']
     assert count_seg_tokens([turn('[SEG] and [SEG]', role) for role in roles]) == 4
     assert count_seg_tokens([turn([{'type': 'text', 'text': 'a [SEG]'}, {'type': 'text', 'text': '[SEG]'}])]) == 2
+    halves: list[dict[str, Any]] = [{'type': 'text', 'text': '[SE'}, {'type': 'text', 'text': 'G]'}]
+    assert count_seg_tokens([turn(halves)]) == 1
+    assert count_seg_tokens([turn([halves[0], {'type': 'image', 'image': 'a.png'}, halves[1]])]) == 0
     assert count_seg_tokens([turn('[seg] [ SEG ] SEG [SEG]]')]) == 1
     assert count_seg_tokens([turn([5, 6]), turn({'token_ids': [5]})]) == 0
     assert count_seg_tokens([]) == 0
@@ -362,11 +367,11 @@ def test_any_row_is_accepted_or_gets_a_row_error(row):
     assert num_seg_images(row) == len(sample.seg_images)
 
 
-@given(st.lists(st.integers(0, 6), min_size=1, max_size=12))
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=12))
 def test_mask_image_index_against_a_search(mask_images):
-    row = make_row(images=list('abcdefg'), mask_images=mask_images, masks=[RLE] * len(mask_images),
+    row = make_row(images=['a.png'] * 41, mask_images=mask_images, masks=[RLE] * len(mask_images),
                    messages=[turn('[SEG]' * len(mask_images))])  # yapf: disable
     sample = parse_row(row, row_id=ROW)
-    assert list(sample.seg_images) == [image for image in range(7) if image in mask_images]
+    assert list(sample.seg_images) == [image for image in range(41) if image in mask_images]
     assert sample.mask_image_index == tuple(sample.seg_images.index(image) for image in mask_images)
     assert num_seg_images(row) == len(sample.seg_images)

@@ -72,8 +72,11 @@ def _make_rows(tiles: list[Tile], split: str, rng: np.random.Generator) -> list[
     rows = []
     for tile in tiles:
         names = list(tile.masks)
-        # Every held-out structure is scored; training takes two of a tile's structures, in a drawn order.
-        asked = names if split == 'val' else [str(name) for name in rng.permutation(names)[:2]]
+        # Every held-out structure is scored. Training takes two: the smallest, which is learned last, and another.
+        asked = names
+        if split == 'train':
+            smallest = min(names, key=lambda name: tile.masks[name].sum())
+            asked = [smallest, _pick([name for name in names if name != smallest], rng)]
         rows += [_row('single', [tile], [(0, name)], rng) for name in asked]
     for kind, (num_train, num_val) in NUM_ROWS.items():
         for index in range(num_train if split == 'train' else num_val):
@@ -212,7 +215,8 @@ def _draw_contact_sheet(sources: list[Source], tiles: dict[str, list[Tile]], pat
         handles = [plt.Rectangle((0, 0), 1, 1, color=np.array(STRUCTURES[n].colour) / 255) for n in source.masks]
         names = [STRUCTURES[name].english for name in source.masks]
         axes[2 * row, 0].set_title(f'{source.name}, {split} ({len(own)} tiles)', loc='left', fontsize=11)
-        axes[2 * row, 3].legend(handles, names, ncols=3, loc='lower left', bbox_to_anchor=(0, 1), frameon=False, borderpad=0.1)
+        axes[2 * row, 3].legend(
+            handles, names, ncols=3, loc='lower left', bbox_to_anchor=(0, 1), frameon=False, borderpad=0.1)
     figure.subplots_adjust(0.005, 0.005, 0.995, 0.985, wspace=0.03, hspace=0.16)
     figure.savefig(path, dpi=70)
     plt.close(figure)

@@ -95,7 +95,7 @@ def _load_ihc() -> Source:
     unstained = _without_specks(~tissue & ~nuclei, speck=60, hole=0)
     return Source('ihc', 'skimage.data.immunohistochemistry', 'ihc', image,
                   {'dab_tissue': tissue, 'stromal_nuclei': nuclei, 'unstained_area': unstained},
-                  held_out=(256, 256, 512, 512), excluded=(), scale=0.875, num_train=130, num_val=22)
+                  held_out=(256, 256, 512, 512), excluded=(), scale=0.75, num_train=130, num_val=22)
 
 
 def _load_retina() -> Source:
@@ -117,7 +117,7 @@ def _load_retina() -> Source:
     field, vessels = (filters.gaussian(mask.astype(float), 1.5) > 0.5 for mask in (field, vessels))
     return Source('retina', 'skimage.data.retina', 'fundus', image,
                   {'vessels': vessels & field, 'retinal_background': field & ~vessels, 'dark_surround': ~field},
-                  held_out=(0, 0, 705, 660), excluded=((120, 510, 400, 800), (1120, 100, 1260, 250)), scale=1.5,
+                  held_out=(0, 0, 705, 660), excluded=((120, 510, 400, 800), (1120, 100, 1260, 250)), scale=1.25,
                   num_train=120, num_val=24)
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 # Width and height. Multiples of 28, the pixels of a vision token of Qwen2.5-VL, so its processor resizes nothing.
 TILE_SIZES = ((112, 112), (112, 112), (112, 112), (140, 140), (112, 140))
 # A structure outside these shares of a tile is not asked for.
-MIN_COVER, MAX_COVER = 0.015, 0.85
+MIN_COVER, MAX_COVER = 0.03, 0.85
 # Held-out regions are small: two tiles may share pixels, but not nearly all of them.
 MAX_SHARED = 0.75
 # A draw may fall on the wrong side of the split or on bare ground.
