@@ -30,8 +30,7 @@ class _Finder:
                 continue
             spec = finder.find_spec(name, path, target)
             if spec is not None:
-                # Wrapped already if another finder asked the whole of sys.meta_path in its turn.
-                if hasattr(spec.loader, 'exec_module') and not isinstance(spec.loader, _Loader):
+                if hasattr(spec.loader, 'exec_module'):
                     spec.loader = _Loader(name, spec.loader)  # type: ignore[assignment]
                 return spec
         return None

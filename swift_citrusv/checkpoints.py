@@ -81,14 +81,19 @@ def load_sam2_weights(segmenter: Segmenter, path: str) -> None:
         raise ValueError(f'{path!r} holds no state dict of tensors, neither at its top nor under "model".')
     state = {key: value for key, value in state.items() if not key.startswith(_VIDEO_PREFIXES)}
     own = segmenter.state_dict()
-    problems = [f'missing {key}' for key in own if key not in state]
-    problems += [f'unexpected {key}' for key in state if key not in own]
-    problems += [
-        f'{key} has shape {tuple(state[key].shape)}, not {tuple(own[key].shape)}' for key in own
-        if key in state and state[key].shape != own[key].shape
+    wrong = {
+        'missing': [key for key in own if key not in state],
+        'unexpected': [key for key in state if key not in own],
+        'of another shape': [
+            f'{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}' for key, value in own.items()
+            if key in state and state[key].shape != value.shape
+        ],
+    }
+    problems = [
+        f'{len(keys)} {kind}: {", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""}' for kind, keys in wrong.items()
+        if keys
     ]
     if problems:
-        listed = '; '.join(problems[:5]) + (f'; and {len(problems) - 5} more' if len(problems) > 5 else '')
-        raise ValueError(f'{path!r} is no checkpoint of SAM2 preset {segmenter.preset!r}: {listed}. '
+        raise ValueError(f'{path!r} is no checkpoint of SAM2 preset {segmenter.preset!r}. Keys {"; ".join(problems)}. '
                          'Set sam2_preset to the preset it was trained with.')
     segmenter.load_state_dict(state, strict=True)

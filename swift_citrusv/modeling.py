@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers import initialization as init
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLCausalLMOutputWithPast
 from typing import Any, NamedTuple
 
@@ -222,3 +223,10 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         if drawn.logits is not None and drawn.targets is not None:
             dice, bce = mask_losses(drawn.logits, drawn.targets)
         return combine(tokens.sum(), dice.sum(), bce.sum(), (targets != IGNORE_INDEX).sum(), len(dice), LossWeights())
+
+
+# Transformers renames the keys of Qwen2.5-VL's files by the name of the class. Without this, from_pretrained would find
+# no weight of the language model in them and go on with random ones.
+if get_checkpoint_conversion_mapping('CitrusVForConditionalGeneration') is None:
+    register_checkpoint_conversion_mapping('CitrusVForConditionalGeneration',
+                                           get_checkpoint_conversion_mapping('Qwen2_5_VLForConditionalGeneration'))

@@ -59,9 +59,10 @@ def split_parameters(model: nn.Module, parts: list[Part]) -> None:
                          '--freeze_parameters.')
     for part in parts:
         if part.lr_flag is not None and not part.parameters:
+            # ms-swift has no --freeze_... flag for what is ours.
+            switch = '' if part.name == 'segmentation' else f'--freeze_{part.name.lower()} false, or '
             raise ValueError(f'{part.lr_flag}={part.lr:g} is set, but nothing of the {part.name} is trained. Unfreeze it '
-                             f'(--freeze_{part.name.lower()} false, or take it out of --freeze_parameters), or remove '
-                             f'{part.lr_flag}.')
+                             f'({switch}take it out of --freeze_parameters), or remove {part.lr_flag}.')
 
 
 def training_table(parts: list[Part]) -> str:
@@ -84,10 +85,13 @@ class CitrusVOptimizerCallback(OptimizerCallback):
         def rate(value: float | None) -> float:
             return args.learning_rate if value is None else value
 
+        def flag(value: float | None, name: str) -> str | None:
+            return None if value is None else name
+
         return [
-            Part('aligner', tuple(arch.aligner), rate(args.aligner_lr), args.aligner_lr and '--aligner_lr'),
-            Part('ViT', tuple(arch.vision_tower), rate(args.vit_lr), args.vit_lr and '--vit_lr'),
-            Part('segmentation', SEGMENTATION_PREFIXES, rate(seg_lr), seg_lr and 'seg_lr'),
+            Part('aligner', tuple(arch.aligner), rate(args.aligner_lr), flag(args.aligner_lr, '--aligner_lr')),
+            Part('ViT', tuple(arch.vision_tower), rate(args.vit_lr), flag(args.vit_lr, '--vit_lr')),
+            Part('segmentation', SEGMENTATION_PREFIXES, rate(seg_lr), flag(seg_lr, 'seg_lr')),
             Part('LLM', tuple(arch.language_model), args.learning_rate, None),
         ]
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from swift.template import MaxLengthError, StdTemplateInputs
 from swift.template.templates.qwen import Qwen2_5VLTemplate
+from swift.template.vision_utils import _check_path
 from torch import Tensor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from typing import Any
@@ -103,10 +104,11 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
     # ---- text: [SEG] is a token in assistant turns, and plain text elsewhere
 
     def _swift_prepare_inputs(self, inputs: StdTemplateInputs):
-        super()._swift_prepare_inputs(inputs)
+        # Before, because ms-swift folds tool calls into the assistant's turn.
         for message in inputs.messages:
             if message['role'] != 'assistant':
                 message['content'] = _plain(message['content'])
+        super()._swift_prepare_inputs(inputs)
         inputs.system = _plain(inputs.system)
 
     def _get_system(self, inputs: StdTemplateInputs) -> str | None:
@@ -147,7 +149,8 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
         try:
             loaded = self._load_image(image, True)
             loaded.load()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        # PIL raises all of these for broken files.
+        except (OSError, ValueError, SyntaxError, TypeError, RuntimeError, Image.DecompressionBombError) as e:
             name = image.get('path') if isinstance(image, dict) else image
             raise RowError(row_id, f'images[{index}]={name!r} cannot be read: {e}.', 'Repair or remove the file.',
                            'image-unreadable') from e
@@ -162,7 +165,7 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
         masks = []
         for position, (entry, image) in enumerate(zip(sample.masks, sample.mask_images)):
             size = (images[image].height, images[image].width)
-            mask = decode_mask(entry, size=size, row=sample.row, position=position)
+            mask = decode_mask(entry, size=size, row=sample.row, position=position, load_image=_open_mask)
             masks.append(torch.from_numpy(resize_mask(mask, self.mask_side)))
         # PIL's BILINEAR antialiases when it shrinks.
         side = (self.input_side, self.input_side)
@@ -243,6 +246,11 @@ def _contract_row(inputs: StdTemplateInputs) -> dict[str, Any]:
         value = inputs.extra_kwargs.get(key)
         row[key] = json.loads(value) if isinstance(value, str) else value
     return row
+
+
+def _open_mask(path: str) -> Image.Image:
+    """Opens a mask file where ms-swift looks for images: under ROOT_IMAGE_DIR too."""
+    return Image.open(_check_path(path) or path)
 
 
 def _plain(content: Any) -> Any:

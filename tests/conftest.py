@@ -16,3 +16,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason='needs CUDA'))
+
+
+# ---- Tiny checkpoints, built once for each worker; tests must not write into them. ----
+
+
+@pytest.fixture(scope='session')
+def tiny_mllm(tmp_path_factory) -> str:
+    """A plain tiny Qwen2.5-VL directory."""
+    from swift_citrusv.tiny import build_tiny_mllm
+    folder = str(tmp_path_factory.mktemp('tiny') / 'mllm')
+    build_tiny_mllm(folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def tiny_checkpoint(tiny_mllm, tmp_path_factory) -> str:
+    """A tiny Citrus-V directory: `tiny_mllm` and the SAM2 preset 'tiny', random weights."""
+    from swift_citrusv.build import build_checkpoint
+    folder = str(tmp_path_factory.mktemp('tiny') / 'citrusv')
+    build_checkpoint(tiny_mllm, 'tiny', folder)
+    return folder

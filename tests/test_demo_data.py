@@ -1,10 +1,9 @@
 """The demo data: nothing of the held-out regions is trained on, and the rows keep the contract of a row."""
 import json
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+import sys
+from pathlib import Path
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -53,7 +52,7 @@ def _masks(rows):
 
 def test_no_held_out_pixel_is_trained_on(made):
     _, _, rows = made
-    seen = {}
+    seen: dict[tuple[str, str], np.ndarray] = {}
     # Every pixel of every source, painted: an overlap of the splits of a single pixel would show.
     for split in rows:
         for row in rows[split]:
@@ -116,7 +115,7 @@ def test_each_token_follows_the_name_of_its_structure(demo, made):
 
 def test_masks_have_the_size_of_their_tile_and_a_fair_share_of_it(made):
     _, _, rows = made
-    sizes = {}
+    sizes: dict[str, tuple[int, int]] = {}
     for row, index, _, mask in _masks(rows['train'] + rows['val']):
         path = row['images'][index]
         width, height = sizes.setdefault(path, Image.open(path).size)
@@ -128,7 +127,7 @@ def test_masks_have_the_size_of_their_tile_and_a_fair_share_of_it(made):
 
 def test_structures_of_a_tile_are_disjoint(made):
     _, _, rows = made
-    by_tile = {}
+    by_tile: dict[str, dict[str, np.ndarray]] = {}
     for row, index, name, mask in _masks(rows['val']):
         by_tile.setdefault(row['images'][index], {})[name] = _decode(mask)
     assert all(len(masks) > 1 for masks in by_tile.values())
@@ -137,8 +136,10 @@ def test_structures_of_a_tile_are_disjoint(made):
 
 def test_every_structure_kind_and_language_is_in_both_splits(demo, made):
     _, summary, rows = made
-    kinds = {'single', 'pair', 'multi_turn', 'second_image', 'both_images', 'seg_in_question', 'modality',
-             'description', 'presence', 'text'}
+    kinds = {
+        'single', 'pair', 'multi_turn', 'second_image', 'both_images', 'seg_in_question', 'modality', 'description',
+        'presence', 'text'
+    }
     for split in rows:
         counts = summary['splits'][split]
         assert set(counts['masks_by_structure']) == set(demo[1].STRUCTURES)

@@ -90,4 +90,4 @@ def _shuffled(function, key: str):
 def test_shuffled_index_is_seen(name, function, key, dataset, tiny_checkpoint, reference, tmp_path, monkeypatch):
     monkeypatch.setattr(template, function, _shuffled(getattr(template, function), key))
     watch = _run(LAYOUTS[name], dataset, tiny_checkpoint, str(tmp_path))
-    assert _worst(watch, reference, 'segmenter') > 1e-3
+    assert max(_worst(watch, reference, part) for part in PARTS) > 1e-4

@@ -10,20 +10,17 @@ Beside the columns of a row, each row says its `kind`, `language`, `structure` (
 """
 import argparse
 import json
+import numpy as np
+import wording
 from collections import Counter
+from collections.abc import Iterable
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from pathlib import Path
+from pycocotools import mask as coco_mask
+from structures import STRUCTURES, Source, load_sources
+from tiles import Tile, cut_tiles
 from typing import Any
-
-import matplotlib
-
-matplotlib.use('Agg')
-
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import wording  # noqa: E402
-from pycocotools import mask as coco_mask  # noqa: E402
-from structures import STRUCTURES, Source, load_sources  # noqa: E402
-from tiles import Tile, cut_tiles  # noqa: E402
 
 CHINESE_SHARE = 1 / 3
 # Rows of each kind other than single segmentations, for (train, val).
@@ -51,7 +48,8 @@ def make_data(output: str | Path, seed: int = 0) -> dict[str, Any]:
     (output / 'images').mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     sources = load_sources()
-    tiles, rows = {}, {}
+    tiles: dict[str, list[Tile]] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     for split in ('train', 'val'):
         tiles[split] = [tile for source in sources for tile in cut_tiles(source, split, output / 'images', rng)]
         rows[split] = _make_rows(tiles[split], split, rng)
@@ -60,9 +58,21 @@ def make_data(output: str | Path, seed: int = 0) -> dict[str, Any]:
     _draw_contact_sheet(sources, tiles, output / 'contact_sheet.png')
     summary = {
         'seed': seed,
-        'sources': {source.name: {'origin': source.origin, 'held_out': source.held_out} for source in sources},
-        'structures': {structure.id: structure.english for structure in STRUCTURES.values()},
-        'splits': {split: _count(tiles[split], rows[split]) for split in rows},
+        'sources': {
+            source.name: {
+                'origin': source.origin,
+                'held_out': source.held_out
+            }
+            for source in sources
+        },
+        'structures': {
+            structure.id: structure.english
+            for structure in STRUCTURES.values()
+        },
+        'splits': {
+            split: _count(tiles[split], rows[split])
+            for split in rows
+        },
     }
     (output / 'data.json').write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding='utf-8')
     return summary
@@ -109,7 +119,7 @@ def _row(kind: str,
     """Builds one row; `targets` are pairs of image index and structure id, in the order of the answer."""
     language = 'zh' if rng.random() < CHINESE_SHARE else 'en'
     turns = _write_turns(kind, tiles, targets, language, rng, index)
-    messages = []
+    messages: list[dict[str, str]] = []
     for question, answer in turns:
         images = '<image>' * len(tiles) if not messages else ''
         messages += [{'role': 'user', 'content': images + question}, {'role': 'assistant', 'content': answer}]
@@ -163,18 +173,17 @@ def _write_turns(kind: str, tiles: list[Tile], targets: list[tuple[int, str]], l
         covers = [(STRUCTURES[name], float(mask.mean())) for name, mask in tiles[0].masks.items()]
         return [(_pick(wording.DESCRIBE_QUESTIONS[language], rng), wording.describe(covers, language))]
     if kind == 'presence':
-        absent = [name for name in STRUCTURES if name not in tiles[0].source.masks]
+        # The sources take turns of four, so yes and no change after each turn.
         present = index // 4 % 2 == 0
-        structure = STRUCTURES[_pick(list(tiles[0].masks) if present else absent, rng)]
+        structure = STRUCTURES[_pick(tiles[0].masks if present else wording.ABSENT[tiles[0].source.name], rng)]
         question = wording.ask(_pick(wording.PRESENCE_QUESTIONS[language], rng), structure, language)
         return [(question, wording.answer_presence(structure, present, language))]
-    if kind == 'text':
-        definitions = wording.DEFINITIONS[language]
-        return [definitions[index % len(definitions)]]
-    raise ValueError(f'no wording for rows of kind {kind!r}; add one to _write_turns')
+    assert kind == 'text', kind
+    definitions = wording.DEFINITIONS[language]
+    return [definitions[index % len(definitions)]]
 
 
-def _pick(options, rng: np.random.Generator):
+def _pick(options: Iterable[str], rng: np.random.Generator) -> str:
     options = list(options)
     return options[rng.integers(len(options))]
 
@@ -198,7 +207,8 @@ def _count(tiles: list[Tile], rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _draw_contact_sheet(sources: list[Source], tiles: dict[str, list[Tile]], path: Path, num_columns: int = 8) -> None:
     """Draws, for each source and split, a row of tiles with their mask outlines and fills."""
-    figure, axes = plt.subplots(4 * len(sources), num_columns, figsize=(2 * num_columns, 8.9 * len(sources)))
+    figure = Figure(figsize=(2 * num_columns, 8.9 * len(sources)))
+    axes = figure.subplots(4 * len(sources), num_columns)
     for axis in axes.flat:
         axis.axis('off')
     for row, (source, split) in enumerate((source, split) for source in sources for split in ('train', 'val')):
@@ -212,14 +222,13 @@ def _draw_contact_sheet(sources: list[Source], tiles: dict[str, list[Tile]], pat
                 colour = np.array(STRUCTURES[name].colour) / 255
                 drawn.imshow(np.dstack([np.broadcast_to(colour, (*mask.shape, 3)), 0.35 * mask]))
                 drawn.contour(mask, [0.5], colors=[colour], linewidths=1)
-        handles = [plt.Rectangle((0, 0), 1, 1, color=np.array(STRUCTURES[n].colour) / 255) for n in source.masks]
-        names = [STRUCTURES[name].english for name in source.masks]
+        asked = [STRUCTURES[name] for name in source.masks]
+        handles = [Patch(color=np.array(structure.colour) / 255, label=structure.english) for structure in asked]
         axes[2 * row, 0].set_title(f'{source.name}, {split} ({len(own)} tiles)', loc='left', fontsize=11)
         axes[2 * row, 3].legend(
-            handles, names, ncols=3, loc='lower left', bbox_to_anchor=(0, 1), frameon=False, borderpad=0.1)
+            handles=handles, ncols=3, loc='lower left', bbox_to_anchor=(0, 1), frameon=False, borderpad=0.1)
     figure.subplots_adjust(0.005, 0.005, 0.995, 0.985, wspace=0.03, hspace=0.16)
     figure.savefig(path, dpi=70)
-    plt.close(figure)
 
 
 def main() -> None:

@@ -4,10 +4,9 @@ Every mask is computed from the image itself with one threshold per image, so th
 label everywhere; nothing is downloaded. Left out on purpose: the optic disc (one exemplar without a closed border), the
 microaneurysms (two lesions of a few pixels), the nuclei inside the stained glands (too faint for an honest threshold).
 """
-from dataclasses import dataclass
-
 import numpy as np
 import pydicom
+from dataclasses import dataclass
 from pydicom.data import get_testdata_file
 from scipy import ndimage
 from skimage import color, data, filters, morphology, transform
@@ -33,8 +32,8 @@ STRUCTURES = {
         Structure('stromal_nuclei', 'stromal nuclei', '间质细胞核', True, (255, 230, 0)),
         Structure('unstained_area', 'unstained area', '未染色区域', False, (255, 0, 220)),
         Structure('vessels', 'large vessels', '大血管', True, (0, 255, 0)),
-        Structure('retinal_background', 'retinal background', '视网膜背景', False, (255, 240, 0)),
-        Structure('dark_surround', 'dark surround', '周围暗区', False, (60, 140, 255)),
+        Structure('retinal_background', 'retinal background', '视网膜背景', False, (0, 190, 255)),
+        Structure('dark_surround', 'dark surround', '周围暗区', False, (230, 230, 230)),
         Structure('lung', 'lung', '肺', False, (0, 220, 255)),
         Structure('bone', 'bone', '骨', False, (255, 230, 0)),
         Structure('soft_tissue', 'soft tissue', '软组织', False, (255, 80, 80)),
@@ -91,11 +90,20 @@ def _load_ihc() -> Source:
     tissue = _without_specks(_smooth(tissue, 2), speck=200, hole=150)
     # The glands' blurred brown rim reads as haematoxylin too, so nuclei keep a pixel's distance from it.
     nuclei = (haematoxylin > 0.026) & ~morphology.dilation(tissue, morphology.disk(1))
-    nuclei = _without_specks(_smooth(nuclei, 1.5), speck=40, hole=40) & ~tissue
+    nuclei = _without_specks(_smooth(nuclei, 2), speck=40, hole=40) & ~tissue
     unstained = _without_specks(~tissue & ~nuclei, speck=60, hole=0)
-    return Source('ihc', 'skimage.data.immunohistochemistry', 'ihc', image,
-                  {'dab_tissue': tissue, 'stromal_nuclei': nuclei, 'unstained_area': unstained},
-                  held_out=(256, 256, 512, 512), excluded=(), scale=0.75, num_train=130, num_val=22)
+    masks = {'dab_tissue': tissue, 'stromal_nuclei': nuclei, 'unstained_area': unstained}
+    return Source(
+        'ihc',
+        'skimage.data.immunohistochemistry',
+        'ihc',
+        image,
+        masks,
+        held_out=(256, 256, 512, 512),
+        excluded=(),
+        scale=0.75,
+        num_train=130,
+        num_val=22)
 
 
 def _load_retina() -> Source:
@@ -115,10 +123,18 @@ def _load_retina() -> Source:
     field, vessels = (np.kron(mask, np.ones((2, 2), bool))[:height, :width] for mask in (field, vessels))
     # Doubling leaves stairs of two pixels.
     field, vessels = (filters.gaussian(mask.astype(float), 1.5) > 0.5 for mask in (field, vessels))
-    return Source('retina', 'skimage.data.retina', 'fundus', image,
-                  {'vessels': vessels & field, 'retinal_background': field & ~vessels, 'dark_surround': ~field},
-                  held_out=(0, 0, 705, 660), excluded=((120, 510, 400, 800), (1120, 100, 1260, 250)), scale=1.25,
-                  num_train=120, num_val=24)
+    masks = {'vessels': vessels & field, 'retinal_background': field & ~vessels, 'dark_surround': ~field}
+    return Source(
+        'retina',
+        'skimage.data.retina',
+        'fundus',
+        image,
+        masks,
+        held_out=(0, 0, 705, 660),
+        excluded=((120, 510, 400, 800), (1120, 100, 1260, 250)),
+        scale=1.25,
+        num_train=120,
+        num_val=24)
 
 
 def _load_ct() -> Source:
@@ -133,9 +149,18 @@ def _load_ct() -> Source:
     window = np.clip((hounsfield + 600) / 1400, 0, 1)
     image = np.repeat((255 * window).round().astype(np.uint8)[..., None], 3, axis=2)
     # The right half has the aorta: training there shows that bright is not yet bone.
-    return Source('ct', 'pydicom CT_small.dcm', 'ct', image,
-                  {'lung': lung, 'bone': bone, 'soft_tissue': ~lung & ~bone},
-                  held_out=(0, 0, 62, 128), excluded=(), scale=0.4, num_train=80, num_val=14)
+    masks = {'lung': lung, 'bone': bone, 'soft_tissue': ~lung & ~bone}
+    return Source(
+        'ct',
+        'pydicom CT_small.dcm',
+        'ct',
+        image,
+        masks,
+        held_out=(0, 0, 62, 128),
+        excluded=(),
+        scale=0.4,
+        num_train=80,
+        num_val=14)
 
 
 def _load_cell() -> Source:
@@ -143,14 +168,23 @@ def _load_cell() -> Source:
     image = data.cell()
     smoothed = filters.gaussian(image, 2, preserve_range=True)
     cell = _without_specks(_smooth(smoothed > filters.threshold_otsu(smoothed), 3), speck=500, hole=5000)
-    return Source('cell', 'skimage.data.cell', 'microscopy', np.repeat(image[..., None], 3, axis=2),
-                  {'cell': cell, 'cell_background': ~cell},
-                  held_out=(425, 0, 550, 660), excluded=(), scale=0.75, num_train=50, num_val=10)
+    masks = {'cell': cell, 'cell_background': ~cell}
+    return Source(
+        'cell',
+        'skimage.data.cell',
+        'microscopy',
+        np.repeat(image[..., None], 3, axis=2),
+        masks,
+        held_out=(425, 0, 550, 660),
+        excluded=(),
+        scale=0.75,
+        num_train=50,
+        num_val=10)
 
 
-def _smooth(mask: np.ndarray, radius: float) -> np.ndarray:
+def _smooth(mask: np.ndarray, radius: int) -> np.ndarray:
     """Closing, then opening: takes away notches and spurs thinner than twice the radius."""
-    disk = morphology.disk(radius, strict_radius=False) if radius != int(radius) else morphology.disk(int(radius))
+    disk = morphology.disk(radius)
     return morphology.opening(morphology.closing(mask, disk), disk)
 
 

@@ -2,10 +2,9 @@
 
 A tile is resized after it is cut, so that no held-out pixel reaches training through the interpolation.
 """
+import numpy as np
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 from PIL import Image
 from structures import Box, Source
 from tqdm import tqdm

@@ -8,10 +8,22 @@ from structures import Structure
 LANGUAGES = ('en', 'zh')
 
 MODALITIES = {
-    'ihc': {'en': 'Immunohistochemistry', 'zh': '免疫组化'},
-    'fundus': {'en': 'Fundus photography', 'zh': '眼底照相'},
-    'ct': {'en': 'Computed tomography', 'zh': '计算机断层扫描'},
-    'microscopy': {'en': 'Phase microscopy', 'zh': '相位显微镜'},
+    'ihc': {
+        'en': 'Immunohistochemistry',
+        'zh': '免疫组化'
+    },
+    'fundus': {
+        'en': 'Fundus photography',
+        'zh': '眼底照相'
+    },
+    'ct': {
+        'en': 'Computed tomography',
+        'zh': '计算机断层扫描'
+    },
+    'microscopy': {
+        'en': 'Phase microscopy',
+        'zh': '相位显微成像'
+    },
 }
 
 # `{verb}` is `is` or `are`.
@@ -43,8 +55,15 @@ DESCRIBE_QUESTIONS = {
     'en': ('Describe the image.', 'What does the image show?', 'Give a short description.'),
     'zh': ('请描述这张图。', '图中有什么？', '请简短描述。'),
 }
+# Only what no other image could be said to show: a tissue section shows cells, a CT shows a large vessel.
+ABSENT = {
+    'ihc': ('lung', 'bone', 'retinal_background'),
+    'retina': ('lung', 'bone', 'stromal_nuclei', 'dab_tissue'),
+    'ct': ('retinal_background', 'stromal_nuclei', 'dab_tissue'),
+    'cell': ('lung', 'bone', 'retinal_background', 'dab_tissue'),
+}
 PRESENCE_QUESTIONS = {
-    'en': ('Does the image show {name}?', 'Can you see {name} here?'),
+    'en': ('Does the image show the {name}?', 'Can you see the {name} here?'),
     'zh': ('图中有{name}吗？', '能看到{name}吗？'),
 }
 
@@ -121,10 +140,10 @@ def describe(covers: list[tuple[Structure, float]], language: str) -> str:
         return f'{largest.chinese}约占{percent}%。' + (f'还有{"和".join(names)}。' if names else '')
     verb = 'cover' if largest.plural else 'covers'
     first = f'The {largest.english} {verb} about {percent}% of the image.'
-    return first + (f' It also shows {" and ".join(names)}.' if names else '')
+    return first + (f' It also shows the {" and the ".join(names)}.' if names else '')
 
 
 def answer_presence(structure: Structure, present: bool, language: str) -> str:
     if language == 'zh':
         return f'{"有" if present else "没有"}{structure.chinese}。'
-    return f'{"Yes, it shows" if present else "No, it does not show"} {structure.english}.'
+    return f'{"Yes, it shows" if present else "No, it does not show"} the {structure.english}.'
