@@ -4,11 +4,21 @@ import tempfile
 import torch
 from collections.abc import Iterable
 from transformers import AutoConfig, AutoProcessor
+from typing import Any
 
 from .checkpoints import resolve_sam2
 from .loader import add_seg_token, finish_graft, graft_config
 from .modeling import CitrusVForConditionalGeneration
+from .optim import SEGMENTATION_PREFIXES
 from .tiny import CORPUS, build_tiny_mllm
+
+
+def _check_loaded(mllm: str, info: dict[str, Any]) -> None:
+    """Transformers fills what a file does not hold with random numbers; only the graft may start so."""
+    missing = sorted(name for name in info['missing_keys'] if not name.startswith(SEGMENTATION_PREFIXES))
+    if missing:
+        raise ValueError(f'{mllm} lacks {len(missing)} weights of Qwen2.5-VL: {", ".join(missing[:5])}'
+                         f'{", ..." if len(missing) > 5 else ""}. Download it again.')
 
 
 def build_checkpoint(mllm: str,
@@ -56,7 +66,9 @@ def build_checkpoint(mllm: str,
         config = graft_config(config, source, seg_token_id, multimask_output)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = CitrusVForConditionalGeneration.from_pretrained(mllm, config=config, dtype=dtype or 'auto')
+            model, info = CitrusVForConditionalGeneration.from_pretrained(
+                mllm, config=config, dtype=dtype or 'auto', output_loading_info=True)
+            _check_loaded(mllm, info)
             finish_graft(model, source, seg_token_id)
         model.save_pretrained(output_dir)
         processor.save_pretrained(output_dir)

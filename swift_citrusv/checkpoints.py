@@ -38,10 +38,13 @@ def resolve_sam2(source: str, preset: str | None = None) -> Sam2Source:
         preset: The preset, where the file's name does not tell it.
 
     Raises:
-        ValueError: Nothing of that name, or the preset cannot be told.
+        ValueError: Nothing of that name, or the preset cannot be told, or `preset` contradicts it.
     """
     if preset is not None and preset not in PRESETS:
         raise ValueError(f'Unknown SAM2 preset {preset!r}. Use one of: {", ".join(PRESETS)}.')
+    told = source if source in PRESETS else _FILE_PRESETS.get(_HUB_FILES.get(source, ''))
+    if told is not None and preset not in {None, told}:
+        raise ValueError(f'{source!r} is of preset {told!r}, but sam2_preset={preset!r} is set. Remove it.')
     if source in PRESETS:
         return Sam2Source(source, None)
     if os.path.isdir(source):
@@ -72,10 +75,10 @@ def load_sam2_weights(segmenter: Segmenter, path: str) -> None:
     """
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, EOFError, OSError) as e:
+    except (RuntimeError, EOFError, OSError, LookupError) as e:
         raise ValueError(f'{path!r} cannot be read as a SAM2 checkpoint: {e}') from e
     except pickle.UnpicklingError as e:
-        raise ValueError(f'{path!r} holds more than tensors and is refused (weights_only=True): {e}') from e
+        raise ValueError(f'{path!r} is refused: it is damaged, or holds more than tensors (weights_only=True): {e}') from e
     state = checkpoint.get('model', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f'{path!r} holds no state dict of tensors, neither at its top nor under "model".')

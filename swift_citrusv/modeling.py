@@ -12,12 +12,13 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers import initialization as init
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLCausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 from typing import Any, NamedTuple
 
 from .config import CitrusVConfig
 from .constants import IGNORE_INDEX
 from .losses import LossWeights, combine, mask_losses, token_loss
-from .segmenter import Segmenter
+from .segmenter import Segmenter, freeze_unreached
 
 
 @dataclass
@@ -69,14 +70,25 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         self.segmenter = Segmenter(config.sam2_preset, config.multimask_output)
         width = config.text_config.hidden_size
         self.seg_projector = SegProjector(width, config.seg_projector_hidden_size or width, self.segmenter.prompt_dim)
+        # As the segmenter is: _keep_in_fp32_modules_strict sees only to weights that are in a file, not to a graft's.
+        self.seg_projector.float()
         # Stage 3: the factor on the mask loss's gradient where it enters the MLLM (section 4.2).
         self.mask_grad_scale = 1.0
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers, which makes every parameter trainable; what no mask loss reaches is frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        # A pair with output_loading_info=True.
+        freeze_unreached(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # Called for modules whose weights are in no checkpoint, children first; Transformers' rule (normal, 0.02)
         # does not fit SAM2, which starts as the `sam2` package starts it.
+        projector = getattr(self, 'seg_projector', None)  # Not there yet while the base class is built.
         if isinstance(module, Segmenter):
             if module.no_mem_embed.is_meta:
                 return
@@ -84,10 +96,10 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
                 fresh = Segmenter(module.preset, module.multimask_output).state_dict()
             for name, value in module.state_dict(keep_vars=True).items():
                 init.copy_(value, fresh[name].to(value.device, value.dtype))
-        elif isinstance(module, SegProjector):
-            for layer in (module.fc1, module.fc2):
-                init.kaiming_uniform_(layer.weight, a=5**0.5)
-                init.zeros_(layer.bias)
+        elif projector is not None and module in (projector.fc1, projector.fc2):
+            # By the layer: in custom code, Transformers passes over modules without parameters of their own.
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+            init.zeros_(module.bias)
         else:
             super()._init_weights(module)
 
@@ -97,6 +109,7 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         self.segmenter.requires_grad_(requires_grad)
         return self
 
+    @can_return_tuple
     def forward(  # type: ignore[override]
             self,
             input_ids: Tensor | None = None,

@@ -1,4 +1,6 @@
 """`--optimizer citrusv`: a learning rate for each part of the model, checked, and printed before the first step."""
+import json
+import os
 from dataclasses import dataclass, field
 from swift.optimizers.base import OptimizerCallback
 from swift.utils import get_logger
@@ -44,6 +46,9 @@ def split_parameters(model: nn.Module, parts: list[Part]) -> None:
     homeless = []
     for name, parameter in model.named_parameters():
         plain = name.removeprefix(_PEFT_PREFIX)
+        if '.original_module.' in plain:
+            # What PEFT's modules_to_save keeps beside the copy that it trains.
+            continue
         part = next((part for part in parts if plain.startswith(part.prefixes)), None)
         if part is not None:
             part.num_total += _size(parameter)
@@ -108,6 +113,9 @@ class CitrusVOptimizerCallback(OptimizerCallback):
                 if chosen:
                     weight_decay = args.weight_decay if decays else 0.
                     groups.append({'params': chosen, 'weight_decay': weight_decay, 'lr': part.lr})
+        if self.trainer.is_world_process_zero():
+            logger.info(f'what this run trains:\n{training_table(parts)}')
+            with open(os.path.join(args.output_dir, 'trained_parameters.json'), 'w', encoding='utf-8') as f:
+                json.dump({part.name: part.num_trained for part in parts}, f)
         optimizer_cls, optimizer_kwargs = HfTrainer.get_optimizer_cls_and_kwargs(args, model)
-        logger.info_if(f'what this run trains:\n{training_table(parts)}', cond=self.trainer.is_world_process_zero())
         return optimizer_cls(groups, **optimizer_kwargs)

@@ -31,8 +31,10 @@ def _wrap(owner: Any, name: str, parameters: tuple[str, ...], wrapper: Callable[
     if getattr(original, _MARK, False):
         return
     _check(symbol, original, parameters)
-    patched = functools.wraps(original)(wrapper(original))
-    setattr(patched, _MARK, True)
+    patched = wrapper(original)
+    inner = patched.__func__ if isinstance(patched, classmethod) else patched
+    functools.update_wrapper(inner, original)
+    setattr(inner, _MARK, True)
     setattr(owner, name, patched)
 
 
@@ -219,6 +221,22 @@ def patch_pipeline() -> None:
         return patched
 
     _wrap(tuner, 'prepare_adapter', ('args', 'model', 'template', 'train_dataset'), prepare_adapter)
+
+
+    # Why: PEFT makes every parameter of a module in --modules_to_save trainable, those that no loss reaches too: weight
+    # decay would eat them, and DDP would wait for them.
+    def prepare_model(original):
+
+        def patched(cls, args, model, **kwargs):
+            model = original(args, model, **kwargs)
+            if args.model_type == MODEL_TYPE:
+                from .segmenter import freeze_unreached
+                freeze_unreached(model)
+            return model
+
+        return classmethod(patched)
+
+    _wrap(tuner.TunerMixin, 'prepare_model', ('args', 'model'), prepare_model)
 
 
 def _wrap_class_name(module: Any, name: str, parameters: tuple[str, ...], wrapper: Callable[[Callable], Callable]) -> None:

@@ -1,8 +1,8 @@
 """Everything that the plugin adds to ms-swift's registries and to Transformers' Auto classes.
 
-`import swift_citrusv.register` registers all of it at once; the installed import hook calls `on_import` for one module
-of ms-swift at a time instead. Both ways are idempotent. Nothing heavy is imported until a Citrus-V run asks for it:
-the registries get a `Deferred` that imports the real thing when it is called.
+`import swift_citrusv.register` registers with Transformers; `register()` with ms-swift too; the installed import hook
+calls `on_import` for one module of ms-swift at a time instead. All of it is idempotent. Nothing heavy is imported until
+a Citrus-V run asks for it: the registries get a `Deferred` that imports the real thing when it is called.
 """
 import importlib
 from collections.abc import Callable
@@ -70,7 +70,6 @@ def register_model() -> None:
     from swift.model import ModelGroup, ModelMeta
     from swift.model.model_arch import get_model_arch
     from swift.model.register import register_model as register
-    register_transformers()
     register(
         ModelMeta(
             MODEL_TYPE, [ModelGroup([])],
@@ -140,3 +139,6 @@ def register() -> None:
     for module, action in _ACTIONS.items():
         importlib.import_module(module)
         action()
+
+
+register_transformers()

@@ -130,8 +130,8 @@ class Segmenter(nn.Module):
         target = torch.get_default_device()
         with torch.device('cpu'):
             self._build(config)
-        if target.type != 'cpu':
-            self.to(target)
+        # float32 whatever type Transformers has made the default: a graft would round SAM2's weights to bfloat16.
+        self.to(target, torch.float32)
         self.requires_grad_(True)
 
     def _build(self, config: Mapping[str, Any]) -> None:
@@ -271,3 +271,12 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor, image_index: Tensor, prompts: Tensor) -> Tensor:
         """`encode_images` then `decode`: mask logits, float32 [M, m, m]."""
         return self.decode(self.encode_images(images), image_index, prompts)
+
+
+def freeze_unreached(model: nn.Module) -> None:
+    """Freezes the parameters that no mask loss reaches, in every `Segmenter` within `model`."""
+    for module in model.modules():
+        if isinstance(module, Segmenter):
+            for name, parameter in module.named_parameters():
+                if not module.is_reached(name):
+                    parameter.requires_grad_(False)

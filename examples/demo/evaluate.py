@@ -1,0 +1,118 @@
+"""Scores a checkpoint on the demo's held-out tiles, and draws what it sees."""
+import json
+import numpy as np
+import torch
+from collections import defaultdict
+from pathlib import Path
+from PIL import Image
+from pycocotools import mask as coco
+from tqdm import tqdm
+from typing import Any
+
+from swift_citrusv.drawing import captioned, colour, overlay, tile
+from swift_citrusv.infer import Predictor
+from swift_citrusv.metrics import dice_score
+
+TILE_SIDE = 224
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+
+
+def _mask(entry: dict[str, Any]) -> np.ndarray:
+    return coco.decode({'size': entry['size'], 'counts': entry['counts'].encode()})
+
+
+def _mean(values: list[float]) -> float:
+    return round(float(np.mean(values)), 4) if values else float('nan')
+
+
+def predict(checkpoint: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Asks each row's question about its image.
+
+    An answer without exactly one `[SEG]` gives an empty mask, which scores 0.
+    """
+    predictor = Predictor.from_pretrained(checkpoint, dtype=torch.float32, device='cpu')
+    results = []
+    for row in tqdm(rows, desc='Held-out tiles', unit=' questions'):
+        image = Image.open(row['images'][0]).convert('RGB')
+        target = _mask(row['masks'][0])
+        answer = predictor.ask(row['messages'][0]['content'], image, max_new_tokens=32)
+        answered = len(answer.masks) == 1
+        results.append({
+            'image': row['images'][0],
+            'source': row['source'],
+            'structure': row['structure'][0],
+            'language': row['language'],
+            'question': row['messages'][0]['content'].replace('<image>', ''),
+            'answer': answer.text,
+            'answered': answered,
+            'right_text': answer.text == row['messages'][1]['content'],
+            'target': target,
+            'prediction': answer.masks[0] if answered else np.zeros_like(target),
+        })
+    return results
+
+
+def scores(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Dice overall and by structure, and that of predictions against another structure's mask on the same image."""
+    by_structure, by_image = defaultdict(list), defaultdict(dict)
+    for result in results:
+        by_structure[result['structure']].append(dice_score(result['prediction'], result['target']))
+        by_image[result['image']][result['structure']] = result
+    swapped = [
+        dice_score(first['prediction'], second['target']) for group in by_image.values() for name, first in group.items()
+        for other, second in group.items() if name != other
+    ]
+    everything = [value for values in by_structure.values() for value in values]
+    return {
+        'held_out_dice': {
+            'overall': _mean(everything),
+            'by_structure': {name: _mean(values)
+                             for name, values in sorted(by_structure.items())},
+        },
+        'prompt_swap_dice': _mean(swapped),
+        'num_held_out_masks': len(everything),
+        'num_held_out_tiles': len(by_image),
+        'num_swapped_pairs': len(swapped),
+        'answers_with_one_seg': _mean([float(r['answered']) for r in results]),
+        'answers_word_for_word': _mean([float(r['right_text']) for r in results]),
+    }
+
+
+def draw(results: list[dict[str, Any]], path: Path, tiles_per_source: int = 3) -> None:
+    """Image, targets and predictions of a few held-out tiles of each source, a colour for each structure."""
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        groups[result['source']][result['image']].append(result)
+    pictures = []
+    for source in sorted(groups):
+        names = sorted({r['structure'] for group in groups[source].values() for r in group})
+        # Tiles with the most structures, and among them spread over the file.
+        full = max(len(group) for group in groups[source].values())
+        chosen = [item for item in groups[source].items() if len(item[1]) == full]
+        step = max(1, len(chosen) // tiles_per_source)
+        for image_path, group in chosen[::step][:tiles_per_source]:
+            pictures += _row(Image.open(image_path).convert('RGB'), source, names, group)
+    tile(pictures, columns=3).save(path)
+
+
+def _row(image: Image.Image, source: str, names: list[str], group: list[dict[str, Any]]) -> list[Image.Image]:
+    pixels = np.array(image.resize((TILE_SIDE, TILE_SIDE), Image.Resampling.BICUBIC))
+    columns = [captioned(pixels, source)]
+    dice = ', '.join(f'{r["structure"]} {dice_score(r["prediction"], r["target"]):.2f}' for r in group)
+    for key, caption in (('target', 'targets'), ('prediction', dice)):
+        masks = [np.zeros((TILE_SIDE, TILE_SIDE), np.uint8) for _ in names]
+        for result in group:
+            enlarged = Image.fromarray(result[key]).resize((TILE_SIDE, TILE_SIDE), Image.Resampling.NEAREST)
+            masks[names.index(result['structure'])] |= np.array(enlarged)
+        columns.append(captioned(_with_legend(overlay(pixels, masks), names), caption))
+    return columns
+
+
+def _with_legend(pixels: np.ndarray, names: list[str]) -> np.ndarray:
+    for index, _ in enumerate(names):
+        pixels[4 + 10 * index:11 + 10 * index, 4:11] = colour(index)
+    return pixels
