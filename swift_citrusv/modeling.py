@@ -103,6 +103,15 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         else:
             super()._init_weights(module)
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """As Transformers' own, with the names of the parameters as they are in this class.
+
+        Transformers would write Qwen2.5-VL's older names, and its Trainer, which resumes from the files without
+        renaming, would leave the MLLM at its start, with no more than a warning.
+        """
+        kwargs.setdefault('save_original_format', False)
+        return super().save_pretrained(*args, **kwargs)
+
     def requires_grad_(self, requires_grad: bool = True) -> 'CitrusVForConditionalGeneration':
         """As `nn.Module.requires_grad_`, but what no mask loss reaches stays frozen (`Segmenter.is_reached`)."""
         super().requires_grad_(requires_grad)

@@ -35,7 +35,7 @@ class Watch(TrainerCallback):
                 self.trainer.optimizer_callback, 'parts') else []
             names = {id(p): name for name, p in model.named_parameters()}
             for group in self.trainer.optimizer.param_groups:
-                name = names[id(group['params'][0])]
+                name = names[id(group['params'][0])].removeprefix('base_model.model.')
                 part = next(part.name for part in parts if name.startswith(part.prefixes))
                 self.learning_rates[part] = group['initial_lr']
         if not self.gradients:

@@ -31,8 +31,8 @@ LAPTOP = ('--torch_dtype float32 --fp16 false --bf16 false --use_cpu true --grad
 STAGES: dict[int, tuple[str, str]] = {
     1: ('captions', '--num_train_epochs 2 --vit_lr 1e-3 --aligner_lr 1e-3'),
     2: ('ordinary', '--num_train_epochs 6 --learning_rate 2e-3 --vit_lr 5e-4 --aligner_lr 1e-3'),
-    3: ('everything', '--num_train_epochs 3 --learning_rate 2e-3 --vit_lr 5e-4 --aligner_lr 1e-3 --seg_lr 1e-3'),
-    4: ('segmentation', '--num_train_epochs 10 --learning_rate 2e-3 --seg_lr 2e-3 --val validation'),
+    3: ('everything', '--num_train_epochs 2 --learning_rate 2e-3 --vit_lr 5e-4 --aligner_lr 1e-3 --seg_lr 7e-4'),
+    4: ('segmentation', '--num_train_epochs 6 --learning_rate 7e-4 --seg_lr 7e-4 --warmup_ratio 0.1 --val validation'),
 }
 
 

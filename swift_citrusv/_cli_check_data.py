@@ -1,0 +1,3 @@
+NAME='check-data'; HELP='x'; DESCRIPTION='y'
+def add_arguments(p): pass
+def run(a): return 0
