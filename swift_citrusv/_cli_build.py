@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NAME = 'build'
 HELP = 'build a Citrus-V checkpoint from a Qwen2.5-VL and a SAM2'
 DESCRIPTION = ('Joins a Qwen2.5-VL and a SAM2 into one checkpoint directory, with [SEG] in its tokenizer. '
-               '`--mllm tiny --sam2 tiny` makes a random one of about 2 M parameters, for tests and laptops.')
+               '`--mllm tiny --sam2 tiny` makes a random one of about 1.4 M parameters, for tests and laptops.')
 _DTYPES = ('bfloat16', 'float32', 'float16')
 # The first prefix that fits names the part of a parameter.
 _PARTS = {
@@ -52,8 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     corpus = _corpus(args)
-    if os.path.isdir(args.mllm) and not os.path.isfile(os.path.join(args.mllm, 'config.json')):
-        raise ValueError(f'--mllm {args.mllm} is a directory without a config.json. Name one that holds a Qwen2.5-VL.')
+    _check_mllm(args.mllm)
     import torch
 
     from .register import register_transformers
@@ -73,6 +72,15 @@ def run(args: argparse.Namespace) -> int:
             }))
     print(_summary(model, args))
     return 0
+
+
+def _check_mllm(mllm: str) -> None:
+    if os.path.isdir(mllm):
+        if not os.path.isfile(os.path.join(mllm, 'config.json')):
+            raise ValueError(f'--mllm {mllm} is a directory without a config.json. Name one that holds a Qwen2.5-VL.')
+    # No hub name looks like this, and a look-up takes long to fail.
+    elif os.path.isabs(mllm) or mllm.startswith('.'):
+        raise FileNotFoundError(f'--mllm {mllm}: no such directory.')
 
 
 def _corpus(args: argparse.Namespace) -> list[str] | None:

@@ -17,7 +17,8 @@ _SIZES = {'tiny': 't', 'small': 's', 'base_plus': 'b+', 'large': 'l'}
 # sam2.1_hiera_base_plus.pt -> sam2.1_hiera_b+, as Meta names the files.
 _FILE_PRESETS = {
     f'{family}_hiera_{size}.pt': f'{family}_hiera_{short}'
-    for family in ('sam2', 'sam2.1') for size, short in _SIZES.items()
+    for family in ('sam2', 'sam2.1')
+    for size, short in _SIZES.items()
 }
 _HUB_FILES = {f'facebook/{name[:-3].replace("_", "-")}': name for name in _FILE_PRESETS}
 
@@ -78,7 +79,8 @@ def load_sam2_weights(segmenter: Segmenter, path: str) -> None:
     except (RuntimeError, EOFError, OSError, LookupError) as e:
         raise ValueError(f'{path!r} cannot be read as a SAM2 checkpoint: {e}') from e
     except pickle.UnpicklingError as e:
-        raise ValueError(f'{path!r} is refused: it is damaged, or holds more than tensors (weights_only=True): {e}') from e
+        raise ValueError(
+            f'{path!r} is refused: it is damaged, or holds more than tensors (weights_only=True): {e}') from e
     state = checkpoint.get('model', checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f'{path!r} holds no state dict of tensors, neither at its top nor under "model".')

@@ -214,7 +214,8 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     def _draw_nothing(self, hidden: Tensor) -> Drawn:
         side = self.segmenter.mask_size
         return Drawn(
-            hidden.new_zeros((0, side, side), dtype=torch.float32), hidden.new_zeros((0, side, side), dtype=torch.uint8),
+            hidden.new_zeros((0, side, side), dtype=torch.float32), hidden.new_zeros((0, side, side),
+                                                                                     dtype=torch.uint8),
             hidden.new_zeros(0, dtype=torch.int64))
 
     def _draw(self, hidden: Tensor, images: Tensor | None, masks: Tensor | None, mask_image_index: Tensor | None,

@@ -57,8 +57,9 @@ def split_parameters(model: nn.Module, parts: list[Part]) -> None:
         elif parameter.requires_grad:
             homeless.append(name)
     if homeless:
-        raise ValueError(f'{len(homeless)} trainable parameters belong to no optimizer group: {", ".join(homeless[:5])}. '
-                         f'Groups: {", ".join(part.name for part in parts)}. Freeze them with --freeze_parameters.')
+        raise ValueError(
+            f'{len(homeless)} trainable parameters belong to no optimizer group: {", ".join(homeless[:5])}. '
+            f'Groups: {", ".join(part.name for part in parts)}. Freeze them with --freeze_parameters.')
     if not any(part.parameters for part in parts):
         raise ValueError('No parameter is trainable. Check --freeze_llm, --freeze_vit, --freeze_aligner and '
                          '--freeze_parameters.')
@@ -66,8 +67,9 @@ def split_parameters(model: nn.Module, parts: list[Part]) -> None:
         if part.lr_flag is not None and not part.parameters:
             # ms-swift has no --freeze_... flag for what is ours.
             switch = '' if part.name == 'segmentation' else f'--freeze_{part.name.lower()} false, or '
-            raise ValueError(f'{part.lr_flag}={part.lr:g} is set, but nothing of the {part.name} is trained. Unfreeze it '
-                             f'({switch}take it out of --freeze_parameters), or remove {part.lr_flag}.')
+            raise ValueError(
+                f'{part.lr_flag}={part.lr:g} is set, but nothing of the {part.name} is trained. Unfreeze it '
+                f'({switch}take it out of --freeze_parameters), or remove {part.lr_flag}.')
 
 
 def training_table(parts: list[Part]) -> str:

@@ -27,7 +27,8 @@ MASK_STRIDE = 4
 _SIZES = ('t', 's', 'b+', 'l')
 _PACKAGE_CONFIGS = {
     f'{family}_hiera_{size}': f'configs/{family}/{family}_hiera_{size}.yaml'
-    for family in ('sam2', 'sam2.1') for size in _SIZES
+    for family in ('sam2', 'sam2.1')
+    for size in _SIZES
 }
 PRESETS = (*_PACKAGE_CONFIGS, 'tiny')
 
@@ -96,8 +97,10 @@ def _build_image_encoder(config: Mapping[str, Any]) -> ImageEncoder:
     # warmup_cache would fill a cache on the first CUDA device, whatever device the model is for.
     position = PositionEmbeddingSine(num_pos_feats=neck['d_model'], normalize=True, warmup_cache=False)
     return ImageEncoder(
-        trunk=Hiera(**{k: v
-                       for k, v in trunk.items() if k != '_target_'}),
+        trunk=Hiera(**{
+            k: v
+            for k, v in trunk.items() if k != '_target_'
+        }),
         neck=FpnNeck(
             position_encoding=position,
             **_pick(neck, 'd_model', 'backbone_channel_list', 'fpn_top_down_levels', 'fpn_interp_model')),
@@ -144,8 +147,7 @@ class Segmenter(nn.Module):
             mask_in_chans=16)
         self.sam_mask_decoder = MaskDecoder(
             num_multimask_outputs=3,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=dim, mlp_dim=config.get('mlp_dim', 2048), num_heads=8),
+            transformer=TwoWayTransformer(depth=2, embedding_dim=dim, mlp_dim=config.get('mlp_dim', 2048), num_heads=8),
             transformer_dim=dim,
             iou_head_depth=3,
             iou_head_hidden_dim=min(dim, 256),
@@ -164,8 +166,8 @@ class Segmenter(nn.Module):
         unreached = [
             'sam_prompt_encoder.point_embeddings.', 'sam_prompt_encoder.not_a_point_embed.',
             'sam_prompt_encoder.mask_downscaling.', 'sam_mask_decoder.iou_prediction_head.',
-            'sam_mask_decoder.pred_obj_score_head.',
-            *(f'sam_mask_decoder.output_hypernetworks_mlps.{i}.' for i in heads)
+            'sam_mask_decoder.pred_obj_score_head.', *(f'sam_mask_decoder.output_hypernetworks_mlps.{i}.'
+                                                       for i in heads)
         ]
         return not name.startswith(tuple(unreached))
 

@@ -10,19 +10,20 @@ from transformers import (PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLF
                           Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor)
 
 SPECIAL_TOKENS = ('<|endoftext|>', '<|im_start|>', '<|im_end|>', '<|object_ref_start|>', '<|object_ref_end|>',
-                  '<|box_start|>', '<|box_end|>', '<|quad_start|>', '<|quad_end|>', '<|vision_start|>', '<|vision_end|>',
-                  '<|vision_pad|>', '<|image_pad|>', '<|video_pad|>')
+                  '<|box_start|>', '<|box_end|>', '<|quad_start|>', '<|quad_end|>', '<|vision_start|>',
+                  '<|vision_end|>', '<|vision_pad|>', '<|image_pad|>', '<|video_pad|>')
 CORPUS = (
     'system You are a helpful assistant. user assistant',
     'Segment the nuclei. The nuclei: . Where are the vessels? Please outline the cell, the bone and the soft tissue.',
     'What imaging modality is this? A computed tomography slice. Describe the image in one sentence.',
     '请分割细胞核。血管：。这是什么成像方式？免疫组化。请描述这张图像。',
 )
-CHAT_TEMPLATE = ("{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}"
-                 "{{ message['content'] }}{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}"
-                 '<|vision_start|><|image_pad|><|vision_end|>{% elif part["type"] == "video" %}'
-                 '<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ part["text"] }}{% endif %}{% endfor %}{% endif %}'
-                 '<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}')
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    '<|vision_start|><|image_pad|><|vision_end|>{% elif part["type"] == "video" %}'
+    '<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ part["text"] }}{% endif %}{% endfor %}{% endif %}'
+    '<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}')
 
 
 def train_tokenizer(corpus: Iterable[str] = CORPUS, vocab_size: int = 1024) -> PreTrainedTokenizerFast:
@@ -55,6 +56,7 @@ def build_tiny_mllm(output_dir: str, corpus: Iterable[str] = CORPUS, seed: int =
     """
     tokenizer = train_tokenizer(corpus)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    temporal, height = hidden_size // 32, hidden_size * 3 // 64
     config = Qwen2_5_VLConfig(
         text_config={
             'vocab_size': -(-(len(tokenizer) + 1) // 128) * 128,
@@ -68,7 +70,7 @@ def build_tiny_mllm(output_dir: str, corpus: Iterable[str] = CORPUS, seed: int =
                 'rope_type': 'default',
                 'rope_theta': 10000.0,
                 # Temporal, height and width shares of half a head, as in the real one (16, 24, 24 of 64).
-                'mrope_section': [hidden_size // 32, hidden_size // 32 * 3 // 2, hidden_size // 32 * 3 // 2],
+                'mrope_section': [temporal, height, hidden_size // 8 - temporal - height],
             },
             'bos_token_id': ids['<|endoftext|>'],
             'eos_token_id': ids['<|im_end|>'],

@@ -174,7 +174,8 @@ def test_a_truncated_file(keep, segmenter, other, tmp_path):
     _assert_equal(segmenter, before)
 
 
-@pytest.mark.parametrize('content', [b'<html>404</html>', b'version https://git-lfs.github.com/spec/v1\n', b'\x80\x02.'])
+@pytest.mark.parametrize('content',
+                         [b'<html>404</html>', b'version https://git-lfs.github.com/spec/v1\n', b'\x80\x02.'])
 def test_no_checkpoint_at_all(content, segmenter, tmp_path):
     path = tmp_path / 'weights.pt'
     path.write_bytes(content)

@@ -86,11 +86,6 @@ def test_tile(num, columns, size):
     assert pixels[:, 10:14].min() == 255  # the gap
 
 
-def test_tile_of_nothing():
-    with pytest.raises(ValueError, match='[Nn]o picture'):
-        tile([], 3)
-
-
 def _example(empty: bool = False):
     image = torch.full((3, 64, 64), 100, dtype=torch.uint8)
     target = torch.zeros(16, 16, dtype=torch.uint8)

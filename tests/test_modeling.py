@@ -82,7 +82,8 @@ def rows(processor) -> list[dict[str, Any]]:
 
 def _stack(parts: list[Tensor], value: int) -> Tensor:
     longest = max(len(part) for part in parts)
-    return torch.stack([F.pad(part, (0, 0) * (part.ndim - 1) + (0, longest - len(part)), value=value) for part in parts])
+    return torch.stack(
+        [F.pad(part, (0, 0) * (part.ndim - 1) + (0, longest - len(part)), value=value) for part in parts])
 
 
 def _batch(rows: list[dict[str, Any]], side: str = 'right') -> dict[str, Tensor]:
@@ -92,8 +93,7 @@ def _batch(rows: list[dict[str, Any]], side: str = 'right') -> dict[str, Tensor]
     for key in ('input_ids', 'attention_mask', 'mm_token_type_ids'):
         shifts = [longest - row['inputs'][key].shape[1] for row in rows]
         batch[key] = torch.cat([
-            F.pad(row['inputs'][key], (shift, 0) if side == 'left' else (0, shift))
-            for row, shift in zip(rows, shifts)
+            F.pad(row['inputs'][key], (shift, 0) if side == 'left' else (0, shift)) for row, shift in zip(rows, shifts)
         ])
     for key in ('pixel_values', 'image_grid_thw'):
         batch[key] = torch.cat([row['inputs'][key] for row in rows if key in row['inputs']])
@@ -347,8 +347,8 @@ def test_a_frozen_mllm_builds_no_graph(model, rows, checkpointing):
     inside = []
     layers = [*model.model.language_model.layers, *model.model.visual.blocks]
     for layer in layers:
-        layer.register_forward_hook(
-            lambda module, inputs, output: inside.append((output[0] if isinstance(output, tuple) else output).grad_fn))
+        layer.register_forward_hook(lambda module, inputs, output: inside.append(
+            (output[0] if isinstance(output, tuple) else output).grad_fn))
     batch = _batch(rows)
     model(**batch, labels=batch['input_ids'].masked_fill(batch['attention_mask'] == 0, -100)).loss.backward()
     assert hidden == [False] and len(inside) == len(layers) and set(inside) == {None}
@@ -388,8 +388,10 @@ def test_requires_grad_of_the_whole_model(model):
 
 def test_what_is_trainable_after_loading(loaded):
     frozen = {name for name, p in loaded.named_parameters() if not p.requires_grad}
-    assert frozen == {f'segmenter.{name}' for name, _ in loaded.segmenter.named_parameters()
-                      if not loaded.segmenter.is_reached(name)}
+    assert frozen == {
+        f'segmenter.{name}'
+        for name, _ in loaded.segmenter.named_parameters() if not loaded.segmenter.is_reached(name)
+    }
 
 
 def test_mixed_precision(model, rows):
@@ -544,7 +546,8 @@ def test_keys_of_the_hubs_files(tiny_mllm, loaded, tmp_path):
             name = 'model.' + name.removeprefix('model.language_model.')
         hub[name] = value.clone()
     assert {name.split('.')[0] for name in hub} == {'visual', 'model', 'lm_head'}
-    assert {'model.layers.0.self_attn.q_proj.weight', 'model.embed_tokens.weight', 'visual.merger.mlp.0.weight'} <= set(hub)
+    assert {'model.layers.0.self_attn.q_proj.weight', 'model.embed_tokens.weight',
+            'visual.merger.mlp.0.weight'} <= set(hub)
     folder = tmp_path / 'hub'
     copytree(tiny_mllm, folder)
     save_file(hub, folder / 'model.safetensors', metadata={'format': 'pt'})
@@ -555,7 +558,11 @@ def test_keys_of_the_hubs_files(tiny_mllm, loaded, tmp_path):
     for name, value in reference.items():
         assert torch.equal(own[name], value), name
     # And with the keys as Transformers names them now.
-    save_file({name: value.clone() for name, value in reference.items()}, folder / 'model.safetensors',
+    save_file({
+        name: value.clone()
+        for name, value in reference.items()
+    },
+              folder / 'model.safetensors',
               metadata={'format': 'pt'})
     model = CitrusVForConditionalGeneration.from_pretrained(folder, config=_graft_config(tiny_mllm))
     own = model.state_dict()
@@ -597,10 +604,20 @@ def test_a_file_without_a_part_of_the_language_model_is_refused(tiny_mllm, tmp_p
 @pytest.mark.parametrize('use_cache', [False, True])
 def test_generation_equals_that_of_qwen(model, processor, use_cache):
     plain = Qwen2_5_VLForConditionalGeneration(model.config).eval()
-    plain.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith(SEGMENTATION)})
+    plain.load_state_dict({
+        name: value
+        for name, value in model.state_dict().items() if not name.startswith(SEGMENTATION)
+    })
     assert type(plain) is Qwen2_5_VLForConditionalGeneration
-    messages = [[{'role': 'user', 'content': [{'type': 'image'}, {'type': 'text', 'text': text}]}]
-                for text in ('Segment the nuclei.', '这是什么？')]
+    messages = [[{
+        'role': 'user',
+        'content': [{
+            'type': 'image'
+        }, {
+            'type': 'text',
+            'text': text
+        }]
+    }] for text in ('Segment the nuclei.', '这是什么？')]
     text = [processor.apply_chat_template(message, add_generation_prompt=True) for message in messages]
     inputs = processor(
         text=text, images=[_picture(1), _picture(2, (112, 56))], padding=True, padding_side='left', return_tensors='pt')

@@ -152,8 +152,10 @@ def test_nothing_to_train(model, make_callback):
 @pytest.fixture
 def lora(model):
     meta = model.model_meta
-    config = LoraConfig(r=4, target_modules=r'model\.(language_model|visual)\..*(q_proj|qkv|mlp\.0)',
-                        modules_to_save=['segmenter', 'seg_projector'])
+    config = LoraConfig(
+        r=4,
+        target_modules=r'model\.(language_model|visual)\..*(q_proj|qkv|mlp\.0)',
+        modules_to_save=['segmenter', 'seg_projector'])
     wrapped = get_peft_model(model, config)
     wrapped.model_meta = meta
     freeze_unreached(wrapped)
@@ -173,7 +175,10 @@ def test_lora(lora, make_callback):
 
 def test_lora_trains_what_a_mask_loss_reaches(lora, loaded):
     prefix = 'base_model.model.segmenter.modules_to_save.default.'
-    trained = {name.removeprefix(prefix) for name, p in lora.named_parameters() if name.startswith(prefix) and p.requires_grad}
+    trained = {
+        name.removeprefix(prefix)
+        for name, p in lora.named_parameters() if name.startswith(prefix) and p.requires_grad
+    }
     assert trained == {name for name, _ in loaded.segmenter.named_parameters() if loaded.segmenter.is_reached(name)}
     # The wrapped model still draws, and every trained parameter learns from it.
     inputs = torch.arange(20, 30)[None]

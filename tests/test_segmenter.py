@@ -12,7 +12,6 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from sam2.build_sam import build_sam2
 from sam2.sam2_image_predictor import SAM2ImagePredictor
-
 from weights import spread
 
 from swift_citrusv.checkpoints import load_sam2_weights
@@ -106,8 +105,8 @@ def test_names_and_shapes_are_those_of_sam2(preset):
     assert all(value.is_meta for value in ours.state_dict().values())
     assert {name: value.shape for name, value in ours.state_dict().items()} \
         == {name: value.shape for name, value in image_path.items()}
-    assert sum(p.numel() for p in ours.parameters()) == sum(
-        p.numel() for name, p in sam2.named_parameters() if name in image_path)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for name, p in sam2.named_parameters()
+                                                            if name in image_path)
     decoder = sam2.sam_mask_decoder
     assert ours.sam_mask_decoder.iou_prediction_head.sigmoid_output is decoder.iou_prediction_head.sigmoid_output
     assert ours.image_encoder.scalp == sam2.image_encoder.scalp

@@ -22,7 +22,9 @@ VALUES = {
     'seg_chunk': ('1', 1),
     'eval_pictures': ('0', 0),
 }
-NUMBERS = [name for name, (_, value) in VALUES.items() if isinstance(value, (int, float)) and not isinstance(value, bool)]
+NUMBERS = [
+    name for name, (_, value) in VALUES.items() if isinstance(value, (int, float)) and not isinstance(value, bool)
+]
 
 
 def test_the_table_above_is_complete():
@@ -52,7 +54,8 @@ def test_a_json_null_is_the_default(name, text):
 
 
 @pytest.mark.parametrize('text, value', [('1', True), ('true', True), ('True', True), ('yes', True), ('ON', True),
-                                         ('0', False), ('false', False), ('False', False), ('no', False), ('off', False)])
+                                         ('0', False), ('false', False), ('False', False), ('no', False),
+                                         ('off', False)])
 def test_booleans(text, value):
     assert Settings.from_env({'MULTIMASK_OUTPUT': text}).multimask_output is value
 

@@ -1,0 +1,275 @@
+"""The checks of `citrusv check-data`, row by row, and the counts that they add up to."""
+import base64
+import binascii
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from PIL import Image
+from typing import TYPE_CHECKING, Any
+
+from .constants import SEG_TOKEN
+from .errors import RowError
+from .masks import decode_mask, resize_mask
+from .samples import Sample, count_seg_tokens, parse_row
+
+if TYPE_CHECKING:
+    from ._cli_encode import TrainingEncoder
+
+# The side of the mask targets of every SAM2 preset but `tiny`.
+MASK_SIDE = 256
+# What a row can make ms-swift, Transformers and PIL raise. Any of these would end a training run, so here it is a
+# finding about that row; MemoryError and the like are not.
+ROW_ERRORS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, OSError, RuntimeError,
+              SyntaxError, Image.DecompressionBombError)
+
+
+@dataclass
+class Counts:
+    """What a file, or a part of it, holds. All but the first two are of good rows only.
+
+    Attributes:
+        rows: Lines that are not blank.
+        failing_rows: Those that training would refuse.
+        ordinary_rows: Good rows without masks.
+        mask_rows: Good rows with masks.
+        multi_image_rows: Rows with two images or more.
+        images: References to images; one file may have many.
+        videos: References to videos.
+        masks: Mask entries.
+        empty_masks: Masks without a pixel: 'not present'.
+        lost_masks: Masks with pixels, all of which vanish at the size of the training target.
+        text_seg_tokens: `[SEG]` in the assistant turns of ordinary rows (text supervision).
+    """
+    rows: int = 0
+    failing_rows: int = 0
+    ordinary_rows: int = 0
+    mask_rows: int = 0
+    multi_image_rows: int = 0
+    images: int = 0
+    videos: int = 0
+    masks: int = 0
+    empty_masks: int = 0
+    lost_masks: int = 0
+    text_seg_tokens: int = 0
+
+    def add(self, other: 'Counts') -> None:
+        for spec in dataclasses.fields(self):
+            setattr(self, spec.name, getattr(self, spec.name) + getattr(other, spec.name))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row that fails. `message` holds problem and remedy, not the row."""
+    line: int
+    row: str
+    kind: str
+    message: str
+
+
+@dataclass
+class Findings:
+    """The findings of some rows, small enough to travel between processes.
+
+    Attributes:
+        counts: See `Counts`.
+        lengths: How many rows have a length, in tokens.
+        failures: The failing rows, in order.
+        image_keys: Digests of the image references, to count the distinct ones.
+        mask_lines: The lines of the good rows with masks, in order.
+    """
+    counts: Counts = field(default_factory=Counts)
+    lengths: Counter[int] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+    image_keys: set[bytes] = field(default_factory=set)
+    mask_lines: list[int] = field(default_factory=list)
+
+
+def read_lines(path: str) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers, which count from 1 and count blank lines too."""
+    # What is not UTF-8 must not end the reading: it is a finding about its line.
+    with open(path, encoding='utf-8', errors='surrogateescape') as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, line
+
+
+def parse_line(line: str, row_id: str) -> dict[str, Any]:
+    """As `swift_citrusv.datasets.parse_line`, which training uses; that one takes seconds to import ms-swift.
+
+    Raises:
+        RowError: The line is not a JSON object, or breaks the row contract.
+    """
+    try:
+        line.encode('utf-8')
+        row = json.loads(line)
+    except UnicodeEncodeError as error:
+        shown = line.strip()[:80].encode('utf-8', 'backslashreplace').decode()
+        raise RowError(row_id, f'the line is not UTF-8: {shown!r}.', 'Save the file as UTF-8.', 'not-json') from error
+    except (ValueError, RecursionError) as error:
+        raise RowError(row_id, f'the line is not JSON ({error}): {line.strip()[:80]!r}.', 'Write one JSON object a line.',
+                       'not-json') from error
+    if not isinstance(row, dict):
+        raise RowError(row_id, f'the line holds a {type(row).__name__}, not an object: {line.strip()[:80]!r}.',
+                       'Write one JSON object a line.', 'not-json')
+    if 'messages' in row or row.get('masks'):
+        parse_row(row, row_id=row_id)
+    return row
+
+
+class RowChecker:
+    """Checks rows.
+
+    Args:
+        path: The file, for the rows' names.
+        encoder: What encodes rows as training does; without it, images are opened and masks decoded, and that is all.
+    """
+
+    def __init__(self, path: str, encoder: 'TrainingEncoder | None' = None) -> None:
+        self.name = os.path.basename(path)
+        self.encoder = encoder
+        self.mask_side = MASK_SIDE if encoder is None else encoder.mask_side
+
+    def check(self, lines: Iterable[tuple[int, str]]) -> Findings:
+        """Checks the lines. Every one counts, and every one that fails is in `failures`."""
+        findings = Findings()
+        for number, line in lines:
+            findings.counts.rows += 1
+            row_id = f'{self.name}:{number}'
+            try:
+                self._check_row(number, line, row_id, findings)
+            except ROW_ERRORS as error:
+                findings.counts.failing_rows += 1
+                kind = getattr(error, 'kind', type(error).__name__)
+                message = str(error).removeprefix(f'{row_id}: ') or type(error).__name__
+                findings.failures.append(Failure(number, row_id, kind, ' '.join(message.split())))
+        return findings
+
+    def _check_row(self, number: int, line: str, row_id: str, findings: Findings) -> None:
+        row = parse_line(line, row_id)
+        if self.encoder is not None:
+            # Before anything else, so that what fails, and why, is training's own verdict. It gives back the row as
+            # ms-swift's preprocessors leave it.
+            row, length = self.encoder.encode(row, row_id, findings.lengths)
+        sample = parse_row(row, row_id=row_id) if 'messages' in row else Sample(row_id, (), (), ())
+        images = image_references(row)
+        sizes = image_sizes(images, row_id, decode=self.encoder is None)
+        counts = Counts()
+        for position, (entry, image) in enumerate(zip(sample.masks, sample.mask_images)):
+            mask = decode_mask(entry, size=sizes[image], row=row_id, position=position, load_image=open_image)
+            counts.masks += 1
+            if not mask.any():
+                counts.empty_masks += 1
+            elif not resize_mask(mask, self.mask_side).any():
+                counts.lost_masks += 1
+        # Only now is the row known to be good.
+        counts.mask_rows = int(bool(sample.masks))
+        counts.ordinary_rows = 1 - counts.mask_rows
+        counts.multi_image_rows = int(len(images) > 1)
+        counts.images = len(images)
+        counts.videos = _num_videos(row)
+        if sample.masks:
+            findings.mask_lines.append(number)
+        else:
+            counts.text_seg_tokens = count_seg_tokens(row.get('messages') or ())
+        findings.image_keys.update(blake2b(repr(image).encode('utf-8', 'replace'), digest_size=8).digest() for image in images)
+        if self.encoder is not None:
+            findings.lengths[length] += 1
+        findings.counts.add(counts)
+
+
+def image_references(row: Mapping[str, Any]) -> list[Any]:
+    """The images of a row, as ms-swift finds them: of `images`, or else the image parts of the messages."""
+    images = row.get('images') or row.get('image')
+    if images:
+        images = list(images) if isinstance(images, (list, tuple)) else [images]
+    else:
+        images = []
+        for message in row.get('messages') or ():
+            content = message.get('content')
+            for part in content if isinstance(content, (list, tuple)) else ():
+                kind = part.get('type') if isinstance(part, Mapping) else None
+                if kind in ('image', 'image_url') and part.get(kind):
+                    value = part[kind]
+                    images.append(value.get('url') if kind == 'image_url' and isinstance(value, Mapping) else value)
+    return [_plain_reference(image) for image in images]
+
+
+def _plain_reference(image: Any) -> Any:
+    """`{'bytes': None, 'path': 'a.png'}`, which ms-swift makes of 'a.png', as 'a.png'."""
+    if isinstance(image, Mapping):
+        return image.get('bytes') or image.get('path') or image.get('url')
+    return image
+
+
+def image_sizes(images: Iterable[Any], row_id: str, decode: bool) -> list[tuple[int, int]]:
+    """(height, width) of each image.
+
+    Args:
+        images: What `image_references` gives.
+        row_id: The row's name.
+        decode: Read the pixels too, not only the headers.
+
+    Raises:
+        RowError: An image that cannot be read, in the words of the template.
+    """
+    sizes = []
+    for index, reference in enumerate(images):
+        try:
+            with open_image(reference) as image:
+                if decode:
+                    image.convert('RGB')
+                sizes.append((image.height, image.width))
+        except ROW_ERRORS as error:
+            shown = f'{reference[:80]}...' if isinstance(reference, str) and len(reference) > 200 else reference
+            raise RowError(row_id, f'images[{index}]={shown!r} cannot be read: {error}.', 'Repair or remove the file.',
+                           'image-unreadable') from error
+    return sizes
+
+
+def open_image(reference: Any) -> Image.Image:
+    """Opens an image where ms-swift finds it: a file (under ROOT_IMAGE_DIR too), a URL, or base64 text."""
+    if not isinstance(reference, str):
+        raise TypeError(f'it is {type(reference).__name__}, not a file name')
+    # The rules of `swift.template.vision_utils._check_path`, whose import takes seconds.
+    for path in (reference, os.path.expanduser(os.path.join(os.environ.get('ROOT_IMAGE_DIR', ''), reference))):
+        if len(reference) <= 2000 and os.path.exists(path):
+            return Image.open(path)
+    if _is_embedded(reference):
+        from swift.template.vision_utils import load_image
+        return load_image(reference)
+    raise FileNotFoundError('no such file (paths are relative to the working directory, or to ROOT_IMAGE_DIR)')
+
+
+def _is_embedded(reference: str) -> bool:
+    if reference.startswith(('http:', 'https:', 'data:')) or len(reference) > 2000:
+        return True
+    try:
+        return bool(base64.b64decode(reference, validate=True))
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _num_videos(row: Mapping[str, Any]) -> int:
+    videos = row.get('videos')
+    return len(videos) if isinstance(videos, (list, tuple)) else int(bool(videos))
+
+
+def seg_sentences(messages: Iterable[Mapping[str, Any]]) -> list[str]:
+    """For each `[SEG]` of the assistant turns its sentence, in which the other `[SEG]` are written `[ ]`."""
+    import re
+    found = []
+    for message in messages:
+        if message['role'] != 'assistant':
+            continue
+        content = message['content']
+        if not isinstance(content, str):
+            content = ''.join(str(part.get('text')) for part in content if part.get('type') == 'text')
+        for sentence in re.split(r'(?<=[.!?])\s+|(?<=[。！？])|\n+', content):
+            pieces = sentence.split(SEG_TOKEN)
+            for i in range(1, len(pieces)):
+                found.append('[ ]'.join(pieces[:i]) + SEG_TOKEN + '[ ]'.join(pieces[i:]))
+    return [sentence.strip() for sentence in found]
