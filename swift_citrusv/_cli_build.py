@@ -32,7 +32,10 @@ _PARTS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        '--mllm', required=True, metavar='SOURCE', help="a Qwen2.5-VL directory, a hub name, or 'tiny' (random weights)")
+        '--mllm',
+        required=True,
+        metavar='SOURCE',
+        help="a Qwen2.5-VL directory, a hub name, or 'tiny' (random weights)")
     parser.add_argument(
         '--sam2',
         required=True,
@@ -87,7 +90,8 @@ def _corpus(args: argparse.Namespace) -> list[str] | None:
     if args.corpus is None:
         return None
     if args.mllm != 'tiny':
-        raise ValueError(f'--corpus {args.corpus} is for the tokenizer of --mllm tiny; {args.mllm} has its own. Remove it.')
+        raise ValueError(
+            f'--corpus {args.corpus} is for the tokenizer of --mllm tiny; {args.mllm} has its own. Remove it.')
     # A list: an error in the middle of a generator would come out of the tokenizer's trainer as its own.
     texts = list(read_corpus(args.corpus))
     if not texts:
@@ -114,8 +118,8 @@ def _message_texts(line: str, row_id: str) -> Iterator[str]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise RowError(row_id, f'the line is not JSON ({error}): {line.strip()[:80]!r}.', 'Write one JSON object a line.',
-                       'not-json') from error
+        raise RowError(row_id, f'the line is not JSON ({error}): {line.strip()[:80]!r}.',
+                       'Write one JSON object a line.', 'not-json') from error
     messages = row.get('messages') if isinstance(row, dict) else None
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise RowError(row_id, f"the line has no list of 'messages': {line.strip()[:80]!r}.",
@@ -161,7 +165,8 @@ def _summary(model: 'CitrusVForConditionalGeneration', args: argparse.Namespace)
     counts = count_parameters(model)
     rows = [('MLLM', args.mllm), ('SAM2', f'{args.sam2} (preset {config.sam2_preset})')]
     rows += [(f'  {part}', f'{counts[part]:>13,} parameters') for part in dict.fromkeys(_PARTS.values())]
-    rows += [('  total', f'{counts.total():>13,} parameters'), ('dtype of the MLLM', str(config.dtype).removeprefix('torch.')),
+    rows += [('  total', f'{counts.total():>13,} parameters'),
+             ('dtype of the MLLM', str(config.dtype).removeprefix('torch.')),
              ('multimask output', 'yes' if config.multimask_output else 'no'), ('[SEG] id', str(config.seg_token_id)),
              ('output', args.output)]
     return '\n'.join(f'{name:<26}{value}' for name, value in rows)

@@ -4,6 +4,7 @@ import binascii
 import dataclasses
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
 
 # The side of the mask targets of every SAM2 preset but `tiny`.
 MASK_SIDE = 256
-# What a row can make ms-swift, Transformers and PIL raise. Any of these would end a training run, so here it is a
-# finding about that row; MemoryError and the like are not.
-ROW_ERRORS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, OSError, RuntimeError,
-              SyntaxError, Image.DecompressionBombError)
+# What PIL, its decoders and ms-swift's `load_image` raise for an image that cannot be read.
+_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, AssertionError,
+                 Image.DecompressionBombError)
 
 
 @dataclass
@@ -110,8 +110,8 @@ def parse_line(line: str, row_id: str) -> dict[str, Any]:
         shown = line.strip()[:80].encode('utf-8', 'backslashreplace').decode()
         raise RowError(row_id, f'the line is not UTF-8: {shown!r}.', 'Save the file as UTF-8.', 'not-json') from error
     except (ValueError, RecursionError) as error:
-        raise RowError(row_id, f'the line is not JSON ({error}): {line.strip()[:80]!r}.', 'Write one JSON object a line.',
-                       'not-json') from error
+        raise RowError(row_id, f'the line is not JSON ({error}): {line.strip()[:80]!r}.',
+                       'Write one JSON object a line.', 'not-json') from error
     if not isinstance(row, dict):
         raise RowError(row_id, f'the line holds a {type(row).__name__}, not an object: {line.strip()[:80]!r}.',
                        'Write one JSON object a line.', 'not-json')
@@ -141,11 +141,10 @@ class RowChecker:
             row_id = f'{self.name}:{number}'
             try:
                 self._check_row(number, line, row_id, findings)
-            except ROW_ERRORS as error:
+            except RowError as error:
                 findings.counts.failing_rows += 1
-                kind = getattr(error, 'kind', type(error).__name__)
-                message = str(error).removeprefix(f'{row_id}: ') or type(error).__name__
-                findings.failures.append(Failure(number, row_id, kind, ' '.join(message.split())))
+                message = ' '.join(f'{error.problem} {error.remedy}'.split())
+                findings.failures.append(Failure(number, row_id, error.kind, message))
         return findings
 
     def _check_row(self, number: int, line: str, row_id: str, findings: Findings) -> None:
@@ -175,7 +174,8 @@ class RowChecker:
             findings.mask_lines.append(number)
         else:
             counts.text_seg_tokens = count_seg_tokens(row.get('messages') or ())
-        findings.image_keys.update(blake2b(repr(image).encode('utf-8', 'replace'), digest_size=8).digest() for image in images)
+        findings.image_keys.update(
+            blake2b(repr(image).encode('utf-8', 'replace'), digest_size=8).digest() for image in images)
         if self.encoder is not None:
             findings.lengths[length] += 1
         findings.counts.add(counts)
@@ -223,7 +223,7 @@ def image_sizes(images: Iterable[Any], row_id: str, decode: bool) -> list[tuple[
                 if decode:
                     image.convert('RGB')
                 sizes.append((image.height, image.width))
-        except ROW_ERRORS as error:
+        except _IMAGE_ERRORS as error:
             shown = f'{reference[:80]}...' if isinstance(reference, str) and len(reference) > 200 else reference
             raise RowError(row_id, f'images[{index}]={shown!r} cannot be read: {error}.', 'Repair or remove the file.',
                            'image-unreadable') from error
@@ -260,7 +260,6 @@ def _num_videos(row: Mapping[str, Any]) -> int:
 
 def seg_sentences(messages: Iterable[Mapping[str, Any]]) -> list[str]:
     """For each `[SEG]` of the assistant turns its sentence, in which the other `[SEG]` are written `[ ]`."""
-    import re
     found = []
     for message in messages:
         if message['role'] != 'assistant':

@@ -10,6 +10,10 @@ from .constants import MODEL_TYPE, ROW_COLUMN
 from .errors import RowError, SettingError
 
 _EXTRA_COLUMNS = ('masks', 'mask_images', ROW_COLUMN)
+# What a row can make ms-swift and Transformers raise. Any of these would end a training run, so here it is a finding
+# about that row; MemoryError and the like are not.
+_ROW_ERRORS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, OSError,
+               RuntimeError)
 # Decides the size of the mask targets only; no weights are read.
 DEFAULT_SAM2 = 'sam2.1_hiera_l'
 
@@ -69,8 +73,9 @@ class TrainingEncoder:
         from swift.template import get_template
 
         from .datasets import keep_columns
-        from .register import register
-        register()
+        from .register import register_model, register_template
+        register_model()
+        register_template()
         keep_columns()
         model_type_of(model_dir)
         try:
@@ -99,21 +104,31 @@ class TrainingEncoder:
             The row as ms-swift's preprocessors leave it, and its length in tokens.
 
         Raises:
-            RowError: The row breaks the contract.
-            ValueError: (and others of `ROW_ERRORS`) What ms-swift has against the row.
+            RowError: The row breaks the contract, is too long (kind 'MaxLengthError'), or ms-swift cannot read it (the
+                kind is then the name of its exception).
         """
         from swift.template import MaxLengthError
-        row = self._converted(row, row_id)
         try:
-            encoded = self.template.encode(row, return_length=True)
-        except MaxLengthError:
-            limit, self.template.max_length = self.template.max_length, None
+            converted = self._converted(row, row_id)
             try:
-                lengths[self.template.encode(row, return_length=True)['lengths'][0]] += 1
-            finally:
-                self.template.max_length = limit
+                encoded = self.template.encode(converted, return_length=True)
+            except MaxLengthError as error:
+                lengths[self._full_length(converted)] += 1
+                raise RowError(row_id, str(error).removeprefix(f'{row_id}: '), '', 'MaxLengthError') from error
+        except RowError:
             raise
-        return row, encoded['lengths'][0]
+        except _ROW_ERRORS as error:
+            raise RowError(row_id, f'ms-swift ends with {type(error).__name__}: {error}.',
+                           "Compare the row with ms-swift's data format.",
+                           type(error).__name__) from error
+        return {**converted, 'mask_images': json.loads(converted.get('mask_images') or 'null')}, encoded['lengths'][0]
+
+    def _full_length(self, row: Mapping[str, Any]) -> int:
+        limit, self.template.max_length = self.template.max_length, None
+        try:
+            return self.template.encode(row, return_length=True)['lengths'][0]
+        finally:
+            self.template.max_length = limit
 
     def _converted(self, row: Mapping[str, Any], row_id: str) -> dict[str, Any]:
         # As `swift_citrusv.datasets` writes it, and with None where the file has a column that the row has not.

@@ -11,7 +11,7 @@ from _thread import get_ident  # `threading` would cost more than all the rest o
 DISABLE_VARIABLE = 'SWIFT_CITRUSV_DISABLE'
 # The modules of ms-swift whose execution `register.on_import` wants to hear of.
 WATCHED = ('swift.model', 'swift.template', 'swift.loss', 'swift.optimizers', 'swift.callbacks', 'swift.metrics',
-           'swift.trainers', 'swift.arguments', 'swift.dataset', 'swift.pipelines.train.sft')
+           'swift.trainers.seq2seq_trainer', 'swift.arguments', 'swift.pipelines.train.sft')
 
 _OURS = __name__.rpartition('.')[0] + '.'
 _pending = set(WATCHED)  # Not yet handled.
@@ -92,6 +92,11 @@ def install() -> None:
         if name in sys.modules:
             _wait(name)
     _handle_executed()
+
+
+def is_on() -> bool:
+    """Whether the hook, and not only an explicit `register()`, has patched ms-swift's arguments before they are parsed."""
+    return 'swift.arguments' not in _pending
 
 
 def _wait(name: str) -> None:

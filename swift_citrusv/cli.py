@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog='citrusv', description='Tools around Citrus-V for ms-swift. Training itself is `swift sft --model_type citrusv`.')
+        prog='citrusv',
+        description='Tools around Citrus-V for ms-swift. Training itself is `swift sft --model_type citrusv`.')
     parser.add_argument('--version', action='version', version=f'citrusv {__version__}')
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument('--traceback', action='store_true', help='show where an error came from')

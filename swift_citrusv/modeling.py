@@ -119,28 +119,27 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         return self
 
     @can_return_tuple
-    def forward(  # type: ignore[override]
-            self,
-            input_ids: Tensor | None = None,
-            attention_mask: Tensor | None = None,
-            position_ids: Tensor | None = None,
-            past_key_values: Any = None,
-            inputs_embeds: Tensor | None = None,
-            *,
-            use_cache: bool | None = None,
-            pixel_values: Tensor | None = None,
-            pixel_values_videos: Tensor | None = None,
-            image_grid_thw: Tensor | None = None,
-            video_grid_thw: Tensor | None = None,
-            mm_token_type_ids: Tensor | None = None,
-            second_per_grid_ts: Any = None,
-            labels: Tensor | None = None,
-            logits_to_keep: int | Tensor = 0,
-            g_pixel_values: Tensor | None = None,
-            masks: Tensor | None = None,
-            mask_image_index: Tensor | None = None,
-            mask_token_index: Tensor | None = None,
-            **kwargs: Any) -> CitrusVOutput:
+    def forward(self,
+                input_ids: Tensor | None = None,
+                attention_mask: Tensor | None = None,
+                position_ids: Tensor | None = None,
+                past_key_values: Any = None,
+                inputs_embeds: Tensor | None = None,
+                *,
+                use_cache: bool | None = None,
+                pixel_values: Tensor | None = None,
+                pixel_values_videos: Tensor | None = None,
+                image_grid_thw: Tensor | None = None,
+                video_grid_thw: Tensor | None = None,
+                mm_token_type_ids: Tensor | None = None,
+                second_per_grid_ts: Any = None,
+                labels: Tensor | None = None,
+                logits_to_keep: int | Tensor = 0,
+                g_pixel_values: Tensor | None = None,
+                masks: Tensor | None = None,
+                mask_image_index: Tensor | None = None,
+                mask_token_index: Tensor | None = None,
+                **kwargs: Any) -> CitrusVOutput:
         """Runs the MLLM, its language head and, where masks are asked for, SAM2.
 
         Args:

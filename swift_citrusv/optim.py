@@ -86,7 +86,7 @@ class CitrusVOptimizerCallback(OptimizerCallback):
 
     def parts(self, model: nn.Module) -> list[Part]:
         args = self.args
-        arch = model.model_meta.model_arch  # type: ignore[union-attr]
+        arch = model.model_meta.model_arch
         seg_lr = Settings.from_env().seg_lr
 
         def rate(value: float | None) -> float:

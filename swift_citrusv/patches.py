@@ -5,9 +5,11 @@ heavy is imported inside the functions, so that other runs do not pay for it.
 """
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
+from . import _hook
 from .constants import MODEL_TYPE, NO_MASK
 from .errors import CompatibilityError
 
@@ -76,9 +78,11 @@ def patch_arguments() -> None:
     def post_init(original):
 
         def patched(self):
-            if self.strict is None:
-                self.strict = getattr(self, 'model_type', None) == MODEL_TYPE
-            if getattr(self, 'model_type', None) == MODEL_TYPE:
+            citrusv = getattr(self, 'model_type', None) == MODEL_TYPE
+            if self.strict is None or not (self.strict or _hook.is_on() or '--strict' in sys.argv):
+                # (As an external plugin alone we come after the flags are parsed, and see False for no flag.)
+                self.strict = citrusv
+            if citrusv:
                 patch_dataset_loading()
             original(self)
 

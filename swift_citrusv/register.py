@@ -121,7 +121,8 @@ _ACTIONS: dict[str, Callable[[], None]] = {
     'swift.optimizers': register_optimizer,
     'swift.callbacks': register_callback,
     'swift.metrics': register_metric,
-    'swift.trainers': patches.patch_trainer,
+    # Not the package, which is lazy: its import ends before its classes can be imported.
+    'swift.trainers.seq2seq_trainer': patches.patch_trainer,
     'swift.arguments': patches.patch_arguments,
     'swift.pipelines.train.sft': patches.patch_pipeline,
 }

@@ -72,6 +72,6 @@ def _parse(spec, text: str) -> Any:
     low, high = spec.metadata['low'], spec.metadata['high']
     # `not low <= value` also refuses NaN.
     if low is not None and not low <= value or high is not None and not value <= high or value == float('inf'):
-        raise SettingError(f'Setting {spec.name}={text} is out of range (from {low}{"" if high is None else f" to {high}"}). '
-                           f'{spec.metadata["help"]}')
+        upper = '' if high is None else f' to {high}'
+        raise SettingError(f'Setting {spec.name}={text} is out of range (from {low}{upper}). {spec.metadata["help"]}')
     return value

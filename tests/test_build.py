@@ -21,11 +21,11 @@ def tokenizer(tiny_checkpoint):
     return AutoProcessor.from_pretrained(tiny_checkpoint).tokenizer
 
 
-def _resized(tiny_mllm: str, folder: Path, rows: int | None = None, tied: bool = True) -> str:
-    """A copy of the tiny Qwen2.5-VL with as many embeddings as tokens, or `rows`; with its own language head, or not."""
+def _resized(tiny_mllm: str, folder: Path, tied: bool) -> str:
+    """A copy of the tiny Qwen2.5-VL with as many embeddings as tokens; with a language head of its own if not tied."""
     copytree(tiny_mllm, folder)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_mllm)
-    model.resize_token_embeddings(rows or len(AutoTokenizer.from_pretrained(tiny_mllm)))
+    model.resize_token_embeddings(len(AutoTokenizer.from_pretrained(tiny_mllm)))
     if not tied:
         model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
         model.lm_head.weight = torch.nn.Parameter(2 * model.lm_head.weight.detach() + 1)

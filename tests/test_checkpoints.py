@@ -41,7 +41,12 @@ def test_every_checkpoint_of_meta(hub_name, tmp_path, monkeypatch):
     config, file_name = HF_MODEL_ID_TO_FILENAMES[hub_name]
     preset = os.path.basename(config).removesuffix('.yaml')
     asked = []
-    monkeypatch.setattr('huggingface_hub.hf_hub_download', lambda **kwargs: asked.append(kwargs) or '/cache/x.pt')
+
+    def download(**kwargs):
+        asked.append(kwargs)
+        return '/cache/x.pt'
+
+    monkeypatch.setattr('huggingface_hub.hf_hub_download', download)
     assert resolve_sam2(hub_name) == Sam2Source(preset, '/cache/x.pt')
     assert asked == [{'repo_id': hub_name, 'filename': file_name}]
     # The same file on disk, named itself or by its directory; a readme beside it does no harm.

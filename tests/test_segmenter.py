@@ -211,7 +211,12 @@ def test_gradient_checkpointing_changes_nothing(tiny, patched, monkeypatch):
         _patch_as_ms_swift_does(monkeypatch)
     num_encoded = []
     encode = tiny._encode_chunk
-    monkeypatch.setattr(tiny, '_encode_chunk', lambda images: num_encoded.append(len(images)) or encode(images))
+
+    def spy(images):
+        num_encoded.append(len(images))
+        return encode(images)
+
+    monkeypatch.setattr(tiny, '_encode_chunk', spy)
     tiny.gradient_checkpointing, tiny.chunk = True, 2
     loss_again, gradients_again = _loss_and_gradients(tiny)
     assert num_encoded == [2, 1, 1, 2], 'two chunks forward, and both again in the backward pass'

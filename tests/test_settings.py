@@ -4,12 +4,13 @@ import pytest
 import subprocess
 import sys
 from dataclasses import fields
+from typing import Any
 
 from swift_citrusv.errors import SettingError
 from swift_citrusv.settings import Settings
 
 # setting -> (text, value), as ms-swift writes JSON values into the environment: str(value)
-VALUES = {
+VALUES: dict[str, tuple[str, Any]] = {
     'sam2': ('facebook/sam2.1-hiera-large', 'facebook/sam2.1-hiera-large'),
     'sam2_preset': ('sam2.1_hiera_l', 'sam2.1_hiera_l'),
     'multimask_output': ('True', True),
@@ -97,5 +98,6 @@ def test_every_setting_is_described(spec):
 
 
 def test_imports_nothing_heavy():
-    code = 'import sys, swift_citrusv.settings; assert not {"torch", "swift", "transformers", "numpy"} & sys.modules.keys()'
+    code = ('import sys, swift_citrusv.settings; '
+            'assert not {"torch", "swift", "transformers", "numpy"} & sys.modules.keys()')
     subprocess.run([sys.executable, '-c', code], check=True, env={**os.environ})
