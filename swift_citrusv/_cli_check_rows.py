@@ -144,6 +144,8 @@ class RowChecker:
             except RowError as error:
                 findings.counts.failing_rows += 1
                 message = ' '.join(f'{error.problem} {error.remedy}'.split())
+                # PIL names what it cannot identify by its address; two reports of one file should not differ.
+                message = re.sub(r' object at 0x[0-9a-f]+>', '>', message)
                 findings.failures.append(Failure(number, row_id, error.kind, message))
         return findings
 

@@ -50,19 +50,14 @@ class DeferredModel:
 
 
 def register_transformers() -> None:
-    """`AutoConfig`, `AutoModel`, `AutoModelForImageTextToText` and the checkpoint key names of Qwen2.5-VL."""
+    """`AutoConfig`, `AutoModel` and `AutoModelForImageTextToText`."""
     from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
     from .config import CitrusVConfig
     AutoConfig.register(MODEL_TYPE, CitrusVConfig, exist_ok=True)
     DeferredModel.config_class = CitrusVConfig  # type: ignore[attr-defined]
     for auto in (AutoModel, AutoModelForImageTextToText):
         auto.register(CitrusVConfig, DeferredModel, exist_ok=True)
-    # Transformers renames the keys of Qwen2.5-VL's files by class name.
-    own, base = 'CitrusVForConditionalGeneration', 'Qwen2_5_VLForConditionalGeneration'
-    if get_checkpoint_conversion_mapping(own) is None:
-        register_checkpoint_conversion_mapping(own, get_checkpoint_conversion_mapping(base))
 
 
 def register_model() -> None:

@@ -186,8 +186,8 @@ EXPECTED = {
     'mask_rows': 9,
     'failing_rows': 0,
     'multi_image_rows': 2,
-    'images': 12,
-    'distinct_images': 11,
+    'images': 13,
+    'distinct_images': 12,
     'videos': 2,
     'masks': 13,
     'empty_masks': 1,
@@ -353,7 +353,7 @@ def ms_swift_rows(maker: Maker) -> list[tuple[str, Any]]:
             'query': 'Hello?',
             'response': 'Hello.'
         }),
-        ('encode', row('<image><image>Hello?', 'Hello.', images=[maker.image()])),
+        ('encode', row('<video>What moves?', 'The cell.', videos=['none.mp4'])),
     ]
 
 
@@ -413,7 +413,7 @@ def test_lengths_are_those_of_the_template(tiny_checkpoint, tmp_path, capsys):
     # A row that does not fit still counts, with its full length.
     status, shorter, _ = check(capsys, tmp_path, file, '--model', tiny_checkpoint, '--max-length', tokens['max'] - 1)
     assert status == 1 and shorter['tokens'] == tokens
-    assert [(f['line'], f['kind']) for f in shorter['failures']] == [(16, 'MaxLengthError')]
+    assert [(f['line'], f['kind']) for f in shorter['failures']] == [(14, 'MaxLengthError')]
     assert str(
         tokens['max']) in shorter['failures'][0]['message'] and '--max_length' in shorter['failures'][0]['message']
 

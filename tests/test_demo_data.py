@@ -100,15 +100,15 @@ def test_masks_and_tokens_pair_up(made):
             assert 'mask_images' not in row
 
 
-def test_each_token_follows_the_name_of_its_structure(demo, made):
-    """A tiny language model has nothing but the name to tell one mask from another."""
+def test_the_name_of_its_structure_follows_each_token(demo, made):
+    """What makes a tiny language model put the structure into the hidden state at [SEG]."""
     structures = demo[1].STRUCTURES
     checked = 0
     for row in made[2]['train'] + made[2]['val']:
         text = ''.join(message['content'] for message in row['messages'] if message['role'] == 'assistant')
-        for before, name in zip(text.split('[SEG]'), row['structure']):
-            label = structures[name].english + ': ' if row['language'] == 'en' else structures[name].chinese + '：'
-            assert before.endswith(label)
+        for after, name in zip(text.split('[SEG]')[1:], row['structure']):
+            label = ' ' + structures[name].english if row['language'] == 'en' else structures[name].chinese
+            assert after.startswith(label)
             checked += 1
     assert checked > 1000
 

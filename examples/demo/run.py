@@ -26,7 +26,7 @@ PACKAGES = ('swift-citrusv', 'ms-swift', 'torch', 'transformers', 'sam2', 'peft'
 # One process on the CPU, float32, packs of up to 8 segmentation images.
 LAPTOP = ('--torch_dtype float32 --fp16 false --bf16 false --use_cpu true --gradient_checkpointing false '
           '--max_length 1024 --gradient_accumulation_steps 1 --dataset_num_proc 1 --dataloader_num_workers 1 '
-          '--add_version false --save_strategy epoch --save_total_limit 1 --seed 0 --data_seed 0').split()
+          '--add_version false --save_strategy epoch --seed 0 --data_seed 0').split()
 # What differs from the stage files because the model starts from noise.
 STAGES: dict[int, tuple[str, str]] = {
     1: ('captions', '--num_train_epochs 2 --vit_lr 1e-3 --aligner_lr 1e-3'),

@@ -1,7 +1,8 @@
 """The questions and answers of the demo rows, in English and Chinese.
 
 Questions come in several wordings; an answer has one wording a kind, so that a language model of two layers learns it.
-A structure's name always stands right before its `[SEG]`, for that is all that tells one mask from another.
+A structure's name always stands right after its `[SEG]`: to predict it, the hidden state at `[SEG]` must hold which
+structure is meant. A pretrained MLLM knows that anyway; one that starts from noise learns it from these words.
 """
 from structures import Structure
 
@@ -111,15 +112,15 @@ def ask(question: str, structure: Structure, language: str) -> str:
 def answer_masks(structures: list[Structure], language: str) -> str:
     """One `[SEG]` for each structure, in their order, on one image."""
     if language == 'en':
-        return ' '.join(f'The {structure.english}: [SEG].' for structure in structures)
-    return ''.join(f'{structure.chinese}：[SEG]。' for structure in structures)
+        return ' '.join(f'[SEG] {structure.english}.' for structure in structures)
+    return ''.join(f'[SEG]{structure.chinese}。' for structure in structures)
 
 
 def answer_images(parts: list[tuple[int, Structure]], language: str) -> str:
     """One `[SEG]` for each pair of image index (0 or 1) and structure."""
     if language == 'en':
-        return ' '.join(f'{("First", "Second")[image]} image, the {s.english}: [SEG].' for image, s in parts)
-    return ''.join(f'第{"一二"[image]}张图，{s.chinese}：[SEG]。' for image, s in parts)
+        return ' '.join(f'{("First", "Second")[image]} image: [SEG] {s.english}.' for image, s in parts)
+    return ''.join(f'第{"一二"[image]}张图：[SEG]{s.chinese}。' for image, s in parts)
 
 
 def answer_modality(modality: str, language: str) -> str:
