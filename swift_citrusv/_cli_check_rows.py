@@ -110,8 +110,10 @@ def parse_line(line: str, row_id: str) -> dict[str, Any]:
         shown = line.strip()[:80].encode('utf-8', 'backslashreplace').decode()
         raise RowError(row_id, f'the line is not UTF-8: {shown!r}.', 'Save the file as UTF-8.', 'not-json') from error
     except (ValueError, RecursionError) as error:
-        raise RowError(row_id, f'the line is not JSON ({error}): {line.strip()[:80]!r}.',
-                       'Write one JSON object a line.', 'not-json') from error
+        # Python's message about the depth depends on who called.
+        why = 'nested too deeply' if isinstance(error, RecursionError) else str(error)
+        raise RowError(row_id, f'the line is not JSON ({why}): {line.strip()[:80]!r}.', 'Write one JSON object a line.',
+                       'not-json') from error
     if not isinstance(row, dict):
         raise RowError(row_id, f'the line holds a {type(row).__name__}, not an object: {line.strip()[:80]!r}.',
                        'Write one JSON object a line.', 'not-json')

@@ -111,8 +111,9 @@ def _panel(pixels: np.ndarray, masks: list[np.ndarray], lines: list[_Line], side
 def _shown(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The mask at the picture's size; unlike in a training target, no pixel of it gets lost."""
     shown = resize_mask(mask, size)
-    rows, columns = mask.nonzero()
-    shown[rows * size[0] // mask.shape[0], columns * size[1] // mask.shape[1]] = 1
+    if size[0] < mask.shape[0]:
+        rows, columns = mask.nonzero()
+        shown[rows * size[0] // mask.shape[0], columns * size[1] // mask.shape[1]] = 1
     return shown
 
 

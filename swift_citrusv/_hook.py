@@ -95,7 +95,7 @@ def install() -> None:
 
 
 def is_on() -> bool:
-    """Whether the hook, and not only an explicit `register()`, has patched ms-swift's arguments before they are parsed."""
+    """Whether the hook, and not only an explicit `register()`, has patched the arguments before they are parsed."""
     return 'swift.arguments' not in _pending
 
 

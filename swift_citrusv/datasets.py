@@ -93,7 +93,8 @@ def scan_jsonl(path: str, strict: bool) -> tuple[list[str], list[int], int]:
     """
     columns: dict[str, None] = {}
     bad, num_rows, skips = [], 0, Skips()
-    for number, line in tqdm(_lines(path), desc=f'Checking {os.path.basename(path)}', unit=' rows', disable=not is_master()):
+    for number, line in tqdm(
+            _lines(path), desc=f'Checking {os.path.basename(path)}', unit=' rows', disable=not is_master()):
         num_rows += 1
         try:
             columns.update(dict.fromkeys(parse_line(path, number, line)))
@@ -104,11 +105,13 @@ def scan_jsonl(path: str, strict: bool) -> tuple[list[str], list[int], int]:
             bad.append(number)
     skips.report(path, num_rows)
     if len(bad) == num_rows:
-        raise RowError(os.path.basename(path), f'none of its {num_rows} rows can be used.', 'See the errors above.', 'empty')
+        raise RowError(
+            os.path.basename(path), f'none of its {num_rows} rows can be used.', 'See the errors above.', 'empty')
     return list(columns), bad, num_rows
 
 
-def _generate(path: str, columns: tuple[str, ...], bad: tuple[int, ...], stamp: tuple[int, int]) -> Iterator[dict[str, Any]]:
+def _generate(path: str, columns: tuple[str, ...], bad: tuple[int, ...], stamp: tuple[int,
+                                                                                      int]) -> Iterator[dict[str, Any]]:
     del stamp  # part of the cache's key: the file's size and time
     skipped = set(bad)
     for number, line in _lines(path):
@@ -192,11 +195,17 @@ class PackingDataset(Dataset):
     Takes the place of `swift.dataset.PackingDataset` and has its attributes. A pack is a list of encoded rows.
     """
 
-    def __init__(self, template, dataset, *, packing_length: int | None = None, packing_strategy: str = 'binpack',
+    def __init__(self,
+                 template,
+                 dataset,
+                 *,
+                 packing_length: int | None = None,
+                 packing_strategy: str = 'binpack',
                  **kwargs: Any) -> None:
         if packing_strategy != 'binpack':
-            raise ValueError(f'--packing_strategy {packing_strategy} is not supported with --model_type citrusv: it would '
-                             'not keep the budget of images. Leave it at binpack.')
+            raise ValueError(
+                f'--packing_strategy {packing_strategy} is not supported with --model_type citrusv: it would '
+                'not keep the budget of images. Leave it at binpack.')
         template.packing = template.padding_free = True
         self.template = template
         self.dataset = dataset
@@ -214,9 +223,10 @@ class PackingDataset(Dataset):
         packs = pack_best_fit(lengths, self.packing_length, images=images, image_capacity=budget)
         totals = [sum(lengths[i] for i in pack) for pack in packs]
         bound = lower_bound(lengths, self.packing_length, images=images, image_capacity=budget)
-        logger.info(f'packed {len(lengths)} rows into {len(packs)} packs (at least {bound} are needed): '
-                    f'{sum(totals) / (len(packs) * self.packing_length):.1%} of {self.packing_length} tokens full, at most '
-                    f'{max(sum(images[i] for i in pack) for pack in packs)} of {budget} segmentation images.')
+        logger.info(
+            f'packed {len(lengths)} rows into {len(packs)} packs (at least {bound} are needed): '
+            f'{sum(totals) / (len(packs) * self.packing_length):.1%} of {self.packing_length} tokens full, at most '
+            f'{max(sum(images[i] for i in pack) for pack in packs)} of {budget} segmentation images.')
         return packs, totals
 
     def __getitem__(self, index: int) -> list[dict[str, Any]]:

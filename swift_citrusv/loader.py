@@ -43,7 +43,10 @@ def resize_for_seg(model: PreTrainedModel, seg_token_id: int) -> None:
 def graft_config(config: PretrainedConfig, sam2: Sam2Source, seg_token_id: int,
                  multimask_output: bool) -> CitrusVConfig:
     """A Citrus-V configuration around that of a plain Qwen2.5-VL."""
-    values = {k: v for k, v in config.to_dict().items() if k not in {'model_type', 'architectures', 'transformers_version'}}
+    values = {
+        k: v
+        for k, v in config.to_dict().items() if k not in {'model_type', 'architectures', 'transformers_version'}
+    }
     return CitrusVConfig(
         **values, sam2_preset=sam2.preset, seg_token_id=seg_token_id, multimask_output=multimask_output)
 
@@ -67,7 +70,7 @@ class CitrusVLoader(Qwen2_5VLLoader):
         if config.model_type != MODEL_TYPE:
             if settings.sam2 is None:
                 raise SettingError(
-                    f'{model_dir} is a plain {config.model_type} directory, and no SAM2 is named for it. Give one, e.g. '
+                    f'{model_dir} is a plain {config.model_type} directory, and no SAM2 is named for it. Give one: '
                     '--model_kwargs \'{"sam2": "facebook/sam2.1-hiera-large"}\' (or a .pt file, or "tiny" for random '
                     'weights), or build a Citrus-V directory once: citrusv build --mllm ... --sam2 ... --output ...')
             self.sam2 = resolve_sam2(settings.sam2, settings.sam2_preset)
@@ -81,14 +84,16 @@ class CitrusVLoader(Qwen2_5VLLoader):
         tokenizer = self._get_tokenizer(processor)
         seg_token_id = add_seg_token(tokenizer)
         if self.sam2 is None and config.seg_token_id != seg_token_id:
-            raise ValueError(f'{model_dir}: config.json says seg_token_id={config.seg_token_id}, but the tokenizer gives '
-                             f'{SEG_TOKEN} the id {seg_token_id}. Take both from the same checkpoint.')
+            raise ValueError(
+                f'{model_dir}: config.json says seg_token_id={config.seg_token_id}, but the tokenizer gives '
+                f'{SEG_TOKEN} the id {seg_token_id}. Take both from the same checkpoint.')
         config.seg_token_id = seg_token_id
         return processor
 
     def get_model(self, model_dir: str, config: PretrainedConfig, processor: Processor,
                   model_kwargs: dict[str, Any]) -> PreTrainedModel:
-        self.auto_model_cls = self.auto_model_cls or CitrusVForConditionalGeneration
+        if self.auto_model_cls is None:
+            self.auto_model_cls: Any = CitrusVForConditionalGeneration
         settings = Settings.from_env()
         model = super().get_model(model_dir, config, processor, model_kwargs)
         if not self.return_dummy_model:

@@ -14,6 +14,8 @@ from .settings import Settings
 
 class SumMetric(Metric):
     """A count that is summed over the batches since the last log, and over the ranks."""
+    total: int
+    updated: bool
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -50,6 +52,7 @@ class CitrusVLoss(BaseLoss):
         # (image uint8 [3, S, S], target uint8 [m, m], logits [m, m]) of the first masks of an evaluation.
         self.pictures: list[tuple[Tensor, Tensor, Tensor]] = []
         self._num_masks: Any = None
+        self._inputs: dict[str, Any] | None = None
         if args.world_size > 1 and not args.average_tokens_across_devices:
             raise ValueError('--average_tokens_across_devices false would normalise the loss on each rank by its own '
                              'tokens and masks; --loss_type citrusv normalises over all ranks. Leave it at true.')

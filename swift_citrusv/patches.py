@@ -19,8 +19,9 @@ _MARK = '_swift_citrusv_patch'
 def _check(symbol: str, function: Callable, parameters: tuple[str, ...]) -> None:
     names = list(inspect.signature(function).parameters)
     if not set(parameters) <= set(names):
-        raise CompatibilityError(f'{symbol} has the parameters {names}; swift-citrusv expects {list(parameters)} among them. '
-                                 'Install ms-swift >=4.6,<4.7, or set SWIFT_CITRUSV_DISABLE=1 to run without the plugin.')
+        raise CompatibilityError(
+            f'{symbol} has the parameters {names}; swift-citrusv expects {list(parameters)} among them. '
+            'Install ms-swift >=4.6,<4.7, or set SWIFT_CITRUSV_DISABLE=1 to run without the plugin.')
 
 
 def _wrap(owner: Any, name: str, parameters: tuple[str, ...], wrapper: Callable[[Callable], Callable]) -> None:
@@ -28,8 +29,9 @@ def _wrap(owner: Any, name: str, parameters: tuple[str, ...], wrapper: Callable[
     symbol = f'{getattr(owner, "__module__", "")}.{getattr(owner, "__qualname__", owner.__name__)}.{name}'.lstrip('.')
     original = getattr(owner, name, None)
     if original is None:
-        raise CompatibilityError(f'{symbol} is gone. Install ms-swift >=4.6,<4.7, or set SWIFT_CITRUSV_DISABLE=1 to run '
-                                 'without the plugin.')
+        raise CompatibilityError(
+            f'{symbol} is gone. Install ms-swift >=4.6,<4.7, or set SWIFT_CITRUSV_DISABLE=1 to run '
+            'without the plugin.')
     if getattr(original, _MARK, False):
         return
     _check(symbol, original, parameters)
@@ -71,8 +73,9 @@ def patch_arguments() -> None:
     # must still be told from no flag at all.
     strict = DataArguments.__dataclass_fields__.get('strict')
     if strict is None or strict.default not in (False, None):
-        raise CompatibilityError('swift.arguments.DataArguments.strict is gone or its default changed. Install ms-swift '
-                                 '>=4.6,<4.7.')
+        raise CompatibilityError(
+            'swift.arguments.DataArguments.strict is gone or its default changed. Install ms-swift '
+            '>=4.6,<4.7.')
     strict.default = None
 
     def post_init(original):
@@ -153,7 +156,8 @@ def patch_dataset_loading() -> None:
 
         return patched
 
-    _wrap(loader_module.DatasetLoader, '_load_dataset_path', ('self', 'dataset_path', 'dataset_meta'), load_dataset_path)
+    _wrap(loader_module.DatasetLoader, '_load_dataset_path', ('self', 'dataset_path', 'dataset_meta'),
+          load_dataset_path)
 
 
 # ---- swift.pipelines.train.sft
@@ -226,7 +230,6 @@ def patch_pipeline() -> None:
 
     _wrap(tuner, 'prepare_adapter', ('args', 'model', 'template', 'train_dataset'), prepare_adapter)
 
-
     # Why: PEFT makes every parameter of a module in --modules_to_save trainable, those that no loss reaches too: weight
     # decay would eat them, and DDP would wait for them.
     def prepare_model(original):
@@ -243,7 +246,8 @@ def patch_pipeline() -> None:
     _wrap(tuner.TunerMixin, 'prepare_model', ('args', 'model'), prepare_model)
 
 
-def _wrap_class_name(module: Any, name: str, parameters: tuple[str, ...], wrapper: Callable[[Callable], Callable]) -> None:
+def _wrap_class_name(module: Any, name: str, parameters: tuple[str, ...], wrapper: Callable[[Callable],
+                                                                                            Callable]) -> None:
     """As `_wrap`, for a class that its module calls by name; `isinstance` against the name must keep working."""
     original = getattr(module, name, None)
     if original is None:
@@ -252,6 +256,7 @@ def _wrap_class_name(module: Any, name: str, parameters: tuple[str, ...], wrappe
         return
     _check(f'{module.__name__}.{name}', original, parameters)
     make = wrapper(original)
+    wrapped: type = original
 
     class Meta(type(original)):  # type: ignore[misc]
 
@@ -259,7 +264,7 @@ def _wrap_class_name(module: Any, name: str, parameters: tuple[str, ...], wrappe
             return make(*args, **kwargs)
 
         def __instancecheck__(cls, instance):
-            return isinstance(instance, original)
+            return isinstance(instance, wrapped)
 
     patched = Meta(original.__name__, (original, ), {'__module__': original.__module__, _MARK: True})
     setattr(module, name, patched)
@@ -308,7 +313,7 @@ def _count_masks(trainer, batch_samples: list[dict[str, Any]], device) -> None:
 
 
 def _keep_supervised(inputs: dict[str, Any]) -> None:
-    """Flattens labels [B, T] to [1, 1 + K], and marks the K positions that predict them, as a batch of one row has it."""
+    """Flattens labels [B, T] to [1, 1 + K] and marks the K positions that predict them, as ms-swift does for one row."""
     import torch
     labels = inputs['labels']
     supervised = labels != -100

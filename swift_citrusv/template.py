@@ -140,8 +140,9 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
                            'encode') from e
         if sample.masks:
             if isinstance(encoded, list):
-                raise RowError(row_id, 'the row has masks and does not fit into --max_length; --truncation_strategy '
-                               'split cannot cut such a row.', 'Raise --max_length.', 'truncation')
+                raise RowError(
+                    row_id, 'the row has masks and does not fit into --max_length; --truncation_strategy '
+                    'split cannot cut such a row.', 'Raise --max_length.', 'truncation')
             encoded.update(self._encode_masks(sample, encoded['input_ids'], originals))
         return encoded
 
@@ -233,9 +234,9 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
             return super().compute_sft_loss(model, inputs, num_items_in_batch=num_items_in_batch, trainer=trainer)
         # A cache would make Transformers ignore the packs' borders.
         outputs = model(**inputs, use_cache=False)
-        loss = getattr(trainer, 'compute_loss_func', None)
-        if hasattr(loss, 'observe'):
-            loss.observe(inputs, num_masks)
+        observe = getattr(getattr(trainer, 'compute_loss_func', None), 'observe', None)
+        if observe is not None:
+            observe(inputs, num_masks)
         return outputs
 
 

@@ -1,8 +1,8 @@
 """Small rows of every kind of the row contract, with their files, for tests."""
 import json
 import numpy as np
-from PIL import Image
 from pathlib import Path
+from PIL import Image
 from pycocotools import mask as coco
 from typing import Any
 
@@ -38,8 +38,8 @@ class Maker:
         return str(path)
 
     def mask(self, height: int = 84, width: int = 84) -> dict[str, Any]:
-        x0, y0 = self.rng.integers(0, width // 2), self.rng.integers(0, height // 2)
-        x1, y1 = x0 + self.rng.integers(5, width // 2), y0 + self.rng.integers(5, height // 2)
+        x0, y0 = int(self.rng.integers(0, width // 2)), int(self.rng.integers(0, height // 2))
+        x1, y1 = x0 + int(self.rng.integers(5, width // 2)), y0 + int(self.rng.integers(5, height // 2))
         return rle(box_mask((height, width), (x0, y0, x1, y1)))
 
     def row(self, *turns: str, **columns: Any) -> dict[str, Any]:
@@ -54,15 +54,29 @@ class Maker:
             row('What is a nucleus?', 'A part of the cell.'),
             row('<image>What is it?', 'A cell.', images=[image()]),
             row('<image>Segment the cell.', 'The cell: [SEG].', images=[image()], masks=[mask()]),
-            row('<image>Segment both.', 'Bone [SEG] and vessels [SEG].', images=[image()], masks=[mask(), mask()]),
-            row('<image><image>Compare.', 'First [SEG], second [SEG], and first again [SEG].', images=[image(), image()],
-                masks=[mask(), mask(), mask()], mask_images=[0, 1, 0]),
-            row('<image><image>Segment it in the second.', 'It is [SEG].', images=[image(), image(56, 112)],
-                masks=[mask(56, 112)], mask_images=[1]),
-            row('<video><image>Segment the vessel.', 'The vessel: [SEG].', images=[image()],
-                videos=[[image(), image(), image(), image()]], masks=[mask()]),
-            row('<image>Segment the bone.', 'Bone: [SEG].', 'And the soft tissue?', 'Soft tissue: [SEG].',
-                images=[image()], masks=[mask(), mask()]),
+            row('<image>Segment both.', 'Bone [SEG] and vessels [SEG].', images=[image()], masks=[mask(),
+                                                                                                  mask()]),
+            row('<image><image>Compare.',
+                'First [SEG], second [SEG], and first again [SEG].',
+                images=[image(), image()],
+                masks=[mask(), mask(), mask()],
+                mask_images=[0, 1, 0]),
+            row('<image><image>Segment it in the second.',
+                'It is [SEG].',
+                images=[image(), image(56, 112)],
+                masks=[mask(56, 112)],
+                mask_images=[1]),
+            row('<video><image>Segment the vessel.',
+                'The vessel: [SEG].',
+                images=[image()],
+                videos=[[image(), image(), image(), image()]],
+                masks=[mask()]),
+            row('<image>Segment the bone.',
+                'Bone: [SEG].',
+                'And the soft tissue?',
+                'Soft tissue: [SEG].',
+                images=[image()],
+                masks=[mask(), mask()]),
             row('What does [SEG] mean?', 'The word [SEG] asks for a mask.'),
             row('<image>请分割细胞核。[SEG]', '细胞核：[SEG]。', images=[image(112, 84)], masks=[mask(112, 84)]),
             row('<video>What moves?', 'The cell.', videos=[[image(), image()]]),

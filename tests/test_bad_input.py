@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from pathlib import Path
 from PIL import Image
-
 from rows import Maker, box_mask, rle, write_jsonl
 from swift_run import run_sft
 
@@ -54,9 +53,20 @@ def _row(answer='The cell: [SEG].', question='<image>Segment the cell.', **colum
 BAD_ROWS = {
     'line is not JSON': ('{"messages": [', ['not JSON']),
     'line is a list': ('[1, 2]', ['list']),
-    'no messages': ({'messages': [], 'masks': [MASK]}, ['messages']),
-    'a message without role': (_row() | {'messages': [{'content': 'x'}]}, ['role']),
-    'a message without content': (_row() | {'messages': [{'role': 'user'}]}, ['content']),
+    'no messages': ({
+        'messages': [],
+        'masks': [MASK]
+    }, ['messages']),
+    'a message without role': (_row() | {
+        'messages': [{
+            'content': 'x'
+        }]
+    }, ['role']),
+    'a message without content': (_row() | {
+        'messages': [{
+            'role': 'user'
+        }]
+    }, ['content']),
     'two [SEG], one mask': (_row('[SEG] and [SEG].'), ['2', '1']),
     'one [SEG], two masks': (_row(masks=[MASK, MASK]), ['1', '2']),
     '[SEG] only in the question': (_row('The cell.', '<image>Segment [SEG].'), ['0', '1']),
@@ -69,18 +79,39 @@ BAD_ROWS = {
     'mask_images not a number': (_row(images=['good.png'] * 2, mask_images=['a']), ['a']),
     'mask_images without masks': (_row('A cell.', masks=None, mask_images=[0]), ['mask_images']),
     'masks is a number': (_row(masks=5), ['masks']),
-    'mask of unknown form': (_row(masks=[{'foo': 1}]), ['foo']),
+    'mask of unknown form': (_row(masks=[{
+        'foo': 1
+    }]), ['foo']),
     'RLE of another size': (_row(masks=[rle(box_mask((40, 60), (5, 5, 20, 20)))]), ['40', '60', '84']),
-    'RLE with a broken string': (_row(masks=[{'size': [84, 84], 'counts': 'not an RLE'}]), ['masks[0]']),
-    'RLE with negative runs': (_row(masks=[{'size': [84, 84], 'counts': [-5, 7061]}]), ['-5']),
-    'RLE that is too short': (_row(masks=[{'size': [84, 84], 'counts': [10, 20]}]), ['7056']),
-    'RLE bomb': (_row(masks=[{'size': [10**6, 10**6], 'counts': [10**12]}]), ['1000000']),
+    'RLE with a broken string': (_row(masks=[{
+        'size': [84, 84],
+        'counts': 'not an RLE'
+    }]), ['masks[0]']),
+    'RLE with negative runs': (_row(masks=[{
+        'size': [84, 84],
+        'counts': [-5, 7061]
+    }]), ['-5']),
+    'RLE that is too short': (_row(masks=[{
+        'size': [84, 84],
+        'counts': [10, 20]
+    }]), ['7056']),
+    'RLE bomb': (_row(masks=[{
+        'size': [10**6, 10**6],
+        'counts': [10**12]
+    }]), ['1000000']),
     'polygon with an odd count': (_row(masks=[[[1, 2, 3, 4, 5]]]), ['masks[0]']),
     'polygon with a NaN': (_row(masks=[[[1, 2, 30, 4, float('nan'), 60]]]), ['nan']),
     'polygon outside the image': (_row(masks=[[[900, 900, 950, 900, 950, 950]]]), ['masks[0]']),
-    'mask file missing': (_row(masks=[{'path': 'nowhere.png'}]), ['nowhere.png']),
-    'mask file of another size': (_row(masks=[{'path': 'small_mask.png'}]), ['40', '84']),
-    'label in a colour file': (_row(masks=[{'path': 'colour_mask.png', 'label': 1}]), ['RGB']),
+    'mask file missing': (_row(masks=[{
+        'path': 'nowhere.png'
+    }]), ['nowhere.png']),
+    'mask file of another size': (_row(masks=[{
+        'path': 'small_mask.png'
+    }]), ['40', '84']),
+    'label in a colour file': (_row(masks=[{
+        'path': 'colour_mask.png',
+        'label': 1
+    }]), ['RGB']),
     'image missing': (_row(images=['nowhere.png']), ['nowhere.png']),
     'image truncated': (_row(images=['truncated.png']), ['truncated.png']),
     'image of zero bytes': (_row(images=['empty.png']), ['empty.png']),
@@ -129,8 +160,8 @@ def test_lenient_run_skips_counts_and_trains(tiny_checkpoint, tmp_path, caplog):
     bad = [_row('[SEG] and [SEG].'), _row(images=['nowhere.png']), {**_row(), 'images': [maker.image(40, 60)]}]
     dataset = write_jsonl(tmp_path / 'train.jsonl', rows[:4] + bad + rows[4:])
     arguments = ('--model', tiny_checkpoint, '--model_type', 'citrusv', '--tuner_type', 'full', '--packing', 'true',
-                 '--model_kwargs', '{"pack_images": 16}', '--gradient_accumulation_steps', '1', '--num_train_epochs', '1',
-                 '--max_length', '2048')
+                 '--model_kwargs', '{"pack_images": 16}', '--gradient_accumulation_steps', '1', '--num_train_epochs',
+                 '1', '--max_length', '2048')
     lenient = run_sft(*arguments, '--dataset', dataset, '--strict', 'false', '--output_dir', str(tmp_path / 'out'))
     text = caplog.text
     assert '1 of 15 rows were skipped (mask-count: 1)' in text and 'train.jsonl:5' in text
@@ -154,11 +185,12 @@ BAD_SETTINGS = {
     'seg_lr is a word': (['--model_kwargs', '{"seg_lr": "fast"}'], ['seg_lr', 'fast']),
     'seg_lr is negative': (['--model_kwargs', '{"seg_lr": -1}'], ['seg_lr', '-1']),
     'pack_images is 0': (['--model_kwargs', '{"pack_images": 0}', '--packing', 'true'], ['pack_images', '0']),
-    'seg_lr without segmentation': (['--model_kwargs', '{"seg_lr": 1e-4}', '--freeze_parameters', 'segmenter',
-                                     'seg_projector'], ['seg_lr', 'segmentation']),
+    'seg_lr without segmentation':
+    (['--model_kwargs', '{"seg_lr": 1e-4}', '--freeze_parameters', 'segmenter',
+      'seg_projector'], ['seg_lr', 'segmentation']),
     'vit_lr without ViT': (['--vit_lr', '1e-5', '--freeze_vit', 'true'], ['--vit_lr', 'ViT', '--freeze_vit false']),
-    'nothing is trained': (['--freeze_llm', 'true', '--freeze_parameters', 'segmenter', 'seg_projector', 'model',
-                            'lm_head'], ['trainable']),
+    'nothing is trained':
+    (['--freeze_llm', 'true', '--freeze_parameters', 'segmenter', 'seg_projector', 'model', 'lm_head'], ['trainable']),
     'a row longer than a pack': (['--packing', 'true', '--packing_length', '100'], ['100', '--packing_length']),
     'sequential packing': (['--packing', 'true', '--packing_strategy', 'sequential'], ['sequential']),
     'attention that cannot pack': (['--packing', 'true', '--attn_impl', 'flex_attention'], ['flex_attention']),

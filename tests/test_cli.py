@@ -97,6 +97,7 @@ def test_closed_pipe_ends_in_silence():
                                stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE,
                                cwd=Path(__file__).parents[1])
+    assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == b''
     process.stderr.close()

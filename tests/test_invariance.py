@@ -5,7 +5,6 @@ different gradient, and nowhere else until the masks of a finished training are 
 """
 import pytest
 import torch
-
 from rows import Maker, write_jsonl
 from swift_run import run_sft
 
@@ -32,8 +31,8 @@ def dataset(tmp_path_factory):
 def _run(layout: str, dataset: str, checkpoint: str, output: str):
     # All twelve rows in the one step that is looked at.
     return run_sft('--model', checkpoint, '--model_type', 'citrusv', '--dataset', dataset, '--output_dir', output,
-                   '--tuner_type', 'full', '--freeze_vit', 'false', '--freeze_aligner', 'false', '--learning_rate', '1e-4',
-                   '--num_train_epochs', '1', '--model_kwargs', '{"pack_images": 16}', *layout.split())
+                   '--tuner_type', 'full', '--freeze_vit', 'false', '--freeze_aligner', 'false', '--learning_rate',
+                   '1e-4', '--num_train_epochs', '1', '--model_kwargs', '{"pack_images": 16}', *layout.split())
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,6 @@ import sys
 import torch
 from pathlib import Path
 from peft import PeftModel
-
 from rows import Maker, write_jsonl
 from swift_run import run_sft
 
@@ -44,12 +43,14 @@ def test_adapter_and_merge(tiny_mllm, tmp_path, monkeypatch):
     rows = maker.every_kind()
     dataset = write_jsonl(tmp_path / 'train.jsonl', rows)
     output = tmp_path / 'lora'
-    watch = run_sft('--model', tiny_mllm, '--model_type', 'citrusv', '--model_kwargs',
-                    '{"sam2": "tiny", "seg_lr": 1e-2}', '--dataset', dataset, '--output_dir', str(output), '--tuner_type',
-                    'lora', '--lora_rank', '4', '--learning_rate', '1e-2', '--num_train_epochs', '2', '--packing', 'true',
-                    '--gradient_accumulation_steps', '1', '--save_strategy', 'epoch')
+    watch = run_sft('--model', tiny_mllm, '--model_type', 'citrusv',
+                    '--model_kwargs', '{"sam2": "tiny", "seg_lr": 1e-2}', '--dataset', dataset, '--output_dir',
+                    str(output), '--tuner_type', 'lora', '--lora_rank', '4', '--learning_rate', '1e-2',
+                    '--num_train_epochs', '2', '--packing', 'true', '--gradient_accumulation_steps', '1',
+                    '--save_strategy', 'epoch')
     trained = {name for name in watch.before if not torch.equal(watch.before[name], watch.after[name])}
-    for wanted in ('lora_A', 'lora_B', 'trainable_tokens', 'segmenter.modules_to_save', 'seg_projector.modules_to_save'):
+    for wanted in ('lora_A', 'lora_B', 'trainable_tokens', 'segmenter.modules_to_save',
+                   'seg_projector.modules_to_save'):
         assert any(wanted in name for name in trained), wanted
     assert not any('original_module' in name or 'iou_prediction_head' in name for name in trained)
 
@@ -64,9 +65,16 @@ def test_adapter_and_merge(tiny_mllm, tmp_path, monkeypatch):
 
     merged = tmp_path / 'merged'
     subprocess.run([
-        str(Path(sys.executable).parent / 'swift'), 'export', '--adapters', adapter, '--merge_lora', 'true', '--output_dir',
+        str(Path(sys.executable).parent / 'swift'), 'export', '--adapters', adapter, '--merge_lora', 'true',
+        '--output_dir',
         str(merged), '--torch_dtype', 'float32', '--model_kwargs', '{"sam2": "tiny"}'
-    ], check=True, env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ],
+                   check=True,
+                   env={
+                       **os.environ, 'CUDA_VISIBLE_DEVICES': ''
+                   },
+                   stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL)
     assert json.loads((merged / 'config.json').read_text())['architectures'] == ['CitrusVForConditionalGeneration']
     monkeypatch.delenv('SAM2')
     whole, template = _load(monkeypatch, '--model', str(merged))

@@ -195,7 +195,7 @@ def test_shapes_that_would_broadcast_are_refused(loss, targets):
 
 @pytest.mark.parametrize('kind', [int, float, torch.tensor, lambda count: torch.tensor(float(count))])
 def test_combine_by_hand(kind):
-    sums = [torch.tensor(x) for x in (12.0, 3.0, 5.0)]
+    sums = (torch.tensor(12.0), torch.tensor(3.0), torch.tensor(5.0))
     # 1 * 12 / 4 + (2 * 3 + 1 * 5) / 2 = 3 + 5.5
     assert combine(*sums, kind(4), kind(2), LossWeights()).item() == 8.5
     # 0.5 * 12 / 4 + (3 * 3 + 0 * 5) / 2 = 1.5 + 4.5

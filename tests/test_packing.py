@@ -22,7 +22,8 @@ def slow_best_fit(lengths, capacity, images=None, image_capacity=0):
             share = max(share, Fraction(images[i], image_capacity))
         return -share, -lengths[i], -images[i], i
 
-    bins, left = [], []
+    bins: list[list[int]] = []
+    left: list[tuple[int, int]] = []
     for i in sorted(range(len(lengths)), key=placing_order):
         fitting = [(tokens, pictures, b) for b, (tokens, pictures) in enumerate(left)
                    if tokens >= lengths[i] and pictures >= images[i]]

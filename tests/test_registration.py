@@ -5,7 +5,6 @@ import pytest
 import subprocess
 import sys
 from pathlib import Path
-
 from rows import Maker, write_jsonl
 from swift_run import COMMON
 
@@ -17,7 +16,16 @@ def swift(*arguments: str, cwd: Path, **environment: str) -> str:
     """Runs `swift` as a user does; returns what it printed."""
     command = [str(Path(sys.executable).parent / 'swift'), *arguments]
     done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, errors='replace', timeout=280)
+        command,
+        cwd=cwd,
+        env={
+            **os.environ,
+            **environment
+        },
+        capture_output=True,
+        text=True,
+        errors='replace',
+        timeout=280)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-4000:]
     return output
@@ -37,9 +45,12 @@ def dataset(tmp_path_factory):
 # name -> (arguments, environment)
 WAYS = {
     'installed hook': ([], {}),
-    'installed hook, spawned workers': (['--dataloader_num_workers', '1', '--dataloader_multiprocessing_context', 'spawn'], {}),
+    'installed hook, spawned workers':
+    (['--dataloader_num_workers', '1', '--dataloader_multiprocessing_context', 'spawn'], {}),
     'installed hook and external plugin': (['--external_plugins', PLUGIN], {}),
-    'external plugin alone': (['--external_plugins', PLUGIN], {'SWIFT_CITRUSV_DISABLE': '1'}),
+    'external plugin alone': (['--external_plugins', PLUGIN], {
+        'SWIFT_CITRUSV_DISABLE': '1'
+    }),
 }
 
 
@@ -47,16 +58,41 @@ WAYS = {
 def test_bare_swift_sft(way, dataset, tiny_checkpoint, tmp_path):
     """No flag but --model_type names Citrus-V; template, loss, optimizer, metric and callback follow."""
     arguments, environment = WAYS[way]
-    output = swift('sft', *COMMON, '--model', tiny_checkpoint, '--model_type', 'citrusv', '--dataset', dataset, '--val_dataset',
-                   dataset, '--output_dir', str(tmp_path / 'out'), '--tuner_type', 'full', '--packing', 'true',
-                   '--packing_length', '400', '--num_train_epochs', '1', '--gradient_accumulation_steps', '2',
-                   '--eval_strategy', 'epoch', *arguments, cwd=tmp_path, **environment)
+    output = swift(
+        'sft',
+        *COMMON,
+        '--model',
+        tiny_checkpoint,
+        '--model_type',
+        'citrusv',
+        '--dataset',
+        dataset,
+        '--val_dataset',
+        dataset,
+        '--output_dir',
+        str(tmp_path / 'out'),
+        '--tuner_type',
+        'full',
+        '--packing',
+        'true',
+        '--packing_length',
+        '400',
+        '--num_train_epochs',
+        '1',
+        '--gradient_accumulation_steps',
+        '2',
+        '--eval_strategy',
+        'epoch',
+        *arguments,
+        cwd=tmp_path,
+        **environment)
     args = json.loads((tmp_path / 'out' / 'args.json').read_text())
     assert (args['template'], args['loss_type'], args['optimizer'], args['eval_metric']) == ('citrusv', ) * 4
     assert args['callbacks'] == ['citrusv'] and args['strict'] is True and args['attn_impl'] == 'sdpa'
     history = [json.loads(line) for line in (tmp_path / 'out' / 'logging.jsonl').read_text().splitlines()]
     evaluation = next(entry for entry in history if 'eval_loss' in entry)
-    assert {'eval_loss_token', 'eval_loss_dice', 'eval_loss_bce', 'eval_dice', 'eval_iou', 'eval_token_acc'} <= set(evaluation)
+    assert {'eval_loss_token', 'eval_loss_dice', 'eval_loss_bce', 'eval_dice', 'eval_iou',
+            'eval_token_acc'} <= set(evaluation)
     assert evaluation['eval_num_masks'] == 11
     assert list((tmp_path / 'out' / 'images').glob('eval_step_*.png'))
     assert 'what this run trains' in output
@@ -64,8 +100,20 @@ def test_bare_swift_sft(way, dataset, tiny_checkpoint, tmp_path):
 
 def test_the_checkpoint_says_what_it_is(tiny_checkpoint, dataset, tmp_path):
     """A Citrus-V directory needs no --model_type."""
-    swift('sft', *COMMON, '--model', tiny_checkpoint, '--dataset', dataset, '--output_dir', str(tmp_path / 'out'),
-          '--tuner_type', 'full', '--max_steps', '1', cwd=tmp_path)
+    swift(
+        'sft',
+        *COMMON,
+        '--model',
+        tiny_checkpoint,
+        '--dataset',
+        dataset,
+        '--output_dir',
+        str(tmp_path / 'out'),
+        '--tuner_type',
+        'full',
+        '--max_steps',
+        '1',
+        cwd=tmp_path)
     assert json.loads((tmp_path / 'out' / 'args.json').read_text())['model_type'] == 'citrusv'
 
 
@@ -77,12 +125,32 @@ def test_other_models_are_untouched(tiny_mllm, tmp_path):
     losses, settings = [], []
     for name, disabled in (('with', '0'), ('without', '1')):
         output = tmp_path / name
-        swift('sft', *COMMON, '--model', tiny_mllm, '--model_type', 'qwen2_5_vl', '--template',
-              'qwen2_5_vl', '--dataset', dataset, '--output_dir', str(output), '--tuner_type', 'full', '--max_steps', '8', '--learning_rate', '1e-3', cwd=tmp_path,
-              SWIFT_CITRUSV_DISABLE=disabled)
+        swift(
+            'sft',
+            *COMMON,
+            '--model',
+            tiny_mllm,
+            '--model_type',
+            'qwen2_5_vl',
+            '--template',
+            'qwen2_5_vl',
+            '--dataset',
+            dataset,
+            '--output_dir',
+            str(output),
+            '--tuner_type',
+            'full',
+            '--max_steps',
+            '8',
+            '--learning_rate',
+            '1e-3',
+            cwd=tmp_path,
+            SWIFT_CITRUSV_DISABLE=disabled)
         losses.append(_losses(output))
         args = json.loads((output / 'args.json').read_text())
-        settings.append({key: args[key] for key in ('strict', 'loss_type', 'optimizer', 'eval_metric', 'callbacks', 'template')})
+        settings.append(
+            {key: args[key]
+             for key in ('strict', 'loss_type', 'optimizer', 'eval_metric', 'callbacks', 'template')})
     assert len(losses[0]) == 8 and losses[0] == losses[1]
     assert settings[0] == settings[1]
 
@@ -94,6 +162,10 @@ def test_auto_classes_after_importing_register(tiny_checkpoint):
             f'path = {tiny_checkpoint!r}\nprint(type(AutoConfig.from_pretrained(path)).__name__,'
             ' type(AutoModelForImageTextToText.from_pretrained(path)).__name__,'
             ' AutoProcessor.from_pretrained(path).tokenizer.tokenize("[SEG]"))')
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
-                          env={**os.environ, 'SWIFT_CITRUSV_DISABLE': '1'})
+    done = subprocess.run([sys.executable, '-c', code],
+                          capture_output=True,
+                          text=True,
+                          env={
+                              **os.environ, 'SWIFT_CITRUSV_DISABLE': '1'
+                          })
     assert done.stdout.split() == ['CitrusVConfig', 'CitrusVForConditionalGeneration', "['[SEG]']"], done.stderr[-2000:]

@@ -7,7 +7,6 @@ import sys
 import time
 import torch
 from pathlib import Path
-
 from rows import Maker, write_jsonl
 from swift_run import COMMON, run_sft
 
@@ -17,10 +16,10 @@ SAVE_AT, KILL_AFTER = 5, 7
 def _arguments(dataset: str, checkpoint: str, output: Path) -> list[str]:
     return [
         '--model', checkpoint, '--model_type', 'citrusv', '--dataset', dataset, '--output_dir',
-        str(output), '--tuner_type', 'full', '--freeze_vit', 'false', '--freeze_aligner', 'false', '--learning_rate', '1e-3',
-        '--lr_scheduler_type', 'cosine', '--packing', 'true', '--packing_length', '360', '--num_train_epochs', '3',
-        '--gradient_accumulation_steps', '1', '--save_strategy', 'steps', '--save_steps', str(SAVE_AT),
-        '--train_dataloader_shuffle', 'true'
+        str(output), '--tuner_type', 'full', '--freeze_vit', 'false', '--freeze_aligner', 'false', '--learning_rate',
+        '1e-3', '--lr_scheduler_type', 'cosine', '--packing', 'true', '--packing_length', '360', '--num_train_epochs',
+        '3', '--gradient_accumulation_steps', '1', '--save_strategy', 'steps', '--save_steps',
+        str(SAVE_AT), '--train_dataloader_shuffle', 'true'
     ]
 
 

@@ -2,7 +2,6 @@
 import pytest
 import torch
 from pathlib import Path
-
 from rows import Maker, write_jsonl
 from swift_run import Watch, run_sft
 
@@ -16,10 +15,24 @@ UNREACHED = ('segmenter.sam_prompt_encoder.point_embeddings', 'segmenter.sam_pro
              *(f'segmenter.sam_mask_decoder.output_hypernetworks_mlps.{i}' for i in (1, 2, 3)))
 # stage -> (trained parts, learning rates of the optimizer's groups)
 TABLE = {
-    1: ({'aligner', 'ViT'}, {'aligner': 1e-5, 'ViT': 2e-6}),
-    2: ({'aligner', 'ViT', 'LLM'}, {'aligner': 1e-5, 'ViT': 2e-6, 'LLM': 1e-5}),
-    3: ({'aligner', 'ViT', 'LLM', 'segmentation'}, {'aligner': 1e-5, 'ViT': 2e-6, 'LLM': 1e-5, 'segmentation': 1e-5}),
-    4: ({'segmentation'}, {'segmentation': 8e-5}),
+    1: ({'aligner', 'ViT'}, {
+        'aligner': 1e-5,
+        'ViT': 2e-6
+    }),
+    2: ({'aligner', 'ViT', 'LLM'}, {
+        'aligner': 1e-5,
+        'ViT': 2e-6,
+        'LLM': 1e-5
+    }),
+    3: ({'aligner', 'ViT', 'LLM', 'segmentation'}, {
+        'aligner': 1e-5,
+        'ViT': 2e-6,
+        'LLM': 1e-5,
+        'segmentation': 1e-5
+    }),
+    4: ({'segmentation'}, {
+        'segmentation': 8e-5
+    }),
 }
 
 
@@ -40,8 +53,20 @@ def dataset(tmp_path_factory):
 
 
 def run_stage(stage: int, dataset: str, checkpoint: str, output: Path, *arguments: str) -> Watch:
-    return run_sft(str(TEMPLATES / f'stage{stage}.yaml'), '--model', checkpoint, '--dataset', dataset, '--output_dir',
-                   str(output), '--dataset_num_proc', '1', '--gradient_accumulation_steps', '2', *arguments, stop_after=1)
+    return run_sft(
+        str(TEMPLATES / f'stage{stage}.yaml'),
+        '--model',
+        checkpoint,
+        '--dataset',
+        dataset,
+        '--output_dir',
+        str(output),
+        '--dataset_num_proc',
+        '1',
+        '--gradient_accumulation_steps',
+        '2',
+        *arguments,
+        stop_after=1)
 
 
 @pytest.mark.parametrize('stage', TABLE)
@@ -59,11 +84,11 @@ def test_exactly_the_table_moves(stage, dataset, tiny_checkpoint, tmp_path):
 
 def test_stage_3_lets_a_thousandth_of_the_mask_gradient_into_the_mllm(dataset, tiny_checkpoint, tmp_path):
     """Without a token loss, so that the mask loss is all that reaches the MLLM."""
-    scaled, whole = (
-        run_stage(3, dataset, tiny_checkpoint, tmp_path / name, '--model_kwargs', kwargs) for name, kwargs in (
-            ('scaled', '{"token_weight": 0}'),
-            ('whole', '{"token_weight": 0, "mask_grad_scale": 1}'),
-        ))
+    scaled, whole = (run_stage(3, dataset, tiny_checkpoint, tmp_path / name, '--model_kwargs', kwargs)
+                     for name, kwargs in (
+                         ('scaled', '{"token_weight": 0}'),
+                         ('whole', '{"token_weight": 0, "mask_grad_scale": 1}'),
+                     ))
     compared = 0
     for name, gradient in whole.gradients.items():
         if name.startswith(SEGMENTATION):
@@ -71,6 +96,9 @@ def test_stage_3_lets_a_thousandth_of_the_mask_gradient_into_the_mllm(dataset, t
         else:
             compared += 1
             torch.testing.assert_close(
-                scaled.gradients[name], gradient * 0.001, rtol=1e-3, atol=1e-6 * 0.001 * float(gradient.abs().max()) + 1e-12)
+                scaled.gradients[name],
+                gradient * 0.001,
+                rtol=1e-3,
+                atol=1e-6 * 0.001 * float(gradient.abs().max()) + 1e-12)
     largest = max(float(whole.gradients[name].abs().max()) for name in whole.gradients if part_of(name) == 'LLM')
     assert compared > 50 and largest > 1e-6

@@ -58,20 +58,23 @@ def predict(checkpoint: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]
 
 def scores(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Dice overall and by structure, and that of predictions against another structure's mask on the same image."""
-    by_structure, by_image = defaultdict(list), defaultdict(dict)
+    by_structure: dict[str, list[float]] = defaultdict(list)
+    by_image: dict[str, dict[str, Any]] = defaultdict(dict)
     for result in results:
         by_structure[result['structure']].append(dice_score(result['prediction'], result['target']))
         by_image[result['image']][result['structure']] = result
     swapped = [
-        dice_score(first['prediction'], second['target']) for group in by_image.values() for name, first in group.items()
-        for other, second in group.items() if name != other
+        dice_score(first['prediction'], second['target']) for group in by_image.values()
+        for name, first in group.items() for other, second in group.items() if name != other
     ]
     everything = [value for values in by_structure.values() for value in values]
     return {
         'held_out_dice': {
             'overall': _mean(everything),
-            'by_structure': {name: _mean(values)
-                             for name, values in sorted(by_structure.items())},
+            'by_structure': {
+                name: _mean(values)
+                for name, values in sorted(by_structure.items())
+            },
         },
         'prompt_swap_dice': _mean(swapped),
         'num_held_out_masks': len(everything),

@@ -13,16 +13,15 @@ import shutil
 import subprocess
 import sys
 import time
+from evaluate import draw, predict, read_rows, scores
 from importlib.metadata import version
+from make_data import make_data
 from pathlib import Path
 from typing import Any
 
-from evaluate import draw, predict, read_rows, scores
-from make_data import make_data
-
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ('swift-citrusv', 'ms-swift', 'torch', 'transformers', 'sam2', 'peft', 'datasets', 'deepspeed', 'pycocotools',
-            'scikit-image', 'pydicom', 'numpy')
+PACKAGES = ('swift-citrusv', 'ms-swift', 'torch', 'transformers', 'sam2', 'peft', 'datasets', 'deepspeed',
+            'pycocotools', 'scikit-image', 'pydicom', 'numpy')
 # One process on the CPU, float32, packs of up to 8 segmentation images.
 LAPTOP = ('--torch_dtype float32 --fp16 false --bf16 false --use_cpu true --gradient_checkpointing false '
           '--max_length 1024 --gradient_accumulation_steps 1 --dataset_num_proc 1 --dataloader_num_workers 1 '
@@ -85,8 +84,9 @@ def train(stage: int, model: str, splits: dict[str, str], output: Path) -> tuple
         arguments[at:at + 2] = ['--val_dataset', splits[arguments[at + 1]], '--eval_strategy', 'epoch']
     folder = output / f'stage{stage}'
     seconds = run([
-        str(Path(sys.executable).parent / 'swift'), 'sft', f'templates/stage{stage}.yaml', '--model', model, '--dataset',
-        splits[data], '--output_dir', str(folder), *LAPTOP, *arguments
+        str(Path(sys.executable).parent / 'swift'), 'sft', f'templates/stage{stage}.yaml', '--model', model,
+        '--dataset', splits[data], '--output_dir',
+        str(folder), *LAPTOP, *arguments
     ], output / f'stage{stage}.log')
     history = [json.loads(line) for line in (folder / 'logging.jsonl').read_text(encoding='utf-8').splitlines()]
     summary = history[-1]
@@ -101,8 +101,14 @@ def train(stage: int, model: str, splits: dict[str, str], output: Path) -> tuple
         'packs': int(packed[2]),
         'steps': summary['global_step'],
         'seconds': round(seconds, 1),
-        'first_losses': {key: steps[0][key] for key in losses if key in steps[0]},
-        'last_losses': {key: steps[-1][key] for key in losses if key in steps[-1]},
+        'first_losses': {
+            key: steps[0][key]
+            for key in losses if key in steps[0]
+        },
+        'last_losses': {
+            key: steps[-1][key]
+            for key in losses if key in steps[-1]
+        },
         'trained_parameters': json.loads((folder / 'trained_parameters.json').read_text(encoding='utf-8')),
     }
     print(f'  {report["steps"]} steps in {seconds:.0f} s; losses {report["first_losses"]} -> {report["last_losses"]}')
@@ -125,8 +131,10 @@ def main() -> None:
 
     print('2. a tiny random Citrus-V', flush=True)
     citrusv = str(Path(sys.executable).parent / 'citrusv')
-    run([citrusv, 'build', '--mllm', 'tiny', '--sam2', 'tiny', '--corpus', splits['everything'], '--output',
-         str(output / 'model')], output / 'build.log')
+    run([
+        citrusv, 'build', '--mllm', 'tiny', '--sam2', 'tiny', '--corpus', splits['everything'], '--output',
+        str(output / 'model')
+    ], output / 'build.log')
 
     checkpoint, stages = str(output / 'model'), {}
     for stage in STAGES:
@@ -140,16 +148,23 @@ def main() -> None:
     report = {
         **scores(results),
         'stages': stages,
-        'data': {split: data['splits'][split]
-                 for split in ('train', 'val')},
+        'data': {
+            split: data['splits'][split]
+            for split in ('train', 'val')
+        },
         'checkpoint': checkpoint,
         'seconds': round(time.perf_counter() - start, 1),
-        'versions': {name: version(name)
-                     for name in PACKAGES},
+        'versions': {
+            name: version(name)
+            for name in PACKAGES
+        },
     }
     (output / 'report.json').write_text(json.dumps(report, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    print(json.dumps({key: report[key] for key in ('held_out_dice', 'prompt_swap_dice', 'answers_with_one_seg', 'seconds')},
-                     indent=2))
+    print(
+        json.dumps(
+            {key: report[key]
+             for key in ('held_out_dice', 'prompt_swap_dice', 'answers_with_one_seg', 'seconds')},
+            indent=2))
     print(f'report: {output / "report.json"}\npictures: {output / "overlays.png"}')
 
 

@@ -141,7 +141,9 @@ def _load_retina() -> Source:
 
 def _load_ct() -> Source:
     """Chest CT at the level of a vertebra (128x128): Hounsfield thresholds."""
-    dataset = pydicom.dcmread(get_testdata_file('CT_small.dcm', download=False))
+    path = get_testdata_file('CT_small.dcm', download=False)
+    assert isinstance(path, str)
+    dataset = pydicom.dcmread(path)
     hounsfield = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
     smoothed = filters.gaussian(hounsfield, 0.6, preserve_range=True)
     lung = _without_specks(_smooth(smoothed < -400, 1), speck=40, hole=60)
