@@ -29,19 +29,29 @@ LAPTOP = ('--torch_dtype float32 --fp16 false --bf16 false --use_cpu true --grad
 # What differs from the stage files because the model starts from noise.
 STAGES: dict[int, tuple[str, str]] = {
     1: ('captions', '--num_train_epochs 2 --vit_lr 1e-3 --aligner_lr 1e-3'),
-    2: ('ordinary', '--num_train_epochs 6 --learning_rate 2e-3 --vit_lr 5e-4 --aligner_lr 1e-3'),
-    3: ('everything', '--num_train_epochs 2 --learning_rate 2e-3 --vit_lr 5e-4 --aligner_lr 1e-3 --seg_lr 7e-4'),
+    2: ('dialogues', '--num_train_epochs 8 --packing_length 256 --learning_rate 1e-3 --vit_lr 5e-4 --aligner_lr 5e-4'),
+    3: ('everything', '--num_train_epochs 2 --learning_rate 5e-4 --vit_lr 5e-4 --aligner_lr 5e-4 --seg_lr 7e-4'),
     4: ('segmentation', '--num_train_epochs 6 --learning_rate 7e-4 --seg_lr 7e-4 --warmup_ratio 0.1 --val validation'),
 }
 
 
+def without_images(row: dict[str, Any]) -> dict[str, Any]:
+    """A segmentation row as a dialogue in words: `[SEG]` in the answer, no image, no mask."""
+    messages = [{**message, 'content': message['content'].replace('<image>', '')} for message in row['messages']]
+    return {'messages': messages}
+
+
 def write_splits(folder: Path) -> dict[str, str]:
-    """The rows of each stage, as the paper's section 4.2 has them, in files of their own."""
+    """The rows of each stage in files of their own.
+
+    As in sections 4.1 and 4.2 of the paper: first captions; then other dialogues and, as text, the use of `[SEG]`; then
+    everything; then rows with masks.
+    """
     rows = read_rows(folder / 'train.jsonl')
     held_out = read_rows(folder / 'val.jsonl')
     splits = {
         'captions': [r for r in rows if r.get('images') and not r.get('masks')],
-        'ordinary': [r for r in rows if not r.get('masks')],
+        'dialogues': [without_images(r) if r.get('masks') else r for r in rows],
         'everything': rows,
         'segmentation': [r for r in rows if r.get('masks')],
         'validation': [r for r in held_out if r.get('masks')][::6],
