@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from collections import defaultdict
 from pathlib import Path
-from PIL import Image
+from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 from tqdm import tqdm
 from typing import Any
@@ -85,7 +85,7 @@ def scores(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def draw(results: list[dict[str, Any]], path: Path, tiles_per_source: int = 3) -> None:
+def draw(results: list[dict[str, Any]], path: Path, tiles_per_source: int = 2) -> None:
     """Image, targets and predictions of a few held-out tiles of each source, a colour for each structure."""
     groups: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
@@ -99,23 +99,33 @@ def draw(results: list[dict[str, Any]], path: Path, tiles_per_source: int = 3) -
         step = max(1, len(chosen) // tiles_per_source)
         for image_path, group in chosen[::step][:tiles_per_source]:
             pictures += _row(Image.open(image_path).convert('RGB'), source, names, group)
-    tile(pictures, columns=3).save(path)
+    tile(pictures, columns=3 * tiles_per_source).save(path, optimize=True)
 
 
 def _row(image: Image.Image, source: str, names: list[str], group: list[dict[str, Any]]) -> list[Image.Image]:
     pixels = np.array(image.resize((TILE_SIDE, TILE_SIDE), Image.Resampling.BICUBIC))
-    columns = [captioned(pixels, source)]
-    dice = ', '.join(f'{r["structure"]} {dice_score(r["prediction"], r["target"]):.2f}' for r in group)
-    for key, caption in (('target', 'targets'), ('prediction', dice)):
+    dice = {r['structure']: dice_score(r['prediction'], r['target']) for r in group}
+    captions = {
+        'target': 'targets',
+        'prediction': 'predictions, Dice ' + ' '.join(f'{dice[name]:.2f}' for name in names if name in dice),
+    }
+    columns = [captioned(pixels, f'held-out tile, {source}')]
+    for key, caption in captions.items():
         masks = [np.zeros((TILE_SIDE, TILE_SIDE), np.uint8) for _ in names]
         for result in group:
             enlarged = Image.fromarray(result[key]).resize((TILE_SIDE, TILE_SIDE), Image.Resampling.NEAREST)
             masks[names.index(result['structure'])] |= np.array(enlarged)
-        columns.append(captioned(_with_legend(overlay(pixels, masks), names), caption))
+        picture = captioned(overlay(pixels, masks, opacity=0.3), caption)
+        if key == 'target':
+            _add_legend(picture, names)
+        columns.append(picture)
     return columns
 
 
-def _with_legend(pixels: np.ndarray, names: list[str]) -> np.ndarray:
-    for index, _ in enumerate(names):
-        pixels[4 + 10 * index:11 + 10 * index, 4:11] = colour(index)
-    return pixels
+def _add_legend(picture: Image.Image, names: list[str]) -> None:
+    canvas = ImageDraw.Draw(picture)
+    for index, name in enumerate(names):
+        top = picture.height - 14 * (len(names) - index)
+        canvas.rectangle((2, top, picture.width // 2 + 20, top + 13), fill='white')
+        canvas.rectangle((5, top + 3, 12, top + 10), fill=colour(index))
+        canvas.text((17, top + 1), name.replace('_', ' '), fill='black')
