@@ -2,11 +2,10 @@
 import base64
 import binascii
 import dataclasses
-import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from PIL import Image
@@ -14,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from .constants import SEG_TOKEN
 from .errors import RowError
-from .masks import decode_mask, resize_mask
-from .samples import Sample, count_seg_tokens, parse_row
+# `read_lines` for check-data itself, which takes all that it reads rows with from here.
+from .jsonl import parse_line, read_lines  # noqa: F401
+from .masks import IMAGE_ERRORS, decode_mask, open_image, resize_mask
+from .samples import Sample, check_tags, count_seg_tokens, parse_row
 
 if TYPE_CHECKING:
     from ._cli_encode import TrainingEncoder
 
 # The side of the mask targets of every SAM2 preset but `tiny`.
 MASK_SIDE = 256
-# What PIL, its decoders and ms-swift's `load_image` raise for an image that cannot be read.
-_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, AssertionError,
-                 Image.DecompressionBombError)
 
 
 @dataclass
@@ -88,40 +86,6 @@ class Findings:
     mask_lines: list[int] = field(default_factory=list)
 
 
-def read_lines(path: str) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers, which count from 1 and count blank lines too."""
-    # What is not UTF-8 must not end the reading: it is a finding about its line.
-    with open(path, encoding='utf-8', errors='surrogateescape') as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, line
-
-
-def parse_line(line: str, row_id: str) -> dict[str, Any]:
-    """As `swift_citrusv.datasets.parse_line`, which training uses; that one takes seconds to import ms-swift.
-
-    Raises:
-        RowError: The line is not a JSON object, or breaks the row contract.
-    """
-    try:
-        line.encode('utf-8')
-        row = json.loads(line)
-    except UnicodeEncodeError as error:
-        shown = line.strip()[:80].encode('utf-8', 'backslashreplace').decode()
-        raise RowError(row_id, f'the line is not UTF-8: {shown!r}.', 'Save the file as UTF-8.', 'not-json') from error
-    except (ValueError, RecursionError) as error:
-        # Python's message about the depth depends on who called.
-        why = 'nested too deeply' if isinstance(error, RecursionError) else str(error)
-        raise RowError(row_id, f'the line is not JSON ({why}): {line.strip()[:80]!r}.', 'Write one JSON object a line.',
-                       'not-json') from error
-    if not isinstance(row, dict):
-        raise RowError(row_id, f'the line holds a {type(row).__name__}, not an object: {line.strip()[:80]!r}.',
-                       'Write one JSON object a line.', 'not-json')
-    if 'messages' in row or row.get('masks'):
-        parse_row(row, row_id=row_id)
-    return row
-
-
 class RowChecker:
     """Checks rows.
 
@@ -158,11 +122,12 @@ class RowChecker:
             # ms-swift's preprocessors leave it.
             row, length = self.encoder.encode(row, row_id, findings.lengths)
         sample = parse_row(row, row_id=row_id) if 'messages' in row else Sample(row_id, (), (), ())
-        images = image_references(row)
+        images, num_videos = media_references(row, 'image'), len(media_references(row, 'video'))
+        check_tags(row.get('messages') or (), num_images=len(images), num_videos=num_videos, row_id=row_id)
         sizes = image_sizes(images, row_id, decode=self.encoder is None)
         counts = Counts()
         for position, (entry, image) in enumerate(zip(sample.masks, sample.mask_images)):
-            mask = decode_mask(entry, size=sizes[image], row=row_id, position=position, load_image=open_image)
+            mask = decode_mask(entry, size=sizes[image], row=row_id, position=position)
             counts.masks += 1
             if not mask.any():
                 counts.empty_masks += 1
@@ -173,7 +138,7 @@ class RowChecker:
         counts.ordinary_rows = 1 - counts.mask_rows
         counts.multi_image_rows = int(len(images) > 1)
         counts.images = len(images)
-        counts.videos = _num_videos(row)
+        counts.videos = num_videos
         if sample.masks:
             findings.mask_lines.append(number)
         else:
@@ -185,21 +150,20 @@ class RowChecker:
         findings.counts.add(counts)
 
 
-def image_references(row: Mapping[str, Any]) -> list[Any]:
-    """The images of a row, as ms-swift finds them: of `images`, or else the image parts of the messages."""
-    images = row.get('images') or row.get('image')
-    if images:
-        images = list(images) if isinstance(images, (list, tuple)) else [images]
+def media_references(row: Mapping[str, Any], medium: str) -> list[Any]:
+    """The images (`medium` 'image') or videos of a row, as ms-swift finds them: of `images` or the message parts."""
+    media = row.get(f'{medium}s') or row.get(medium)
+    if media:
+        media = list(media) if isinstance(media, (list, tuple)) else [media]
     else:
-        images = []
+        media = []
         for message in row.get('messages') or ():
             content = message.get('content')
             for part in content if isinstance(content, (list, tuple)) else ():
                 kind = part.get('type') if isinstance(part, Mapping) else None
-                if kind in ('image', 'image_url') and part.get(kind):
-                    value = part[kind]
-                    images.append(value.get('url') if kind == 'image_url' and isinstance(value, Mapping) else value)
-    return [_plain_reference(image) for image in images]
+                if kind in (medium, f'{medium}_url') and part.get(kind):
+                    media.append(part[kind])
+    return [_plain_reference(reference) for reference in media]
 
 
 def _plain_reference(image: Any) -> Any:
@@ -213,7 +177,7 @@ def image_sizes(images: Iterable[Any], row_id: str, decode: bool) -> list[tuple[
     """(height, width) of each image.
 
     Args:
-        images: What `image_references` gives.
+        images: What `media_references` gives.
         row_id: The row's name.
         decode: Read the pixels too, not only the headers.
 
@@ -223,29 +187,29 @@ def image_sizes(images: Iterable[Any], row_id: str, decode: bool) -> list[tuple[
     sizes = []
     for index, reference in enumerate(images):
         try:
-            with open_image(reference) as image:
+            with load_image(reference) as image:
                 if decode:
                     image.convert('RGB')
                 sizes.append((image.height, image.width))
-        except _IMAGE_ERRORS as error:
+        except IMAGE_ERRORS as error:
             shown = f'{reference[:80]}...' if isinstance(reference, str) and len(reference) > 200 else reference
             raise RowError(row_id, f'images[{index}]={shown!r} cannot be read: {error}.', 'Repair or remove the file.',
                            'image-unreadable') from error
     return sizes
 
 
-def open_image(reference: Any) -> Image.Image:
-    """Opens an image where ms-swift finds it: a file (under ROOT_IMAGE_DIR too), a URL, or base64 text."""
+def load_image(reference: Any) -> Image.Image:
+    """Opens an image where ms-swift finds it: a file, a URL, or base64 text."""
     if not isinstance(reference, str):
         raise TypeError(f'it is {type(reference).__name__}, not a file name')
-    # The rules of `swift.template.vision_utils._check_path`, whose import takes seconds.
-    for path in (reference, os.path.expanduser(os.path.join(os.environ.get('ROOT_IMAGE_DIR', ''), reference))):
-        if len(reference) <= 2000 and os.path.exists(path):
-            return Image.open(path)
-    if _is_embedded(reference):
-        from swift.template.vision_utils import load_image
-        return load_image(reference)
-    raise FileNotFoundError('no such file (paths are relative to the working directory, or to ROOT_IMAGE_DIR)')
+    try:
+        return open_image(reference)
+    except OSError:
+        if not _is_embedded(reference):
+            raise
+    # Seconds to import.
+    from swift.template import vision_utils
+    return vision_utils.load_image(reference)
 
 
 def _is_embedded(reference: str) -> bool:
@@ -255,11 +219,6 @@ def _is_embedded(reference: str) -> bool:
         return bool(base64.b64decode(reference, validate=True))
     except (binascii.Error, ValueError):
         return False
-
-
-def _num_videos(row: Mapping[str, Any]) -> int:
-    videos = row.get('videos')
-    return len(videos) if isinstance(videos, (list, tuple)) else int(bool(videos))
 
 
 def seg_sentences(messages: Iterable[Mapping[str, Any]]) -> list[str]:

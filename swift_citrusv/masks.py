@@ -20,8 +20,10 @@ from .errors import RowError
 _MAX_PIXELS = 2**29 - 1
 # The rasteriser walks along the outline in steps of a fifth of a pixel and keeps each step: some 60 MB at this length.
 _MAX_OUTLINE = 2**20
-# What PIL and its decoders raise on files that are missing, cut short, forged or not images (found by fuzzing).
-_IMAGE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, Image.DecompressionBombError)
+# What PIL, its decoders and ms-swift's `load_image` raise on files that are missing, cut short, forged or not images
+# (found by fuzzing), and on what names no file at all.
+IMAGE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError,
+                Image.DecompressionBombError)
 _GREY_MODES = ('1', 'L', 'P', 'LA', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 _COLOUR_MODES = ('RGB', 'RGBA')
 # PIL stretches the values of 2- and 4-bit grey PNGs to 0-255: label 3 of a 2-bit file would be read as 255.
@@ -63,7 +65,7 @@ def decode_mask(entry: Any,
         size: (height, width) of the image that the mask belongs to, in pixels.
         row: The row's name in messages, e.g. 'train.jsonl:12'.
         position: The mask's index in the row, for messages ('masks[2]').
-        load_image: Opens the image at a path, by default with PIL from the local disk. Its image is closed after use.
+        load_image: Opens the image at a path, by default `open_image`. Its image is closed after use.
 
     Returns:
         uint8 array of shape (height, width) with values 0 and 1.
@@ -80,10 +82,28 @@ def decode_mask(entry: Any,
         if entry.keys() == {'size', 'counts'}:
             return _decode_rle(entry, size, where, row)
         if 'path' in entry and entry.keys() <= {'path', 'label'}:
-            return _decode_file(entry, size, where, row, load_image or _open)
+            return _decode_file(entry, size, where, row, load_image or open_image)
     elif isinstance(entry, (list, tuple)) and entry:
         return _decode_polygons(entry, size, where, row)
     raise RowError(row, f'{where} is {_shown(entry)}.', _FORM_REMEDY, 'mask-form')
+
+
+def open_image(name: str) -> Image.Image:
+    """Opens an image file where ms-swift looks for it: under its name, or else under ROOT_IMAGE_DIR.
+
+    Raises:
+        OSError: There is no file, or nothing in it; or one of `IMAGE_ERRORS`, if it is no image.
+    """
+    path = name
+    if not os.path.exists(name):
+        path = os.path.expanduser(os.path.join(os.environ.get('ROOT_IMAGE_DIR', ''), name))
+    # PIL would wait for ever on a pipe, and calls an empty file unidentified.
+    if not os.path.isfile(path):
+        raise OSError('not a regular file' if os.path.exists(path) else
+                      'no such file (paths are relative to the working directory, or to ROOT_IMAGE_DIR)')
+    if not os.path.getsize(path):
+        raise OSError('the file is empty')
+    return Image.open(path)
 
 
 def resize_mask(mask: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
@@ -225,15 +245,6 @@ def _decode_polygons(polygons: Sequence[Any], size: tuple[int, int], where: str,
     return mask
 
 
-def _open(path: str) -> Image.Image:
-    # PIL would wait for ever on a pipe, and calls an empty file unidentified.
-    if not os.path.isfile(path):
-        raise OSError('not a regular file' if os.path.exists(path) else 'no such file')
-    if not os.path.getsize(path):
-        raise OSError('the file is empty')
-    return Image.open(path)
-
-
 def _decode_file(entry: Mapping[str, Any], size: tuple[int, int], where: str, row: str,
                  load_image: Callable[[str], Image.Image]) -> np.ndarray:
     path, label = entry['path'], entry.get('label')
@@ -250,7 +261,7 @@ def _decode_file(entry: Mapping[str, Any], size: tuple[int, int], where: str, ro
             pixels = np.asarray(image)
     except RowError:
         raise
-    except _IMAGE_ERRORS as error:
+    except IMAGE_ERRORS as error:
         raise RowError(row, f'{where} cannot be read: {error}.', _PATH_REMEDY, 'mask-file') from error
     if pixels.ndim == 3:
         # With a label only LA comes here, whose one value channel is left without alpha.

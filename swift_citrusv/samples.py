@@ -24,6 +24,7 @@ _PATH_REMEDY = "Give 'path' the name of an image file."
 _LABEL_REMEDY = "Make 'label' an integer from 0 to 65535, or leave it out to take all non-zero pixels."
 _MASK_IMAGES_REMEDY = ("'mask_images' lists for each mask the index of its image in 'images', counted from 0; with one "
                        'image it may be left out.')
+_IMAGES_REMEDY = "Write 'images' as a list of file names."
 _MESSAGES_REMEDY = "Write 'messages' as a list of {'role': ..., 'content': ...}, one a turn."
 
 
@@ -59,6 +60,27 @@ def count_seg_tokens(messages: Iterable[Mapping[str, Any]]) -> int:
     return sum(_text(message.get('content')).count(SEG_TOKEN) for message in messages if message['role'] == 'assistant')
 
 
+def check_tags(messages: Iterable[Mapping[str, Any]], *, num_images: int, num_videos: int, row_id: str) -> None:
+    """Refuses more `<image>` or `<video>` than the row has: ms-swift would train on the tags left over as on words.
+
+    Fewer are fine: ms-swift puts those that are missing in front.
+
+    Raises:
+        RowError: Of kind 'image-tags' or 'video-tags'.
+    """
+    # In a tool's turn ms-swift makes text of an object.
+    texts = [
+        json.dumps(m['content']) if 'tool' in m['role'] and not isinstance(m['content'], str) else _text(m['content'])
+        for m in messages
+    ]
+    for medium, count in (('image', num_images), ('video', num_videos)):
+        num_tags = sum(text.count(f'<{medium}>') for text in texts)
+        if num_tags > count:
+            raise RowError(
+                row_id, f"the messages say <{medium}> {num_tags} times, but the row has {count} {medium}s.",
+                f"List every {medium} in '{medium}s', or take out the tags that have none.", f'{medium}-tags')
+
+
 def num_seg_images(row: Mapping[str, Any]) -> int:
     """The number of distinct images that have a mask, for the packer: `len(parse_row(row).seg_images)`, but cheap.
 
@@ -90,6 +112,7 @@ def parse_row(row: Mapping[str, Any], *, row_id: str) -> Sample:
     if not isinstance(row, Mapping):
         raise RowError(row_id, f'the row is {_shown(row)}.', 'Write one JSON object a line.', 'row')
     messages = _checked_messages(row.get('messages'), row_id)
+    _check_images(row.get('images'), row_id)
     entries = _mask_list(row.get('masks'), row_id)
     mask_images = row.get('mask_images')
     if mask_images is not None and not isinstance(mask_images, (list, tuple)):
@@ -104,7 +127,7 @@ def parse_row(row: Mapping[str, Any], *, row_id: str) -> Sample:
         raise RowError(
             row_id, f"'masks' has {len(entries)} entries, but the assistant turns say {SEG_TOKEN} {num_seg_tokens} "
             'times.', f'Give one mask for each {SEG_TOKEN} of the assistant turns, in order.', 'mask-count')
-    num_images = _num_images(row, messages, row_id)
+    num_images = _num_media(row, messages, 'image')
     if not num_images:
         _raise_no_image(row, messages, len(entries), row_id)
     indices = _checked_mask_images(mask_images, len(entries), num_images, row_id)
@@ -155,7 +178,9 @@ def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
     # ms-swift joins the parts like this too, so that a `[SEG]` spelled across two text parts counts for both of us.
-    return ''.join(str(part.get('text')) if part.get('type') == 'text' else '<media>' for part in _parts(content))
+    return ''.join(
+        str(part.get('text')) if part.get('type') == 'text' else f'<{str(part.get("type")).removesuffix("_url")}>'
+        for part in _parts(content))
 
 
 def _has_media(part: Mapping[str, Any], medium: str) -> bool:
@@ -164,20 +189,25 @@ def _has_media(part: Mapping[str, Any], medium: str) -> bool:
     return kind in (medium, f'{medium}_url') and bool(part.get(kind))
 
 
-def _num_images(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], row_id: str) -> int:
-    images = row.get('images')
-    if isinstance(images, (str, Mapping)) and images:
-        return 1
-    if images and not isinstance(images, (list, tuple)):
-        raise RowError(row_id, f"'images' is {_shown(images)}.", "Write 'images' as a list of file names.", 'images')
-    if images:
-        return len(images)
-    return sum(_has_media(part, 'image') for message in messages for part in _parts(message['content']))
+def _check_images(images: Any, row_id: str) -> None:
+    if images is not None and not isinstance(images, (str, Mapping, list, tuple)):
+        raise RowError(row_id, f"'images' is {_shown(images)}.", _IMAGES_REMEDY, 'images')
+    for i, image in enumerate(images if isinstance(images, (list, tuple)) else ()):
+        # What else may stand here, bytes or an open image, is for ms-swift to read.
+        if image is None or isinstance(image, (Real, list, tuple)):
+            raise RowError(row_id, f'images[{i}] is {_shown(image)}.', _IMAGES_REMEDY, 'image-unreadable')
+
+
+def _num_media(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], medium: str) -> int:
+    media = row.get(f'{medium}s')
+    if media:
+        return len(media) if isinstance(media, (list, tuple)) else 1
+    return sum(_has_media(part, medium) for message in messages for part in _parts(message['content']))
 
 
 def _raise_no_image(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], num_masks: int,
                     row_id: str) -> NoReturn:
-    if row.get('videos') or any(_has_media(part, 'video') for m in messages for part in _parts(m['content'])):
+    if _num_media(row, messages, 'video'):
         raise RowError(row_id, f"'masks' has {num_masks} entries, but the row has videos only.",
                        "Masks belong to images: list the frames in 'images', or remove 'masks'.", 'masks-on-video')
     raise RowError(row_id, f"'masks' has {num_masks} entries, but the row has no image.",

@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / 'examples'
 # One CPU process in place of eight GPUs; the flags after a recipe's name win over its own.
 LAPTOP = ('--use_cpu true --ddp_backend gloo --torch_dtype float32 --fp16 false --bf16 false --max_steps 1 '
           '--dataset_num_proc 1 --dataloader_num_workers 0 --gradient_accumulation_steps 1 --report_to none '
-          '--max_length 1024').split()
+          '--max_length 1024 --packing_length 300').split()
 # recipe -> its model: 'citrusv' a Citrus-V directory, 'plain' a Qwen2.5-VL
 RECIPES = {
     'stage1.sh': 'citrusv',
@@ -39,7 +39,8 @@ def test_recipe(recipe, tiny_checkpoint, tiny_mllm, tmp_path):
         'SAM2': 'tiny',
         'DATASET': write_jsonl(tmp_path / 'train.jsonl', rows),
         'OUTPUT': str(tmp_path / 'out'),
-        'NPROC_PER_NODE': '1',
+        # Two ranks under ZeRO-2 where text, images and masks mix.
+        'NPROC_PER_NODE': '2' if recipe == 'stage3.sh' else '1',
     }
     done = subprocess.run(['bash', str(EXAMPLES / recipe), *LAPTOP],
                           env=environment,

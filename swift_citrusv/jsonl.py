@@ -1,0 +1,82 @@
+"""JSONL files of rows: their lines, a line as a row, and rows that the columns of the others spoil."""
+import json
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from .errors import RowError
+from .samples import parse_row
+
+# The columns that ms-swift takes for the conversation, in the order in which they win.
+_CHAT_COLUMNS = ('messages', 'conversations', 'conversation')
+
+
+def read_lines(path: str) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers, which count from 1 and count blank lines too.
+
+    A byte order mark at the start is no part of the first line. What is not UTF-8 does not end the reading: it comes
+    as surrogates, which `parse_line` refuses.
+    """
+    with open(path, encoding='utf-8-sig', errors='surrogateescape') as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, line
+
+
+def parse_line(line: str, row_id: str) -> dict[str, Any]:
+    """A line as a row that keeps the row contract; opens no file.
+
+    Args:
+        line: What `read_lines` gives.
+        row_id: The row's name in messages, e.g. 'train.jsonl:12'.
+
+    Raises:
+        RowError: The line is not a JSON object, or breaks the contract.
+    """
+    try:
+        line.encode('utf-8')
+        row = json.loads(line)
+    except UnicodeEncodeError as error:
+        shown = line.strip()[:80].encode('utf-8', 'backslashreplace').decode()
+        raise RowError(row_id, f'the line is not UTF-8: {shown!r}.', 'Save the file as UTF-8.', 'not-json') from error
+    # ValueError also stands for an integer of more than 4,300 digits.
+    except (ValueError, RecursionError) as error:
+        # Python's message about the depth depends on who called.
+        why = 'nested too deeply' if isinstance(error, RecursionError) else str(error)
+        raise RowError(row_id, f'the line is not JSON ({why}): {line.strip()[:80]!r}.', 'Write one JSON object a line.',
+                       'not-json') from error
+    if not isinstance(row, dict):
+        raise RowError(row_id, f'the line holds a {type(row).__name__}, not an object: {line.strip()[:80]!r}.',
+                       'Write one JSON object a line.', 'not-json')
+    # Rows of ms-swift's other layouts (query/response, ...) are ms-swift's to read; they cannot have masks.
+    if 'messages' in row or row.get('masks'):
+        parse_row(row, row_id=row_id)
+    return row
+
+
+def filled_columns(row: dict[str, Any]) -> frozenset[str]:
+    """The columns in which a row has a value: what `check_columns` asks for."""
+    return frozenset(key for key, value in row.items() if value)
+
+
+def check_columns(filled: Collection[str], columns: Collection[str], row_id: str) -> None:
+    """Refuses a row of which ms-swift would lose a part, without a word, because of other rows of the file.
+
+    ms-swift reads a file by the columns of all its rows. Where any row has `messages`, it drops those without. Of
+    `image` and `images` it renames the one to the other only where the file has one of them.
+
+    Args:
+        filled: The columns in which the row has a value.
+        columns: The columns of the whole file.
+        row_id: The row's name.
+
+    Raises:
+        RowError: The row would be dropped (kind 'messages'), or would lose its images ('images') or videos ('videos').
+    """
+    chat = next((name for name in _CHAT_COLUMNS if name in columns), None)
+    if chat is not None and chat not in filled:
+        raise RowError(row_id, f"the row has no '{chat}', but other rows of the file have: ms-swift would drop it.",
+                       f"Write it with '{chat}' too, or move it into a file of its own.", 'messages')
+    for one, many in (('image', 'images'), ('video', 'videos')):
+        if one in filled and many in columns:
+            raise RowError(row_id, f"the row has '{one}', but the file also has the column '{many}', and ms-swift "
+                           'would read only that.', f"Write '{many}' in every row of the file.", many)
