@@ -4,7 +4,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .errors import RowError
@@ -61,18 +60,17 @@ def run(args: argparse.Namespace) -> int:
     from .register import register_transformers
     register_transformers()
     from .build import build_checkpoint
-    with _fresh_parts_expected():
-        model = build_checkpoint(
-            args.mllm,
-            args.sam2,
-            args.output,
-            sam2_preset=args.sam2_preset,
-            multimask_output=args.multimask_output,
-            dtype=getattr(torch, args.dtype) if args.dtype else None,
-            seed=args.seed,
-            **({} if corpus is None else {
-                'corpus': corpus
-            }))
+    model = build_checkpoint(
+        args.mllm,
+        args.sam2,
+        args.output,
+        sam2_preset=args.sam2_preset,
+        multimask_output=args.multimask_output,
+        dtype=getattr(torch, args.dtype) if args.dtype else None,
+        seed=args.seed,
+        **({} if corpus is None else {
+            'corpus': corpus
+        }))
     print(_summary(model, args))
     return 0
 
@@ -135,21 +133,6 @@ def _texts(content: Any) -> Iterator[str]:
         for part in content:
             if isinstance(part, dict) and isinstance(part.get('text'), str):
                 yield part['text']
-
-
-@contextmanager
-def _fresh_parts_expected() -> Iterator[None]:
-    """Leaves the segmentation parts out of Transformers' report of missing weights, and nothing else.
-
-    A plain Qwen2.5-VL never has them, and a hundred lines about it would bury one about a weight that it should have.
-    """
-    from .modeling import CitrusVForConditionalGeneration as Model
-    before = Model._keys_to_ignore_on_load_missing
-    Model._keys_to_ignore_on_load_missing = [*(before or ()), r'^segmenter\.', r'^seg_projector\.']
-    try:
-        yield
-    finally:
-        Model._keys_to_ignore_on_load_missing = before
 
 
 def count_parameters(model: 'CitrusVForConditionalGeneration') -> Counter[str]:

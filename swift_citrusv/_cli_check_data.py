@@ -117,7 +117,7 @@ def _check(args: argparse.Namespace, failures: FailureLog) -> dict[str, Any]:
 
     from ._cli_check_rows import Counts
     counts, lengths, image_keys, mask_lines = Counts(), Counter[int](), set[bytes](), array('Q')
-    total, columns = _scan(args) if args.model is not None else (args.limit, ())
+    total, columns = _scan(args)
     start = (args.file, args.model, args.max_length, columns)
     with tqdm(desc=f'Checking {os.path.basename(args.file)}', unit=' rows', total=total) as progress:
         for findings in _findings(args, start):
@@ -142,7 +142,7 @@ def _check(args: argparse.Namespace, failures: FailureLog) -> dict[str, Any]:
 
 
 def _lines(args: argparse.Namespace) -> Iterator[tuple[int, str]]:
-    from ._cli_check_rows import read_lines
+    from .jsonl import read_lines
     return islice(read_lines(args.file), args.limit)
 
 
@@ -150,8 +150,8 @@ def _scan(args: argparse.Namespace) -> tuple[int, tuple[str, ...]]:
     """The number of rows and the columns of the file, by which ms-swift decides how it reads each row."""
     from tqdm import tqdm
 
-    from ._cli_check_rows import parse_line
     from .errors import RowError
+    from .jsonl import parse_line
     columns: dict[str, None] = {}
     num_rows = 0
     for _, line in tqdm(_lines(args), desc='Reading the columns', unit=' rows'):
@@ -191,9 +191,9 @@ def _findings(args: argparse.Namespace, start: tuple) -> Iterator['Findings']:
 def _make_checker(path: str, model: str | None, max_length: int | None, columns: tuple[str, ...]) -> 'RowChecker':
     from ._cli_check_rows import RowChecker
     if model is None:
-        return RowChecker(path)
+        return RowChecker(path, columns=columns)
     from ._cli_encode import TrainingEncoder
-    return RowChecker(path, TrainingEncoder(model, max_length, columns))
+    return RowChecker(path, TrainingEncoder(model, max_length, columns), columns)
 
 
 # Of a worker process: how to make its checker, and the checker once it is made. An error in the initializer itself

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from .constants import SEG_TOKEN
 from .errors import RowError
-# `read_lines` for check-data itself, which takes all that it reads rows with from here.
-from .jsonl import parse_line, read_lines  # noqa: F401
-from .masks import IMAGE_ERRORS, decode_mask, open_image, resize_mask
+from .images import IMAGE_ERRORS, open_image
+from .jsonl import check_columns, filled_columns, parse_line
+from .masks import decode_mask, resize_mask
 from .samples import Sample, check_tags, count_seg_tokens, parse_row
 
 if TYPE_CHECKING:
@@ -92,9 +92,11 @@ class RowChecker:
     Args:
         path: The file, for the rows' names.
         encoder: What encodes rows as training does; without it, images are opened and masks decoded, and that is all.
+        columns: The columns of the whole file.
     """
 
-    def __init__(self, path: str, encoder: 'TrainingEncoder | None' = None) -> None:
+    def __init__(self, path: str, encoder: 'TrainingEncoder | None' = None, columns: tuple[str, ...] = ()) -> None:
+        self.columns = columns
         self.name = os.path.basename(path)
         self.encoder = encoder
         self.mask_side = MASK_SIDE if encoder is None else encoder.mask_side
@@ -117,6 +119,7 @@ class RowChecker:
 
     def _check_row(self, number: int, line: str, row_id: str, findings: Findings) -> None:
         row = parse_line(line, row_id)
+        check_columns(filled_columns(row), self.columns, row_id)
         if self.encoder is not None:
             # Before anything else, so that what fails, and why, is training's own verdict. It gives back the row as
             # ms-swift's preprocessors leave it.

@@ -7,13 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from .constants import MODEL_TYPE, ROW_COLUMN
-from .errors import RowError, SettingError
+from .errors import ROW_ERRORS, RowError, SettingError
 
 _EXTRA_COLUMNS = ('masks', 'mask_images', ROW_COLUMN)
-# What a row can make ms-swift and Transformers raise. Any of these would end a training run, so here it is a finding
-# about that row; MemoryError and the like are not.
-_ROW_ERRORS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, OSError,
-               RuntimeError)
 # Decides the size of the mask targets only; no weights are read.
 DEFAULT_SAM2 = 'sam2.1_hiera_l'
 
@@ -72,11 +68,11 @@ class TrainingEncoder:
         from swift.model import get_model_processor
         from swift.template import get_template
 
-        from .datasets import keep_columns
+        from .patches import patch_dataset_loading
         from .register import register_model, register_template
         register_model()
         register_template()
-        keep_columns()
+        patch_dataset_loading()
         model_type_of(model_dir)
         try:
             _, processor = get_model_processor(model_dir, model_type=MODEL_TYPE, load_model=False)
@@ -117,7 +113,7 @@ class TrainingEncoder:
                 raise RowError(row_id, str(error).removeprefix(f'{row_id}: '), '', 'MaxLengthError') from error
         except RowError:
             raise
-        except _ROW_ERRORS as error:
+        except ROW_ERRORS as error:
             raise RowError(row_id, f'ms-swift ends with {type(error).__name__}: {error}.',
                            "Compare the row with ms-swift's data format.",
                            type(error).__name__) from error

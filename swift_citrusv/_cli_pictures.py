@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
-from ._cli_check_rows import image_references, open_image, parse_line, read_lines, seg_sentences
+from ._cli_check_rows import load_image, media_references, seg_sentences
 from .drawing import colour, overlay, tile
+from .jsonl import parse_line, read_lines
 from .masks import decode_mask, resize_mask
 from .samples import parse_row
 
@@ -70,19 +71,18 @@ def _panels(line: str, row_id: str) -> list[tuple[np.ndarray, list[np.ndarray], 
     """For each image that has masks: RGB pixels, masks, and the lines under it with their colours."""
     row = parse_line(line, row_id)
     sample = parse_row(row, row_id=row_id)
-    references = image_references(row)
+    references = media_references(row, 'image')
     sentences = seg_sentences(row['messages'])
     panels = []
     for index in sample.seg_images:
-        with open_image(references[index]) as image:
+        with load_image(references[index]) as image:
             pixels = np.array(image.convert('RGB'))
         masks: list[np.ndarray] = []
         title = row_id if len(references) == 1 else f'{row_id}, images[{index}]'
         lines: list[_Line] = [(f'{title}, {pixels.shape[1]} x {pixels.shape[0]}', (0, 0, 0))]
         for position, (entry, image_index) in enumerate(zip(sample.masks, sample.mask_images)):
             if image_index == index:
-                mask = decode_mask(
-                    entry, size=(image.height, image.width), row=row_id, position=position, load_image=open_image)
+                mask = decode_mask(entry, size=(image.height, image.width), row=row_id, position=position)
                 empty = '' if mask.any() else ' (empty)'
                 lines.append((f'masks[{position}]{empty}: {sentences[position]}', colour(len(masks))))
                 masks.append(mask)

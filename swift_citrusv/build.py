@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoProcessor
 from typing import Any
 
 from .checkpoints import resolve_sam2
-from .loader import add_seg_token, finish_graft, graft_config
+from .loader import add_seg_token, finish_graft, fresh_head_expected, graft_config
 from .modeling import CitrusVForConditionalGeneration
 from .optim import SEGMENTATION_PREFIXES
 from .tiny import CORPUS, build_tiny_mllm
@@ -66,8 +66,9 @@ def build_checkpoint(mllm: str,
         config = graft_config(config, source, seg_token_id, multimask_output)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model, info = CitrusVForConditionalGeneration.from_pretrained(
-                mllm, config=config, dtype=dtype or 'auto', output_loading_info=True)
+            with fresh_head_expected():
+                model, info = CitrusVForConditionalGeneration.from_pretrained(
+                    mllm, config=config, dtype=dtype or 'auto', output_loading_info=True)
             _check_loaded(mllm, info)
             finish_graft(model, source, seg_token_id)
         model.save_pretrained(output_dir)

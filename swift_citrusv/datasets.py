@@ -7,20 +7,21 @@ import datasets as hf_datasets
 import json
 import os
 import torch.distributed as dist
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from swift.dataset import AddLengthPreprocessor
 from swift.dataset.preprocessor import RowPreprocessor
-from swift.utils import get_logger, is_dist, is_master
+from swift.utils import get_dist_setting, get_logger, is_dist, is_master
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from typing import Any
 
 from .constants import NUM_IMAGES_COLUMN, ROW_COLUMN
 from .errors import RowError
+from .jsonl import check_columns, filled_columns, parse_line, read_lines
 from .packing import lower_bound, pack_best_fit
-from .samples import parse_row
 from .settings import Settings
 
 logger = get_logger()
@@ -50,34 +51,6 @@ class Skips:
             logger.warning(f'{what}: {sum(self.counts.values())} of {num_rows} rows were skipped ({kinds}).')
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
-    with open(path, encoding='utf-8') as f:
-        for number, line in enumerate(f, start=1):
-            if line.strip():
-                yield number, line
-
-
-def parse_line(path: str, number: int, line: str) -> dict[str, Any]:
-    """One line of a JSONL file as a row that keeps the row contract; opens no file.
-
-    Raises:
-        RowError: The line is not a JSON object, or breaks the contract.
-    """
-    row_id = f'{os.path.basename(path)}:{number}'
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as e:
-        raise RowError(row_id, f'the line is not JSON ({e}): {line.strip()[:80]!r}.', 'Write one JSON object a line.',
-                       'not-json') from e
-    if not isinstance(row, dict):
-        raise RowError(row_id, f'the line holds a {type(row).__name__}, not an object: {line.strip()[:80]!r}.',
-                       'Write one JSON object a line.', 'not-json')
-    # Rows of ms-swift's other layouts (query/response, ...) are ms-swift's to read; they cannot have masks.
-    if 'messages' in row or row.get('masks'):
-        parse_row(row, row_id=row_id)
-    return row
-
-
 def scan_jsonl(path: str, strict: bool) -> tuple[list[str], list[int], int]:
     """Checks every line.
 
@@ -89,32 +62,56 @@ def scan_jsonl(path: str, strict: bool) -> tuple[list[str], list[int], int]:
         The names of all columns, the numbers of the skipped lines, and the number of rows.
 
     Raises:
-        RowError: A bad row, with `strict`; or a file without any good row.
+        RowError: A bad row, with `strict`, or one that the other rows' columns spoil; or a file without any good row.
     """
+    name = os.path.basename(path)
     columns: dict[str, None] = {}
-    bad, num_rows, skips = [], 0, Skips()
-    for number, line in tqdm(
-            _lines(path), desc=f'Checking {os.path.basename(path)}', unit=' rows', disable=not is_master()):
+    layouts: dict[frozenset[str], array] = {}
+    bad: list[int] = []
+    num_rows, skips = 0, Skips()
+
+    def refuse(number: int, error: RowError) -> None:
+        if strict:
+            raise error
+        skips.add(error)
+        bad.append(number)
+
+    for number, line in tqdm(read_lines(path), desc=f'Checking {name}', unit=' rows', disable=not is_master()):
         num_rows += 1
         try:
-            columns.update(dict.fromkeys(parse_line(path, number, line)))
+            row = parse_line(line, f'{name}:{number}')
         except RowError as e:
-            if strict:
-                raise
-            skips.add(e)
-            bad.append(number)
+            refuse(number, e)
+            continue
+        columns.update(dict.fromkeys(row))
+        layouts.setdefault(filled_columns(row), array('Q')).append(number)
+    for number, error in _spoilt(layouts, columns, name):
+        refuse(number, error)
     skips.report(path, num_rows)
     if len(bad) == num_rows:
-        raise RowError(
-            os.path.basename(path), f'none of its {num_rows} rows can be used.', 'See the errors above.', 'empty')
+        raise RowError(name, f'none of its {num_rows} rows can be used.', 'See the errors above.', 'empty')
     return list(columns), bad, num_rows
+
+
+def _spoilt(layouts: dict[frozenset[str], array], columns: Collection[str], name: str) -> list[tuple[int, RowError]]:
+    """The rows that `check_columns` refuses, in order. `layouts` has the lines of the rows with the same columns."""
+    errors = {}
+    for filled, numbers in layouts.items():
+        for number in numbers:
+            try:
+                check_columns(filled, columns, f'{name}:{number}')
+            except RowError as e:
+                errors[number] = e
+            else:
+                break
+    return sorted(errors.items())
 
 
 def _generate(path: str, columns: tuple[str, ...], bad: tuple[int, ...], stamp: tuple[int,
                                                                                       int]) -> Iterator[dict[str, Any]]:
     del stamp  # part of the cache's key: the file's size and time
     skipped = set(bad)
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         if number in skipped:
             continue
         row = json.loads(line)
@@ -214,6 +211,11 @@ class PackingDataset(Dataset):
         if is_dist() and dist.is_initialized():
             dist.broadcast_object_list(packs)
         self.packed_idx, self.packed_length = packs[0]  # type: ignore[misc]
+        # ms-swift gives each rank the same number of packs, rounded down: of none, it would train on nothing.
+        world_size = get_dist_setting()[2]
+        if len(self.packed_idx) < world_size:
+            raise ValueError(f'{len(self.packed_idx)} packs cannot be shared by {world_size} ranks. Lower '
+                             '--packing_length or pack_images, use fewer ranks, or give more rows.')
 
     def _pack(self) -> tuple[list[list[int]], list[int]]:
         rows = self.dataset.dataset

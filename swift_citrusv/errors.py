@@ -1,5 +1,9 @@
 """The errors that a user can cause. Imports nothing of ours."""
 
+# What a row can make ms-swift, Transformers and the libraries below raise; MemoryError and the like are not its doing.
+ROW_ERRORS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, OSError,
+              RuntimeError)
+
 
 class RowError(ValueError):
     """A dataset row that breaks the row contract.

@@ -1,6 +1,6 @@
 """JSONL files of rows: their lines, a line as a row, and rows that the columns of the others spoil."""
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from .errors import RowError
@@ -53,7 +53,7 @@ def parse_line(line: str, row_id: str) -> dict[str, Any]:
     return row
 
 
-def filled_columns(row: dict[str, Any]) -> frozenset[str]:
+def filled_columns(row: Mapping[str, Any]) -> frozenset[str]:
     """The columns in which a row has a value: what `check_columns` asks for."""
     return frozenset(key for key, value in row.items() if value)
 
@@ -78,5 +78,6 @@ def check_columns(filled: Collection[str], columns: Collection[str], row_id: str
                        f"Write it with '{chat}' too, or move it into a file of its own.", 'messages')
     for one, many in (('image', 'images'), ('video', 'videos')):
         if one in filled and many in columns:
-            raise RowError(row_id, f"the row has '{one}', but the file also has the column '{many}', and ms-swift "
-                           'would read only that.', f"Write '{many}' in every row of the file.", many)
+            raise RowError(
+                row_id, f"the row has '{one}', but the file also has the column '{many}', and ms-swift "
+                'would read only that.', f"Write '{many}' in every row of the file.", many)

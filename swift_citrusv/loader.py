@@ -1,6 +1,8 @@
 """Loads a Citrus-V checkpoint, or grafts a fresh segmentation head on a plain Qwen2.5-VL directory, for ms-swift."""
 import math
 import torch
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from swift.model.models.qwen import Qwen2_5VLLoader
 from swift.utils import Processor, get_logger
 from transformers import AddedToken, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -51,6 +53,21 @@ def graft_config(config: PretrainedConfig, sam2: Sam2Source, seg_token_id: int,
         **values, sam2_preset=sam2.preset, seg_token_id=seg_token_id, multimask_output=multimask_output)
 
 
+@contextmanager
+def fresh_head_expected() -> Iterator[None]:
+    """Leaves the segmentation parts out of Transformers' report of missing weights, and nothing else.
+
+    A plain Qwen2.5-VL never has them, and a hundred lines about it would bury one about a weight that it should have.
+    """
+    model_class = CitrusVForConditionalGeneration
+    before = model_class._keys_to_ignore_on_load_missing
+    model_class._keys_to_ignore_on_load_missing = [*(before or ()), r'^segmenter\.', r'^seg_projector\.']
+    try:
+        yield
+    finally:
+        model_class._keys_to_ignore_on_load_missing = before
+
+
 def finish_graft(model: CitrusVForConditionalGeneration, sam2: Sam2Source, seg_token_id: int) -> None:
     """Completes a model that was loaded from a plain Qwen2.5-VL: SAM2's weights from `sam2`, room for `[SEG]`."""
     if sam2.path is not None:
@@ -95,7 +112,8 @@ class CitrusVLoader(Qwen2_5VLLoader):
         if self.auto_model_cls is None:
             self.auto_model_cls: Any = CitrusVForConditionalGeneration
         settings = Settings.from_env()
-        model = super().get_model(model_dir, config, processor, model_kwargs)
+        with fresh_head_expected() if self.sam2 is not None else nullcontext():
+            model = super().get_model(model_dir, config, processor, model_kwargs)
         if not self.return_dummy_model:
             if self.sam2 is not None:
                 finish_graft(model, self.sam2, config.seg_token_id)

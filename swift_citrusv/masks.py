@@ -6,7 +6,6 @@ and the image. The form checks repeat those of `samples`, since a mask may also 
 script); a test holds the two to the same verdict.
 """
 import numpy as np
-import os
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
@@ -15,15 +14,12 @@ from pycocotools import mask as coco_mask
 from typing import Any
 
 from .errors import RowError
+from .images import IMAGE_ERRORS, open_image
 
 # pycocotools gives each run of an encoded RLE six characters of five bits, sign included, and does not look further.
 _MAX_PIXELS = 2**29 - 1
 # The rasteriser walks along the outline in steps of a fifth of a pixel and keeps each step: some 60 MB at this length.
 _MAX_OUTLINE = 2**20
-# What PIL, its decoders and ms-swift's `load_image` raise on files that are missing, cut short, forged or not images
-# (found by fuzzing), and on what names no file at all.
-IMAGE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError,
-                Image.DecompressionBombError)
 _GREY_MODES = ('1', 'L', 'P', 'LA', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 _COLOUR_MODES = ('RGB', 'RGBA')
 # PIL stretches the values of 2- and 4-bit grey PNGs to 0-255: label 3 of a 2-bit file would be read as 255.
@@ -65,7 +61,7 @@ def decode_mask(entry: Any,
         size: (height, width) of the image that the mask belongs to, in pixels.
         row: The row's name in messages, e.g. 'train.jsonl:12'.
         position: The mask's index in the row, for messages ('masks[2]').
-        load_image: Opens the image at a path, by default `open_image`. Its image is closed after use.
+        load_image: Opens the image at a path, by default `images.open_image`. Its image is closed after use.
 
     Returns:
         uint8 array of shape (height, width) with values 0 and 1.
@@ -86,24 +82,6 @@ def decode_mask(entry: Any,
     elif isinstance(entry, (list, tuple)) and entry:
         return _decode_polygons(entry, size, where, row)
     raise RowError(row, f'{where} is {_shown(entry)}.', _FORM_REMEDY, 'mask-form')
-
-
-def open_image(name: str) -> Image.Image:
-    """Opens an image file where ms-swift looks for it: under its name, or else under ROOT_IMAGE_DIR.
-
-    Raises:
-        OSError: There is no file, or nothing in it; or one of `IMAGE_ERRORS`, if it is no image.
-    """
-    path = name
-    if not os.path.exists(name):
-        path = os.path.expanduser(os.path.join(os.environ.get('ROOT_IMAGE_DIR', ''), name))
-    # PIL would wait for ever on a pipe, and calls an empty file unidentified.
-    if not os.path.isfile(path):
-        raise OSError('not a regular file' if os.path.exists(path) else
-                      'no such file (paths are relative to the working directory, or to ROOT_IMAGE_DIR)')
-    if not os.path.getsize(path):
-        raise OSError('the file is empty')
-    return Image.open(path)
 
 
 def resize_mask(mask: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _hook
-from .constants import MODEL_TYPE, NO_MASK
-from .errors import CompatibilityError
+from .constants import MODEL_TYPE, NO_MASK, ROW_COLUMN
+from .errors import ROW_ERRORS, CompatibilityError, RowError
 
 _MARK = '_swift_citrusv_patch'
 
@@ -58,7 +58,8 @@ def patch_arguments() -> None:
     def check_padding_free(original):
 
         def patched(self):
-            if self.model_type != MODEL_TYPE:
+            # RLHF has losses of its own under the same flag.
+            if self.model_type != MODEL_TYPE or hasattr(self, 'rlhf_type'):
                 return original(self)
             _apply_defaults(self)
             if self.packing or self.padding_free:
@@ -135,6 +136,8 @@ def _choose_attention(args) -> None:
 def patch_dataset_loading() -> None:
     """Reads JSONL with row numbers and any mix of mask forms. Applied in Citrus-V runs only."""
     from swift.dataset import loader as loader_module
+    from swift.dataset.preprocessor import RowPreprocessor
+    from swift.template import MaxLengthError
 
     from .datasets import keep_columns
     keep_columns()
@@ -156,6 +159,29 @@ def patch_dataset_loading() -> None:
 
         return patched
 
+    # Why: an error in a preprocessor (an unknown role, say) does not tell which row of the batch it is about.
+    def batched_preprocess(original):
+
+        def patched(self, batched_row, *, strict, ignore_max_length_error):
+            run = functools.partial(original, self, strict=strict, ignore_max_length_error=ignore_max_length_error)
+            try:
+                return run(batched_row)
+            except (RowError, MaxLengthError):
+                raise
+            except ROW_ERRORS:
+                for i, row_id in enumerate(batched_row.get(ROW_COLUMN, ())):
+                    try:
+                        run({key: [values[i]] for key, values in batched_row.items()})
+                    except ROW_ERRORS as e:
+                        raise RowError(row_id, f'ms-swift ends with {type(e).__name__}: {e}.',
+                                       "Compare the row with ms-swift's data format.",
+                                       type(e).__name__) from e
+                raise
+
+        return patched
+
+    _wrap(RowPreprocessor, 'batched_preprocess', ('self', 'batched_row', 'strict', 'ignore_max_length_error'),
+          batched_preprocess)
     _wrap(loader_module.DatasetLoader, '_load_dataset_path', ('self', 'dataset_path', 'dataset_meta'),
           load_dataset_path)
 
@@ -313,7 +339,7 @@ def _count_masks(trainer, batch_samples: list[dict[str, Any]], device) -> None:
 
 
 def _keep_supervised(inputs: dict[str, Any]) -> None:
-    """Flattens labels [B, T] to [1, 1 + K] and marks the K positions that predict them, as ms-swift does for one row."""
+    """Flattens labels [B, T] to [1, 1 + K] and marks the K positions that predict them."""
     import torch
     labels = inputs['labels']
     supervised = labels != -100

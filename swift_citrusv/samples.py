@@ -68,17 +68,13 @@ def check_tags(messages: Iterable[Mapping[str, Any]], *, num_images: int, num_vi
     Raises:
         RowError: Of kind 'image-tags' or 'video-tags'.
     """
-    # In a tool's turn ms-swift makes text of an object.
-    texts = [
-        json.dumps(m['content']) if 'tool' in m['role'] and not isinstance(m['content'], str) else _text(m['content'])
-        for m in messages
-    ]
+    # ms-swift writes what is no text in a tool's turn as JSON.
+    texts = [json.dumps(m['content']) if 'tool' in m['role'] else _text(m['content']) for m in messages]
     for medium, count in (('image', num_images), ('video', num_videos)):
         num_tags = sum(text.count(f'<{medium}>') for text in texts)
         if num_tags > count:
-            raise RowError(
-                row_id, f"the messages say <{medium}> {num_tags} times, but the row has {count} {medium}s.",
-                f"List every {medium} in '{medium}s', or take out the tags that have none.", f'{medium}-tags')
+            raise RowError(row_id, f'the messages say <{medium}> {num_tags} times, but the row has {count} {medium}s.',
+                           f"List each in '{medium}s', or take out the tags that have none.", f'{medium}-tags')
 
 
 def num_seg_images(row: Mapping[str, Any]) -> int:
@@ -177,10 +173,9 @@ def _parts(content: Any) -> list[Mapping[str, Any]]:
 def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    # ms-swift joins the parts like this too, so that a `[SEG]` spelled across two text parts counts for both of us.
-    return ''.join(
-        str(part.get('text')) if part.get('type') == 'text' else f'<{str(part.get("type")).removesuffix("_url")}>'
-        for part in _parts(content))
+    # ms-swift joins the parts like this too, so that `<image>`, and a `[SEG]` across two parts, count for both of us.
+    pieces = [(str(part.get('type')).removesuffix('_url'), part) for part in _parts(content)]
+    return ''.join(str(part.get('text')) if kind == 'text' else f'<{kind}>' for kind, part in pieces)
 
 
 def _has_media(part: Mapping[str, Any], medium: str) -> bool:

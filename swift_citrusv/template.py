@@ -9,20 +9,21 @@ import torch
 from PIL import Image
 from swift.template import MaxLengthError, StdTemplateInputs
 from swift.template.templates.qwen import Qwen2_5VLTemplate
-from swift.template.vision_utils import _check_path
 from torch import Tensor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from typing import Any
 
 from .constants import NO_MASK, ROW_COLUMN, SEG_TOKEN
-from .errors import RowError
+from .errors import ROW_ERRORS, RowError
+from .images import IMAGE_ERRORS
 from .masks import decode_mask, resize_mask
-from .samples import Sample, parse_row
+from .samples import Sample, check_tags, parse_row
 from .segmenter import image_size, mask_size
 
 # Stands for [SEG] in the turns where it is plain text, until the text is tokenized: a private-use character on either
 # side, which no text of a user holds.
 _PLAIN_SEG = '\ue0f0SEG\ue0f1'
+_NO_NUMBER = 'row (no number)'
 _SEG_KEYS = ('g_pixel_values', 'masks', 'mask_image_index', 'mask_token_index')
 
 
@@ -81,6 +82,14 @@ def pack_masks(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
     return {key: torch.cat(values) for key, values in joined.items() if values}
 
 
+class _Final(BaseException):
+    """Carries an error about a row past the decorator of ms-swift's `encode`, which tries three times on any other."""
+
+    def __init__(self, error: ValueError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class CitrusVTemplate(Qwen2_5VLTemplate):
     """Encodes, packs and collates rows of the row contract."""
 
@@ -122,22 +131,46 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
 
     # ---- encode
 
+    def encode(self, inputs: Any, return_template_inputs: bool = False, return_length: bool = False):
+        """As ms-swift's, but in training every error about a row names the row.
+
+        Raises:
+            RowError: The row breaks the row contract, or ms-swift cannot encode it.
+            MaxLengthError: It is too long.
+        """
+        if self.mode != 'train':
+            return super().encode(inputs, return_template_inputs, return_length)
+        try:
+            return super().encode(inputs, return_template_inputs, return_length)
+        except _Final as e:
+            final = e.error
+        except ROW_ERRORS as e:
+            row_id = (inputs.get(ROW_COLUMN) if isinstance(inputs, dict) else None) or _NO_NUMBER
+            raise RowError(row_id, f'{type(e).__name__}: {e}.', 'Look at the row with `citrusv check-data`.',
+                           'encode') from e
+        raise final
+
     def _encode_truncated(self, inputs: StdTemplateInputs):
         if self.mode != 'train':
             return super()._encode_truncated(inputs)
-        row_id = inputs.extra_kwargs.get(ROW_COLUMN) or 'row (no number)'
-        sample = parse_row(_contract_row(inputs), row_id=row_id)
+        row_id = inputs.extra_kwargs.get(ROW_COLUMN) or _NO_NUMBER
+        try:
+            return self._encode_row(inputs, row_id)
+        except RowError as e:
+            raise _Final(e) from e
+        except MaxLengthError as e:
+            error = MaxLengthError(f'{row_id}: {e} Raise --max_length, cut rows with --truncation_strategy right, or '
+                                   'drop them with --strict false.')
+            raise _Final(error) from e
+
+    def _encode_row(self, inputs: StdTemplateInputs, row_id: str):
+        row = _contract_row(inputs)
+        sample = parse_row(row, row_id=row_id)
+        check_tags(row['messages'], num_images=len(inputs.images), num_videos=len(inputs.videos), row_id=row_id)
         # Opened here, before ms-swift scales them for the MLLM.
         inputs.images = [self._open(image, row_id, i) for i, image in enumerate(inputs.images)]
         originals = {i: inputs.images[i] for i in sample.seg_images}
-        try:
-            encoded = super()._encode_truncated(inputs)
-        except MaxLengthError as e:
-            raise MaxLengthError(f'{row_id}: {e} Raise --max_length, cut rows with --truncation_strategy right, or '
-                                 'drop them with --strict false.') from e
-        except (ValueError, TypeError, KeyError, IndexError, AssertionError, OSError, RuntimeError) as e:
-            raise RowError(row_id, f'{type(e).__name__}: {e}.', 'Look at the row with `citrusv check-data`.',
-                           'encode') from e
+        encoded = super()._encode_truncated(inputs)
         if sample.masks:
             if isinstance(encoded, list):
                 raise RowError(
@@ -150,8 +183,7 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
         try:
             loaded = self._load_image(image, True)
             loaded.load()
-        # PIL raises all of these for broken files.
-        except (OSError, ValueError, SyntaxError, TypeError, RuntimeError, Image.DecompressionBombError) as e:
+        except IMAGE_ERRORS as e:
             name = image.get('path') if isinstance(image, dict) else image
             raise RowError(row_id, f'images[{index}]={name!r} cannot be read: {e}.', 'Repair or remove the file.',
                            'image-unreadable') from e
@@ -166,7 +198,7 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
         masks = []
         for position, (entry, image) in enumerate(zip(sample.masks, sample.mask_images)):
             size = (images[image].height, images[image].width)
-            mask = decode_mask(entry, size=size, row=sample.row, position=position, load_image=_open_mask)
+            mask = decode_mask(entry, size=size, row=sample.row, position=position)
             masks.append(torch.from_numpy(resize_mask(mask, self.mask_side)))
         # PIL's BILINEAR antialiases when it shrinks.
         side = (self.input_side, self.input_side)
@@ -242,16 +274,12 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
 
 def _contract_row(inputs: StdTemplateInputs) -> dict[str, Any]:
     """The row as the row contract has it; `masks` and `mask_images` come through Arrow as JSON text."""
-    row = {'messages': inputs.messages, 'images': inputs.images, 'videos': inputs.videos}
+    system = [{'role': 'system', 'content': inputs.system}] if inputs.system else []
+    row = {'messages': system + inputs.messages, 'images': inputs.images, 'videos': inputs.videos}
     for key in ('masks', 'mask_images'):
         value = inputs.extra_kwargs.get(key)
         row[key] = json.loads(value) if isinstance(value, str) else value
     return row
-
-
-def _open_mask(path: str) -> Image.Image:
-    """Opens a mask file where ms-swift looks for images: under ROOT_IMAGE_DIR too."""
-    return Image.open(_check_path(path) or path)
 
 
 def _plain(content: Any) -> Any:

@@ -5,10 +5,13 @@ Every row goes the way of training: the JSONL is read, the row is encoded by the
 import json
 import numpy as np
 import pytest
+import torch
 from pathlib import Path
 from PIL import Image
 from rows import Maker, box_mask, rle, write_jsonl
+from swift.template import MaxLengthError
 from swift_run import run_sft
+from unittest.mock import Mock
 
 from swift_citrusv.constants import ROW_COLUMN
 from swift_citrusv.errors import RowError, SettingError
@@ -52,6 +55,9 @@ def _row(answer='The cell: [SEG].', question='<image>Segment the cell.', **colum
 # name -> (row, or a raw line; words that the message must hold)
 BAD_ROWS = {
     'line is not JSON': ('{"messages": [', ['not JSON']),
+    'line is not UTF-8': (b'{"messages": "\xff"}', ['UTF-8', 'ff']),
+    'line with a huge integer': ('{"messages": ' + 5000 * '9' + '}', ['not JSON', '999']),
+    'line nested too deeply': (3000 * '[{"a":', ['not JSON', 'nested']),
     'line is a list': ('[1, 2]', ['list']),
     'no messages': ({
         'messages': [],
@@ -112,6 +118,46 @@ BAD_ROWS = {
         'path': 'colour_mask.png',
         'label': 1
     }]), ['RGB']),
+    'image is null': (_row(images=[None]), ['images[0]', 'None']),
+    'image is a number': (_row('A cell.', masks=None, images=[5]), ['images[0]', '5']),
+    'image part is a number': ({
+        'messages': [{
+            'role': 'user',
+            'content': [{
+                'type': 'image',
+                'image': 5
+            }]
+        }, {
+            'role': 'assistant',
+            'content': 'A cell.'
+        }]
+    }, ['images[0]', '5']),
+    'image that is not base64': (_row(images=['data:image/png,x']), ['data:image/png,x']),
+    'more <image> than images': (_row(question='<image><image>Segment.'), ['<image> 2 times', '1 images']),
+    '<image> in the answer': (_row('<image>: [SEG].'), ['<image> 2 times', '1 images']),
+    '<image> without images': (_row('A cell.', images=None, masks=None), ['<image> 1 times', '0 images']),
+    '<image> in the system turn': (_row('A cell.', masks=None) | {
+        'messages': [{
+            'role': 'system',
+            'content': '<image>'
+        }, *_row('A cell.')['messages']]
+    }, ['<image> 2 times', '1 images']),
+    'more <video> than videos': (_row(question='<video><image>Segment.'), ['<video> 1 times', '0 videos']),
+    'no messages, where other rows have them': ({
+        'query': 'Hello?',
+        'response': 'Hello.'
+    }, ['messages', 'drop']),
+    "'image', where other rows have 'images'": ({
+        'messages': _row('A cell.')['messages'],
+        'image': 'good.png'
+    }, ["'image'", "'images'"]),
+    'a part without type': (_row('A cell.', [{
+        'text': 'What is it?'
+    }], masks=None, images=None), ['KeyError', 'type']),
+    'images in parts and in the row': (_row(question=[{
+        'type': 'image',
+        'image': 'good.png'
+    }]), ['AssertionError', 'good.png']),
     'image missing': (_row(images=['nowhere.png']), ['nowhere.png']),
     'image truncated': (_row(images=['truncated.png']), ['truncated.png']),
     'image of zero bytes': (_row(images=['empty.png']), ['empty.png']),
@@ -133,17 +179,73 @@ def _train(path: Path, template) -> None:
 def test_bad_row(name, template, files, tmp_path, monkeypatch):
     monkeypatch.chdir(files)
     bad, words = BAD_ROWS[name]
-    line = bad if isinstance(bad, str) else json.dumps(bad)
+    line = json.dumps(bad) if isinstance(bad, dict) else bad
     path = tmp_path / 'train.jsonl'
-    path.write_text(f'{json.dumps(_row())}\n{line}\n')
-    with pytest.raises(ValueError) as error:
+    path.write_bytes(b'\n'.join([json.dumps(_row()).encode(), line.encode() if isinstance(line, str) else line]))
+    with pytest.raises((RowError, MaxLengthError)) as error:
         _train(path, template)
     message = str(error.value)
-    assert 'train.jsonl:2' in message
+    assert message.startswith('train.jsonl:2: ')
     for word in words:
         assert word in message, message
     # A remedy stands at the end.
     assert message.rstrip().endswith('.') and len(message) > len('train.jsonl:2') + 30
+
+
+@pytest.mark.parametrize('name', ['image missing', 'two [SEG], one mask', 'row too long'])
+def test_a_bad_row_is_tried_once(name, template, files, monkeypatch):
+    from swift_citrusv import template as module
+    monkeypatch.chdir(files)
+    checked = Mock(side_effect=module.parse_row)
+    monkeypatch.setattr(module, 'parse_row', checked)
+    with pytest.raises((RowError, MaxLengthError), match='train.jsonl:7: '):
+        template.encode({**BAD_ROWS[name][0], ROW_COLUMN: 'train.jsonl:7'})
+    assert checked.call_count == 1
+
+
+def test_other_errors_are_tried_as_ms_swift_does(template, files, monkeypatch):
+    monkeypatch.chdir(files)
+    calls = []
+
+    def once_down(*args, **kwargs):
+        calls.append(torch.is_inference_mode_enabled())
+        if len(calls) < 3:
+            raise ConnectionError('once more')
+        return _encode_masks(*args, **kwargs)
+
+    _encode_masks = template._encode_masks
+    monkeypatch.setattr(template, '_encode_masks', once_down)
+    assert 'masks' in template.encode(_row(), return_length=True)
+    assert calls == [True] * 3
+    monkeypatch.setattr(template, '_encode_masks', lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(RowError, match='row .no number.: ZeroDivisionError') as error:
+        template.encode(_row())
+    assert isinstance(error.value.__cause__, ZeroDivisionError)
+
+
+def test_fewer_tags_than_images(template, files, monkeypatch):
+    monkeypatch.chdir(files)
+    with_tag = template.encode(_row())
+    assert template.encode(_row(question='Segment the cell.'))['input_ids'] == with_tag['input_ids']
+
+
+def test_unknown_role_in_a_preprocessor(tmp_path):
+    """ms-swift's own preprocessor refuses it, for a whole batch of rows at once."""
+    from swift.dataset import load_dataset
+
+    from swift_citrusv.patches import patch_dataset_loading
+    patch_dataset_loading()
+    rows = [{
+        'messages': [{
+            'role': role,
+            'content': 'x'
+        }, {
+            'role': 'assistant',
+            'content': 'y'
+        }]
+    } for role in ('user', 'doctor')]
+    with pytest.raises(RowError, match='train.jsonl:2'):
+        load_dataset([write_jsonl(tmp_path / 'train.jsonl', rows)], strict=True, load_from_cache_file=False)
 
 
 def test_seg_lost_to_truncation(template, files, tmp_path, monkeypatch):

@@ -9,10 +9,10 @@ from rows import Maker, box_mask, rle
 from typing import Any
 
 from swift_citrusv._cli_check_data import FailureLog, percentiles
-from swift_citrusv._cli_check_rows import Failure, open_image, parse_line, read_lines, seg_sentences
+from swift_citrusv._cli_check_rows import Failure, load_image, seg_sentences
 from swift_citrusv._cli_pictures import spread
 from swift_citrusv.cli import main
-from swift_citrusv.errors import RowError
+from swift_citrusv.jsonl import read_lines
 
 SMALL = 84
 
@@ -73,6 +73,14 @@ def bad_rows(maker: Maker) -> list[tuple[str, Any]]:
         ('image-unreadable', seg(images=[str(broken)], masks=[mask()])),
         ('image-unreadable', row('<image>What is it?', 'A cell.', images=[str(broken)])),
         ('image-unreadable', row('<image>What is it?', 'A cell.', images=['data:image/png;base64,AAAA'])),
+        ('image-unreadable', row('<image>What is it?', 'A cell.', images=[None])),
+        ('image-unreadable', row('<image>What is it?', 'A cell.', images=[5])),
+        ('mask-file', seg(images=[image()], masks=[{
+            'path': 'https://nowhere.invalid/mask.png'
+        }])),
+        ('image-tags', row('<image>What is it?', 'A cell.')),
+        ('image-tags', row('<image><image>Segment it.', 'The cell: [SEG].', images=[image()], masks=[mask()])),
+        ('video-tags', row('<video><image>What is it?', 'A cell.', images=[image()])),
     ]
 
 
@@ -127,25 +135,17 @@ def test_processes_change_nothing(mixed, tmp_path, capsys):
     assert alone == together
 
 
-def test_errors_are_those_of_training(mixed):
-    from swift_citrusv import datasets
-    file, bad = mixed
-    seen: Counter[str] = Counter()
-    for number, line in read_lines(str(file)):
-        messages: list[tuple[str, Any]] = []
-        for parse in (lambda: parse_line(line, f'{file.name}:{number}'),
-                      lambda: datasets.parse_line(str(file), number, line)):
-            try:
-                messages.append(('row', parse()))
-            except RowError as error:
-                messages.append((error.kind, str(error)))
-            except (ValueError, RecursionError):
-                # Where training would end without the number of the row.
-                messages.append(('not-json', None))
-        if messages[1][1] is not None and '\udcff' not in line:
-            assert messages[0] == messages[1]
-            seen[messages[0][0]] += 1
-    assert seen['row'] > 12 and len(seen) > 6
+def test_errors_are_those_of_training(mixed, tmp_path, capsys, caplog):
+    from swift_citrusv.datasets import scan_jsonl
+    file, _ = mixed
+    with caplog.at_level('WARNING'):
+        columns, bad, num_rows = scan_jsonl(str(file), strict=False)
+    _, report, _ = check(capsys, tmp_path, file)
+    assert report['rows'] == num_rows and {'messages', 'masks'} <= set(columns)
+    failures = {failure['line']: f'{failure["row"]}: {failure["message"]}' for failure in report['failures']}
+    assert len(bad) > 12 and set(bad) < set(failures)
+    skips = [record.getMessage().partition(' so far): ')[2] for record in caplog.records]
+    assert [' '.join(skip.split()) for skip in skips if skip] == [failures[line] for line in bad]
 
 
 @pytest.mark.parametrize('lines, num_rows', [([], 0), (['', ' '], 0), (['not json', 'nor this'], 2)])
@@ -234,19 +234,21 @@ def test_percentiles(lengths):
 
 def test_images_are_found_where_ms_swift_finds_them(tmp_path, monkeypatch):
     import base64
-    from swift.template.vision_utils import load_image
+    from swift.template import vision_utils
     maker = Maker(tmp_path / 'root' / 'images')
     path = Path(maker.image())
     monkeypatch.chdir(tmp_path)
     text = base64.b64encode(path.read_bytes()).decode()
     here = [str(path), 'root/images/image_0.png', f'data:image/png;base64,{text}', text]
     for reference in here:
-        assert np.array_equal(np.array(open_image(reference).convert('RGB')),
-                              np.array(load_image(reference))), reference[:40]
+        assert np.array_equal(
+            np.array(load_image(reference).convert('RGB')),
+            np.array(vision_utils.load_image(reference))), reference[:40]
     with pytest.raises(FileNotFoundError):
-        open_image('images/image_0.png')
+        load_image('images/image_0.png')
     monkeypatch.setenv('ROOT_IMAGE_DIR', str(tmp_path / 'root'))
-    assert np.array_equal(np.array(open_image('images/image_0.png')), np.array(load_image('images/image_0.png')))
+    assert np.array_equal(
+        np.array(load_image('images/image_0.png')), np.array(vision_utils.load_image('images/image_0.png')))
 
 
 def test_sentences_name_each_mask():
@@ -350,11 +352,12 @@ def ms_swift_rows(maker: Maker) -> list[tuple[str, Any]]:
             }]
         }),
         ('MaxLengthError', row('Count.', 'one two ' * 600)),
-        # In a file whose other rows have 'messages', ms-swift drops these and says no more than a number.
-        ('dropped', {
+        # In a file whose other rows have 'messages' and 'images', ms-swift drops the one row and the other's image.
+        ('messages', {
             'query': 'Hello?',
             'response': 'Hello.'
         }),
+        ('images', row('What is it?', 'A cell.', image=maker.image())),
         ('encode', row('<video>What moves?', 'The cell.', videos=['none.mp4'])),
     ]
 
@@ -362,7 +365,8 @@ def ms_swift_rows(maker: Maker) -> list[tuple[str, Any]]:
 def trained_on(line: str, folder: Path, template: Any) -> bool:
     """Whether a training run takes the row: ms-swift's own loading of a file with it, then the template."""
     from swift.dataset import load_dataset
-    other = json.dumps({'messages': [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': 'b'}]})
+    turns = [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': 'b'}]
+    other = json.dumps({'messages': turns, 'images': []})
     file = folder / 'one.jsonl'
     # A row that is good beside it, so that the columns are those of the file.
     file.write_bytes(f'{line.strip()}\n{other}\n'.encode('utf-8', 'surrogateescape'))

@@ -4,7 +4,6 @@ import pytest
 import subprocess
 import sys
 from pathlib import Path
-
 from rows import Maker, write_jsonl
 
 EXAMPLES = Path(__file__).resolve().parents[1] / 'examples'

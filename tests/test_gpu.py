@@ -1,7 +1,6 @@
 """What needs CUDA: packs in bfloat16, with flash-attn where it is installed and sdpa elsewhere."""
 import math
 import pytest
-
 from rows import Maker, write_jsonl
 from swift_run import run_sft
 

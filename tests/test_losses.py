@@ -208,16 +208,17 @@ def test_combine_by_hand(kind):
 
 def test_counts_below_one_are_no_clamped_counts():
     # One mask on two ranks whose gradients DDP averages: each passes 1 / 2.
-    sums = [torch.tensor(x) for x in (0.0, 1.0, 1.0)]
+    sums = (torch.tensor(0.0), torch.tensor(1.0), torch.tensor(1.0))
     assert combine(*sums, 1, 0.5, LossWeights()).item() == 6
     assert combine(*sums, 1, torch.tensor(0.5), LossWeights()).item() == 6
 
 
 @pytest.mark.parametrize('kind', [int, torch.tensor])
 def test_a_count_of_zero_has_zero_gradient_not_nan(kind):
-    sums = [torch.zeros((), requires_grad=True) for _ in range(3)]
+    zero = torch.zeros(())
+    sums = (zero.clone().requires_grad_(), zero.clone().requires_grad_(), zero.clone().requires_grad_())
     combine(*sums, kind(0), kind(0), LossWeights()).backward()
-    assert [x.grad.item() for x in sums] == [0, 0, 0]
+    assert [x.grad for x in sums] == [0, 0, 0]
 
 
 def test_shares_of_micro_batches_add_up_to_the_loss_of_the_step():

@@ -397,6 +397,22 @@ def test_the_size_is_compared_before_the_pixels_are_decoded(tmp_path):
     assert error_of({'path': str(tmp_path / 'm.png')}, (31, 124)).kind == 'mask-size'
 
 
+def test_files_under_root_image_dir(tmp_path, monkeypatch):
+    """Of a file that is there too, the name as it is wins, as in ms-swift."""
+    (tmp_path / 'root').mkdir()
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(LABELS).save(tmp_path / 'root' / 'm.png')
+    assert 'ROOT_IMAGE_DIR' in error_of({'path': 'm.png'}, (31, 123)).problem
+    for folder in (str(tmp_path / 'root'), 'root'):
+        monkeypatch.setenv('ROOT_IMAGE_DIR', folder)
+        assert np.array_equal(decode({'path': 'm.png', 'label': 3}, (31, 123)), LABELS == 3)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('ROOT_IMAGE_DIR', '~/root')
+    assert np.array_equal(decode({'path': 'm.png', 'label': 3}, (31, 123)), LABELS == 3)
+    Image.fromarray(np.zeros_like(LABELS)).save(tmp_path / 'm.png')
+    assert not decode({'path': 'm.png'}, (31, 123)).any()
+
+
 def test_load_image_is_used_and_its_errors_are_named():
     asked = []
 

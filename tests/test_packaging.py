@@ -381,9 +381,9 @@ def test_module_looks_untouched(environment, fake_swift):
     code = '''
 import importlib.util, inspect, pickle, runpy
 from importlib.machinery import SourceFileLoader
-spec = importlib.util.find_spec('swift.dataset')   # To look is not to import.
-assert spec.origin.endswith('dataset.py') and spec.loader.get_source('swift.dataset') == 'VALUE = 1\\n'
-import swift.dataset as module
+spec = importlib.util.find_spec('swift.metrics')   # To look is not to import.
+assert spec.origin.endswith('metrics.py') and spec.loader.get_source('swift.metrics') == 'VALUE = 1\\n'
+import swift.metrics as module
 assert type(module.__loader__) is SourceFileLoader and module.__spec__.loader is module.__loader__
 assert 'exec_module' not in vars(module.__loader__)
 assert inspect.getsource(module) == 'VALUE = 1\\n'
@@ -392,7 +392,7 @@ assert importlib.reload(module) is module
 assert runpy.run_module('swift.callbacks')['VALUE'] == 1
 '''
     lines = environment('plain').check('-c', code, PYTHONPATH=fake_swift).splitlines()
-    assert lines == ['begin swift.dataset', 'end swift.dataset']
+    assert lines == ['begin swift.metrics', 'end swift.metrics']
 
 
 def test_threads(environment, fake_swift):

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-
 from rows import Maker, write_jsonl
 
 from swift_citrusv.samples import parse_row

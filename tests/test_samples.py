@@ -9,7 +9,7 @@ from typing import Any
 
 from swift_citrusv.errors import RowError
 from swift_citrusv.masks import decode_mask
-from swift_citrusv.samples import count_seg_tokens, num_seg_images, parse_row
+from swift_citrusv.samples import check_tags, count_seg_tokens, num_seg_images, parse_row
 
 ROW = 'train.jsonl:12'
 RLE = {'size': [2, 3], 'counts': [1, 2, 3]}
@@ -147,6 +147,10 @@ BAD_ROWS = {
     'masks-without-images': (make_row(images=GONE), 'masks-without-image', '2 entries'),
     'masks-with-images-empty': (make_row(images=[]), 'masks-without-image', '2 entries'),
     'images-a-number': (make_row(images=4), 'images', '4'),
+    'images-a-number-without-masks': (make_row(images=4, masks=None), 'images', '4'),
+    'image-none': (make_row(images=['a.png', None]), 'image-unreadable', 'images[1] is None'),
+    'image-a-number': (make_row(images=[5], masks=None), 'image-unreadable', 'images[0] is 5'),
+    'image-a-list': (make_row(images=[['a.png']]), 'image-unreadable', "images[0] is ['a.png']"),
     'masks-on-video': (make_row(images=None, videos=['v.mp4']), 'masks-on-video', '2 entries'),
     'masks-on-video-part': (make_row(images=None, messages=[
         turn([{'type': 'video', 'video': 'v.mp4'}], 'user'), turn('[SEG][SEG]')]), 'masks-on-video', '2 entries'),
@@ -335,6 +339,33 @@ def test_the_row_is_left_as_it_was():
     before = copy.deepcopy(row)
     parse_row(row, row_id=ROW)
     assert row == before
+
+
+IMAGE_PART = {'type': 'image', 'image': 'a.png'}
+URL_PART = {'type': 'image_url', 'image_url': {'url': 'a.png'}}
+
+
+# messages, and the numbers of <image> and <video> in them as ms-swift reads them
+@pytest.mark.parametrize(('messages', 'images', 'videos'), [
+    ([turn('no tag')], 0, 0),
+    ([turn('<image>a<image>', 'user'), turn('<video>')], 2, 1),
+    ([turn('<image>', 'system'), turn('<image>', 'user')], 2, 0),
+    ([turn('< image> <img> <images> <Image>', 'user')], 0, 0),
+    ([turn([IMAGE_PART, {'type': 'text', 'text': '<image>'}, URL_PART, {'type': 'image'}], 'user')], 4, 0),
+    ([turn([{'type': 'video', 'video': 'v.mp4'}], 'user')], 0, 1),
+    ([turn({'name': 'look', 'arguments': {'at': '<image>'}}, 'tool_call'), turn([IMAGE_PART], 'tool')], 1, 0),
+    ([turn([5, 6])], 0, 0),
+])  # yapf: disable
+def test_no_more_tags_than_media(messages, images, videos):
+    for spare in (0, 1, 5):
+        check_tags(messages, num_images=images + spare, num_videos=videos + spare, row_id=ROW)
+    for medium, num_images, num_videos in (('image', images - 1, videos), ('video', images, videos - 1)):
+        count = num_images if medium == 'image' else num_videos
+        if count < 0:
+            continue
+        with pytest.raises(RowError) as caught:
+            check_tags(messages, num_images=num_images, num_videos=num_videos, row_id=ROW)
+        check_error(caught.value, f'{medium}-tags', f'<{medium}> {count + 1} times, but the row has {count} {medium}s')
 
 
 SCALARS = (
