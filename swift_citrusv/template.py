@@ -1,6 +1,6 @@
 """The ms-swift template of Citrus-V: rows to tensors, and tensors to packs and batches.
 
-It is Qwen2.5-VL's template with four more keys in what it encodes, see `DESIGN` in the README's "tensors" section:
+It is Qwen2.5-VL's template with four more keys in what it encodes (shapes: README, 'What it does, exactly'):
 `g_pixel_values`, `masks`, `mask_image_index` and `mask_token_index`.
 """
 import json
