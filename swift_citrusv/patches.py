@@ -98,6 +98,14 @@ def patch_arguments() -> None:
 def _apply_defaults(args) -> None:
     from swift.utils import get_logger
     logger = get_logger()
+    if args.sequence_parallel_size > 1:
+        raise ValueError(
+            f'--sequence_parallel_size {args.sequence_parallel_size} cuts a sequence into pieces, and a mask '
+            'would lose its [SEG]. Leave it at 1 with --model_type citrusv.')
+    if args.enable_dft_loss:
+        raise ValueError(
+            '--enable_dft_loss is a loss of its own and would be ignored beside --loss_type citrusv. Leave '
+            'it off.')
     if args.loss_type is None:
         args.loss_type = MODEL_TYPE
     elif args.loss_type != MODEL_TYPE:

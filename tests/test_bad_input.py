@@ -295,6 +295,8 @@ BAD_SETTINGS = {
     (['--freeze_llm', 'true', '--freeze_parameters', 'segmenter', 'seg_projector', 'model', 'lm_head'], ['trainable']),
     'a row longer than a pack': (['--packing', 'true', '--packing_length', '100'], ['100', '--packing_length']),
     'sequential packing': (['--packing', 'true', '--packing_strategy', 'sequential'], ['sequential']),
+    'sequence parallel': (['--sequence_parallel_size', '2'], ['--sequence_parallel_size 2', '[SEG]']),
+    'DFT loss': (['--enable_dft_loss', 'true'], ['--enable_dft_loss']),
     'attention that cannot pack': (['--packing', 'true', '--attn_impl', 'flex_attention'], ['flex_attention']),
 }
 

@@ -16,6 +16,7 @@ LAYOUTS = {
     'padded batch 4, 3 steps': '--per_device_train_batch_size 4 --gradient_accumulation_steps 3',
     'padded batch 12, 1 step': '--per_device_train_batch_size 12 --gradient_accumulation_steps 1',
     'padded batch 4, left': '--per_device_train_batch_size 4 --gradient_accumulation_steps 3 --padding_side left',
+    'padding free, batch 4': '--padding_free true --per_device_train_batch_size 4 --gradient_accumulation_steps 3',
     'one pack': '--packing true --packing_length 2048 --gradient_accumulation_steps 1',
     'two packs': '--packing true --packing_length 700 --gradient_accumulation_steps 2',
     'four packs': '--packing true --packing_length 360 --gradient_accumulation_steps 4',
