@@ -2,19 +2,17 @@
 
 pycocotools reads and writes RLE and rasterises polygons, but trusts its input: a broken RLE string comes back as
 whatever was in memory. So everything is checked here before it gets there, in time and memory bounded by the entry
-and the image. The form checks repeat those of `samples`, since a mask may also come from elsewhere (inference, a
-script); a test holds the two to the same verdict.
+and the image.
 """
 import numpy as np
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
 from PIL import Image, ImageFile
 from pycocotools import mask as coco_mask
 from typing import Any
 
 from .errors import RowError
 from .images import IMAGE_ERRORS, open_image
+from .mask_forms import POLYGON_REMEDY, checked_entry, shown
 
 # pycocotools gives each run of an encoded RLE six characters of five bits, sign included, and does not look further.
 _MAX_PIXELS = 2**29 - 1
@@ -25,15 +23,9 @@ _COLOUR_MODES = ('RGB', 'RGBA')
 # PIL stretches the values of 2- and 4-bit grey PNGs to 0-255: label 3 of a 2-bit file would be read as 255.
 _PNG_STRETCH = {'L;2': 85, 'L;4': 17}
 
-_FORM_REMEDY = (
-    "Write an RLE {'size': [h, w], 'counts': ...}, a polygon list [[x1, y1, x2, y2, x3, y3], ...] or a file "
-    "{'path': 'm.png', 'label': 3} (label optional).")
 _RLE_REMEDY = ("Write the RLE as pycocotools does ('size' is [height, width]; 'counts' is its string, .decode('ascii') "
                'if it is bytes, or a list of run lengths), e.g. with `swift_citrusv.masks.encode_rle`.')
-_POLYGON_REMEDY = ('Write each polygon as a flat list of pixel coordinates [x1, y1, x2, y2, x3, y3, ...], three points '
-                   'or more, or give the mask as an RLE.')
 _PATH_REMEDY = 'Check the path, and that the file there is a whole image that PIL can read.'
-_LABEL_REMEDY = "Make 'label' an integer from 0 to 65535, or leave it out to take all non-zero pixels."
 
 
 def decode_mask(entry: Any,
@@ -73,15 +65,12 @@ def decode_mask(entry: Any,
     if size[0] * size[1] > _MAX_PIXELS:
         raise RowError(row, f'{where} belongs to an image of height {size[0]} and width {size[1]}.',
                        'Cut the image into tiles below 2^29 pixels.', 'mask-size')
-    if isinstance(entry, Mapping):
-        entry = {key: value for key, value in entry.items() if value is not None}
-        if entry.keys() == {'size', 'counts'}:
-            return _decode_rle(entry, size, where, row)
-        if 'path' in entry and entry.keys() <= {'path', 'label'}:
-            return _decode_file(entry, size, where, row, load_image or open_image)
-    elif isinstance(entry, (list, tuple)) and entry:
+    entry = checked_entry(entry, where, row)
+    if not isinstance(entry, Mapping):
         return _decode_polygons(entry, size, where, row)
-    raise RowError(row, f'{where} is {_shown(entry)}.', _FORM_REMEDY, 'mask-form')
+    if 'path' in entry:
+        return _decode_file(entry, size, where, row, load_image or open_image)
+    return _decode_rle(entry, size, where, row)
 
 
 def resize_mask(mask: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
@@ -140,29 +129,25 @@ def _check_array(mask: np.ndarray) -> None:
 def _check_size(mask_size: Sequence[int], size: tuple[int, int], where: str, row: str) -> None:
     if tuple(mask_size) != tuple(size):
         raise RowError(
-            row, f'{where} has [height, width] {_shown(list(mask_size))}, but its image has {list(size)}.',
+            row, f'{where} has [height, width] {shown(list(mask_size))}, but its image has {list(size)}.',
             "Draw the mask at the image's own size, or point 'mask_images' at the image that it belongs to.",
             'mask-size')
 
 
 def _decode_rle(entry: Mapping[str, Any], size: tuple[int, int], where: str, row: str) -> np.ndarray:
-    rle_size, counts = entry['size'], entry['counts']
-    if not isinstance(rle_size, (list, tuple)) or len(rle_size) != 2 or not all(_is_int(x) and x > 0 for x in rle_size):
-        raise RowError(row, f'{where} has the size {_shown(rle_size)}.', _RLE_REMEDY, 'mask-rle')
-    # Before the counts: nothing is allocated for a size that only the entry claims.
-    _check_size(rle_size, size, where, row)
-    runs: Any = _run_lengths(counts, where, row) if isinstance(counts, str) else counts
-    num_pixels = size[0] * size[1]
-    if not isinstance(runs, (list, tuple)) or not runs:
-        problem = f'are {_shown(counts)}'
-    elif bad := [run for run in runs if not _is_int(run) or run < 0]:
-        problem = f'hold the run length {_shown(bad[0])}'
-    elif sum(runs) != num_pixels:
-        problem = f'sum to {_shown(sum(runs))}, not to the {num_pixels} pixels of its size'
-    else:
-        rle = coco_mask.frPyObjects({'size': list(size), 'counts': list(runs)}, size[0], size[1])
-        return np.ascontiguousarray(coco_mask.decode(rle))
-    raise RowError(row, f'{where} has a broken RLE: its counts {problem}.', _RLE_REMEDY, 'mask-rle')
+    counts = entry['counts']
+    # Before a compressed string is read: nothing is allocated for a size that only the entry claims.
+    _check_size(entry['size'], size, where, row)
+    if isinstance(counts, str):
+        runs = _run_lengths(counts, where, row)
+        bad = [run for run in runs if run < 0]
+        if bad or sum(runs) != size[0] * size[1]:
+            problem = (f'hold the run length {shown(bad[0])}'
+                       if bad else f'sum to {shown(sum(runs))}, not to the {size[0] * size[1]} pixels of its size')
+            raise RowError(row, f'{where} has a broken RLE: its counts {problem}.', _RLE_REMEDY, 'mask-rle')
+        counts = runs
+    rle = coco_mask.frPyObjects({'size': list(size), 'counts': list(counts)}, size[0], size[1])
+    return np.ascontiguousarray(coco_mask.decode(rle))
 
 
 def _run_lengths(counts: str, where: str, row: str) -> list[int]:
@@ -187,7 +172,7 @@ def _run_lengths(counts: str, where: str, row: str) -> list[int]:
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value, shift = 0, 0
     if shift:
-        raise RowError(row, f'{where} has a broken RLE: its counts end within a run ({_shown(counts)}).', _RLE_REMEDY,
+        raise RowError(row, f'{where} has a broken RLE: its counts end within a run ({shown(counts)}).', _RLE_REMEDY,
                        'mask-rle')
     return runs
 
@@ -196,29 +181,21 @@ def _decode_polygons(polygons: Sequence[Any], size: tuple[int, int], where: str,
     height, width = int(size[0]), int(size[1])
     outline = 0.
     for i, polygon in enumerate(polygons):
-        kind = 'mask-polygon'
-        if not isinstance(polygon, (list, tuple)):
-            problem = f'is {_shown(polygon)}'
-        elif len(polygon) < 6 or len(polygon) % 2:
-            problem = f'has {len(polygon)} coordinates'
-        elif bad := [value for value in polygon if not _is_coordinate(value)]:
-            problem = f'has the coordinate {_shown(bad[0])}'
-        else:
-            points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
-            low, high = points.min(axis=0), points.max(axis=0)
-            outline += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
-            if (high <= 0).any() or low[0] >= width or low[1] >= height:
-                kind = 'mask-outside'
-                problem = f'spans x, y {low.tolist()} to {high.tolist()}, but the image is {width} x {height} pixels'
-            elif outline > _MAX_OUTLINE:
-                problem = f'brings the length of the outlines to {outline:g} pixels, of {_MAX_OUTLINE} allowed'
-            else:
-                continue
-        raise RowError(row, f'{where}: polygon {i} {problem}.', _POLYGON_REMEDY, kind)
+        points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
+        low, high = points.min(axis=0), points.max(axis=0)
+        outline += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+        if (high <= 0).any() or low[0] >= width or low[1] >= height:
+            raise RowError(
+                row, f'{where}: polygon {i} spans x, y {low.tolist()} to {high.tolist()}, but the image is {width} x '
+                f'{height} pixels.', POLYGON_REMEDY, 'mask-outside')
+        if outline > _MAX_OUTLINE:
+            raise RowError(
+                row, f'{where}: polygon {i} brings the length of the outlines to {outline:g} pixels, of '
+                f'{_MAX_OUTLINE} allowed.', POLYGON_REMEDY, 'mask-polygon')
     rles = coco_mask.frPyObjects([[float(value) for value in polygon] for polygon in polygons], height, width)
     mask = np.ascontiguousarray(coco_mask.decode(coco_mask.merge(rles)))
     if not mask.any():
-        raise RowError(row, f'{where}: the polygons {_shown(polygons)} cover no pixel of the image.',
+        raise RowError(row, f'{where}: the polygons {shown(polygons)} cover no pixel of the image.',
                        "Draw them larger; to say 'not present', give an RLE of zeros.", 'mask-outside')
     return mask
 
@@ -226,10 +203,6 @@ def _decode_polygons(polygons: Sequence[Any], size: tuple[int, int], where: str,
 def _decode_file(entry: Mapping[str, Any], size: tuple[int, int], where: str, row: str,
                  load_image: Callable[[str], Image.Image]) -> np.ndarray:
     path, label = entry['path'], entry.get('label')
-    if not isinstance(path, str) or not path:
-        raise RowError(row, f'{where} has the path {_shown(path)}.', _PATH_REMEDY, 'mask-path')
-    if label is not None and not (_is_int(label) and 0 <= label <= 65535):
-        raise RowError(row, f'{where} has the label {_shown(label)}.', _LABEL_REMEDY, 'mask-label')
     where = f'{where} ({path!r})'
     try:
         with load_image(path) as image:
@@ -267,21 +240,3 @@ def _check_layout(image: Image.Image, label: int | None, where: str, row: str) -
     else:
         return _PNG_STRETCH.get(raw_mode, 1)
     raise RowError(row, f'{where} {problem}.', remedy, 'mask-mode')
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_coordinate(value: Any) -> bool:
-    # NaN compares false. The bound keeps the integers of the rasteriser from overflowing.
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return is_number and bool(-2**29 < value < 2**29)
-
-
-def _shown(value: Any) -> str:
-    """A short repr for a message: a mask entry may hold a million characters."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python refuses to print an integer of more than 4,300 digits.
-        return f'a huge {type(value).__name__}'

@@ -5,23 +5,15 @@ checks that pairing and the form of every entry; `masks.decode_mask` then turns 
 row itself can tell is checked here, so a whole data set can be validated without touching its image files.
 """
 import json
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, NoReturn
 
 from .constants import SEG_TOKEN
 from .errors import RowError
+from .mask_forms import FORMS, checked_entry, is_int, shown
 
-_FORMS = ("Write an RLE {'size': [h, w], 'counts': ...}, a polygon list [[x1, y1, x2, y2, x3, y3], ...] or a file "
-          "{'path': 'm.png', 'label': 3} (label optional).")
-_SIZE_REMEDY = "Write 'size' as [height, width] of the image, two positive integers."
-_COUNTS_REMEDY = ("Write 'counts' as a compressed string, or as non-negative run lengths, column by column and zeros "
-                  'first, that sum to height * width.')
-_POLYGON_REMEDY = 'Write each polygon as a flat list of numbers [x1, y1, x2, y2, x3, y3, ...], three points or more.'
-_PATH_REMEDY = "Give 'path' the name of an image file."
-_LABEL_REMEDY = "Make 'label' an integer from 0 to 65535, or leave it out to take all non-zero pixels."
 _MASK_IMAGES_REMEDY = ("'mask_images' lists for each mask the index of its image in 'images', counted from 0; with one "
                        'image it may be left out.')
 _IMAGES_REMEDY = "Write 'images' as a list of file names."
@@ -106,16 +98,16 @@ def parse_row(row: Mapping[str, Any], *, row_id: str) -> Sample:
         RowError: The row breaks the contract; `kind` names the problem.
     """
     if not isinstance(row, Mapping):
-        raise RowError(row_id, f'the row is {_shown(row)}.', 'Write one JSON object a line.', 'row')
+        raise RowError(row_id, f'the row is {shown(row)}.', 'Write one JSON object a line.', 'row')
     messages = _checked_messages(row.get('messages'), row_id)
     _check_images(row.get('images'), row_id)
     entries = _mask_list(row.get('masks'), row_id)
     mask_images = row.get('mask_images')
     if mask_images is not None and not isinstance(mask_images, (list, tuple)):
-        raise RowError(row_id, f"'mask_images' is {_shown(mask_images)}.", _MASK_IMAGES_REMEDY, 'mask-images')
+        raise RowError(row_id, f"'mask_images' is {shown(mask_images)}.", _MASK_IMAGES_REMEDY, 'mask-images')
     if not entries:
         if mask_images:
-            raise RowError(row_id, f"'mask_images' is {_shown(mask_images)}, but the row has no masks.",
+            raise RowError(row_id, f"'mask_images' is {shown(mask_images)}, but the row has no masks.",
                            "Add 'masks', or remove 'mask_images'.", 'mask-images-without-masks')
         return Sample(row_id, (), (), ())
     num_seg_tokens = count_seg_tokens(messages)
@@ -127,21 +119,21 @@ def parse_row(row: Mapping[str, Any], *, row_id: str) -> Sample:
     if not num_images:
         _raise_no_image(row, messages, len(entries), row_id)
     indices = _checked_mask_images(mask_images, len(entries), num_images, row_id)
-    masks = tuple(_checked_entry(entry, f'masks[{i}]', row_id) for i, entry in enumerate(entries))
+    masks = tuple(checked_entry(entry, f'masks[{i}]', row_id) for i, entry in enumerate(entries))
     return Sample(row_id, masks, indices, tuple(sorted(set(indices))))
 
 
 def _checked_messages(messages: Any, row_id: str) -> Sequence[Mapping[str, Any]]:
     if not isinstance(messages, (list, tuple)) or not messages:
-        raise RowError(row_id, f"'messages' is {_shown(messages)}.", _MESSAGES_REMEDY, 'messages')
+        raise RowError(row_id, f"'messages' is {shown(messages)}.", _MESSAGES_REMEDY, 'messages')
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
-            problem = f'is {_shown(message)}'
+            problem = f'is {shown(message)}'
         elif not isinstance(message.get('role'), str) or not message['role']:
-            problem = f'has the role {_shown(message.get("role"))}'
+            problem = f'has the role {shown(message.get("role"))}'
         # ms-swift takes an object as the content of a tool turn; what no turn can have is no content at all.
         elif not isinstance(message.get('content'), (str, list, tuple, Mapping)):
-            problem = f'has the content {_shown(message.get("content"))}'
+            problem = f'has the content {shown(message.get("content"))}'
         else:
             continue
         raise RowError(row_id, f'messages[{i}] {problem}.', _MESSAGES_REMEDY, 'message')
@@ -154,12 +146,12 @@ def _mask_list(masks: Any, row_id: str) -> Sequence[Any]:
         try:
             decoded = json.loads(masks)
         except (ValueError, RecursionError) as error:
-            raise RowError(row_id, f"'masks' is the string {_shown(masks)}, which is not JSON ({error}).",
+            raise RowError(row_id, f"'masks' is the string {shown(masks)}, which is not JSON ({error}).",
                            "Write 'masks' as a list, or as the JSON text of a list.", 'masks') from error
     if decoded is None:
         return ()
     if not isinstance(decoded, (list, tuple)):
-        raise RowError(row_id, f"'masks' is {_shown(masks)}, not a list.", f'Give a list of entries. {_FORMS}', 'masks')
+        raise RowError(row_id, f"'masks' is {shown(masks)}, not a list.", f'Give a list of entries. {FORMS}', 'masks')
     return decoded
 
 
@@ -186,11 +178,11 @@ def _has_media(part: Mapping[str, Any], medium: str) -> bool:
 
 def _check_images(images: Any, row_id: str) -> None:
     if images is not None and not isinstance(images, (str, Mapping, list, tuple)):
-        raise RowError(row_id, f"'images' is {_shown(images)}.", _IMAGES_REMEDY, 'images')
+        raise RowError(row_id, f"'images' is {shown(images)}.", _IMAGES_REMEDY, 'images')
     for i, image in enumerate(images if isinstance(images, (list, tuple)) else ()):
         # What else may stand here, bytes or an open image, is for ms-swift to read.
         if image is None or isinstance(image, (Real, list, tuple)):
-            raise RowError(row_id, f'images[{i}] is {_shown(image)}.', _IMAGES_REMEDY, 'image-unreadable')
+            raise RowError(row_id, f'images[{i}] is {shown(image)}.', _IMAGES_REMEDY, 'image-unreadable')
 
 
 def _num_media(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], medium: str) -> int:
@@ -220,80 +212,7 @@ def _checked_mask_images(mask_images: Sequence[Any] | None, num_masks: int, num_
         raise RowError(row_id, f"'mask_images' has {len(mask_images)} entries for {num_masks} masks.",
                        _MASK_IMAGES_REMEDY, 'mask-images-length')
     for i, image in enumerate(mask_images):
-        if not _is_int(image) or not 0 <= image < num_images:
-            raise RowError(row_id, f'mask_images[{i}] is {_shown(image)}, but the row has {num_images} images.',
+        if not is_int(image) or not 0 <= image < num_images:
+            raise RowError(row_id, f'mask_images[{i}] is {shown(image)}, but the row has {num_images} images.',
                            _MASK_IMAGES_REMEDY, 'mask-images-value')
     return tuple(int(image) for image in mask_images)
-
-
-def _checked_entry(entry: Any, where: str, row_id: str) -> Any:
-    """Checks the form of one entry and returns it without None-valued keys. `decode_mask` asks for no less."""
-    if isinstance(entry, Mapping):
-        # Arrow gives every object of a column the keys of all of them.
-        entry = {key: value for key, value in entry.items() if value is not None}
-        if entry.keys() == {'size', 'counts'}:
-            _check_rle(entry, where, row_id)
-            return entry
-        if 'path' in entry and entry.keys() <= {'path', 'label'}:
-            _check_file(entry, where, row_id)
-            return entry
-    elif isinstance(entry, (list, tuple)) and entry:
-        _check_polygons(entry, where, row_id)
-        return entry
-    raise RowError(row_id, f'{where} is {_shown(entry)}.', _FORMS, 'mask-form')
-
-
-def _check_rle(entry: Mapping[str, Any], where: str, row_id: str) -> None:
-    size, counts = entry['size'], entry['counts']
-    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(_is_int(x) and x > 0 for x in size):
-        raise RowError(row_id, f'{where} has the size {_shown(size)}.', _SIZE_REMEDY, 'mask-rle')
-    if isinstance(counts, str) and counts:
-        return
-    if not isinstance(counts, (list, tuple)) or not counts:
-        raise RowError(row_id, f'{where} has the counts {_shown(counts)}.', _COUNTS_REMEDY, 'mask-rle')
-    for i, count in enumerate(counts):
-        if not _is_int(count) or count < 0:
-            raise RowError(row_id, f'{where} has the run length {_shown(count)} at counts[{i}].', _COUNTS_REMEDY,
-                           'mask-rle')
-    if sum(counts) != size[0] * size[1]:
-        raise RowError(
-            row_id, f'{where} has counts that sum to {_shown(sum(counts))}, but its size {_shown(size)} has '
-            f'{_shown(size[0] * size[1])} pixels.', _COUNTS_REMEDY, 'mask-rle')
-
-
-def _check_polygons(polygons: Sequence[Any], where: str, row_id: str) -> None:
-    for i, polygon in enumerate(polygons):
-        if not isinstance(polygon, (list, tuple)):
-            problem = f'is {_shown(polygon)}'
-        elif len(polygon) < 6 or len(polygon) % 2:
-            problem = f'has {len(polygon)} coordinates'
-        elif bad := [value for value in polygon if not _is_coordinate(value)]:
-            problem = f'has the coordinate {_shown(bad[0])}'
-        else:
-            continue
-        raise RowError(row_id, f'{where}: polygon {i} {problem}.', _POLYGON_REMEDY, 'mask-polygon')
-
-
-def _check_file(entry: Mapping[str, Any], where: str, row_id: str) -> None:
-    if not isinstance(entry['path'], str) or not entry['path']:
-        raise RowError(row_id, f'{where} has the path {_shown(entry["path"])}.', _PATH_REMEDY, 'mask-path')
-    if 'label' in entry and not (_is_int(entry['label']) and 0 <= entry['label'] <= 65535):
-        raise RowError(row_id, f'{where} has the label {_shown(entry["label"])}.', _LABEL_REMEDY, 'mask-label')
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_coordinate(value: Any) -> bool:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    # A comparison, false for NaN too: math.isfinite overflows on a huge integer.
-    return is_number and bool(-2**29 < value < 2**29)
-
-
-def _shown(value: Any) -> str:
-    """A short repr for a message: a mask entry may hold a million characters."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python refuses to print an integer of more than 4,300 digits.
-        return f'a huge {type(value).__name__}'

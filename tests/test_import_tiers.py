@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 TIERS = {
     0: {'constants', 'errors', 'settings'},
     1: {
-        'samples', 'jsonl', 'images', 'masks', 'packing', 'segmenter', 'config', 'modeling', 'losses', 'metrics',
-        'drawing', 'checkpoints', 'tiny'
+        'samples', 'jsonl', 'images', 'mask_forms', 'masks', 'packing', 'segmenter', 'config', 'modeling', 'losses',
+        'metrics', 'drawing', 'checkpoints', 'tiny'
     },
     2: {'template', 'loader', 'build', 'optim', 'loss', 'callbacks', 'evaluation', 'patches', 'datasets'},
     3: {'register', 'infer'},
