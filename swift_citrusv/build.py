@@ -7,15 +7,15 @@ from transformers import AutoConfig, AutoProcessor
 from typing import Any
 
 from .checkpoints import resolve_sam2
+from .constants import SEGMENTATION_MODULES
 from .loader import add_seg_token, finish_graft, fresh_head_expected, graft_config
 from .modeling import CitrusVForConditionalGeneration
-from .optim import SEGMENTATION_PREFIXES
 from .tiny import CORPUS, build_tiny_mllm
 
 
 def _check_loaded(mllm: str, info: dict[str, Any]) -> None:
     """Transformers fills what a file does not hold with random numbers; only the graft may start so."""
-    missing = sorted(name for name in info['missing_keys'] if not name.startswith(SEGMENTATION_PREFIXES))
+    missing = sorted(name for name in info['missing_keys'] if not name.startswith(SEGMENTATION_MODULES))
     if missing:
         raise ValueError(f'{mllm} lacks {len(missing)} weights of Qwen2.5-VL: {", ".join(missing[:5])}'
                          f'{", ..." if len(missing) > 5 else ""}. Download it again.')

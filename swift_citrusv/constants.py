@@ -3,6 +3,8 @@
 MODEL_TYPE = 'citrusv'
 SEG_TOKEN = '[SEG]'
 IGNORE_INDEX = -100
+# The modules of the model that a plain Qwen2.5-VL does not have.
+SEGMENTATION_MODULES = ('seg_projector', 'segmenter')
 # Marks the empty tail of `mask_image_index` and `mask_token_index` in a padded batch.
 NO_MASK = -1
 # Pixel statistics of ImageNet, as `sam2.utils.transforms.SAM2Transforms` uses them (RGB, range 0 to 1).

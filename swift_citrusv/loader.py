@@ -10,7 +10,7 @@ from typing import Any
 
 from .checkpoints import Sam2Source, load_sam2_weights, resolve_sam2
 from .config import CitrusVConfig
-from .constants import MODEL_TYPE, SEG_TOKEN
+from .constants import MODEL_TYPE, SEG_TOKEN, SEGMENTATION_MODULES
 from .errors import SettingError
 from .modeling import CitrusVForConditionalGeneration
 from .settings import Settings
@@ -61,7 +61,7 @@ def fresh_head_expected() -> Iterator[None]:
     """
     model_class = CitrusVForConditionalGeneration
     before = model_class._keys_to_ignore_on_load_missing
-    model_class._keys_to_ignore_on_load_missing = [*(before or ()), r'^segmenter\.', r'^seg_projector\.']
+    model_class._keys_to_ignore_on_load_missing = [*(before or ()), *(rf'^{name}\.' for name in SEGMENTATION_MODULES)]
     try:
         yield
     finally:

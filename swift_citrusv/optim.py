@@ -8,11 +8,11 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import Trainer as HfTrainer
 
+from .constants import SEGMENTATION_MODULES
 from .settings import Settings
 
 logger = get_logger()
 _PEFT_PREFIX = 'base_model.model.'
-SEGMENTATION_PREFIXES = ('seg_projector', 'segmenter')
 
 
 @dataclass
@@ -98,7 +98,7 @@ class CitrusVOptimizerCallback(OptimizerCallback):
         return [
             Part('aligner', tuple(arch.aligner), rate(args.aligner_lr), flag(args.aligner_lr, '--aligner_lr')),
             Part('ViT', tuple(arch.vision_tower), rate(args.vit_lr), flag(args.vit_lr, '--vit_lr')),
-            Part('segmentation', SEGMENTATION_PREFIXES, rate(seg_lr), flag(seg_lr, 'seg_lr')),
+            Part('segmentation', SEGMENTATION_MODULES, rate(seg_lr), flag(seg_lr, 'seg_lr')),
             Part('LLM', tuple(arch.language_model), args.learning_rate, None),
         ]
 

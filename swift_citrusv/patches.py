@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _hook
-from .constants import MODEL_TYPE, NO_MASK, ROW_COLUMN
+from .constants import MODEL_TYPE, NO_MASK, ROW_COLUMN, SEGMENTATION_MODULES
 from .errors import ROW_ERRORS, CompatibilityError, RowError
 
 _MARK = '_swift_citrusv_patch'
@@ -118,7 +118,7 @@ def _apply_defaults(args) -> None:
         args.callbacks = [*args.callbacks, MODEL_TYPE]
     if args.is_adapter:
         # An adapter without them would leave the projector at its random start.
-        args.modules_to_save = list(dict.fromkeys([*args.modules_to_save, 'seg_projector', 'segmenter']))
+        args.modules_to_save = list(dict.fromkeys([*args.modules_to_save, *SEGMENTATION_MODULES]))
 
 
 def _choose_attention(args) -> None:
@@ -129,10 +129,8 @@ def _choose_attention(args) -> None:
         args.attn_impl = 'flash_attention_2' if torch.cuda.is_available() and is_flash_attn_2_available() else 'sdpa'
         get_logger().info(f'Setting args.attn_impl: {args.attn_impl} (packing; flash-attn is used on CUDA where it is '
                           'installed)')
-    if args.attn_impl == 'eager':
-        # Eager attention gets the same block-diagonal mask as sdpa; it is slow, but right.
-        return
-    allowed = ('sdpa', 'flash_attn', 'flash_attention_2', 'flash_attention_3', 'flash_attention_4')
+    # Eager attention gets the same block-diagonal mask as sdpa; it is slow, but right.
+    allowed = ('sdpa', 'eager', 'flash_attn', 'flash_attention_2', 'flash_attention_3', 'flash_attention_4')
     if args.attn_impl not in allowed:
         raise ValueError(f'--attn_impl {args.attn_impl} cannot keep the samples of a pack apart. Use one of: '
                          f'{", ".join(allowed)}.')
