@@ -1,4 +1,4 @@
-"""`--callbacks citrusv`: pictures of image, target and prediction at each evaluation, in TensorBoard and as PNG."""
+"""`--callbacks citrusv`: pictures at each evaluation, in TensorBoard and as PNG; at the end, the skipped steps."""
 import os
 import torch
 from swift.callbacks.base import TrainerCallback
@@ -6,6 +6,7 @@ from swift.utils import get_logger
 from torch import Tensor
 
 from .drawing import mask_grid
+from .nonfinite import StepGuard
 
 logger = get_logger()
 
@@ -21,6 +22,10 @@ class CitrusVCallback(TrainerCallback):
         if self.trainer.is_world_process_zero():
             self._draw(args, state.global_step, pictures)
         pictures.clear()
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        if self.trainer.is_world_process_zero():
+            StepGuard.of(self.trainer).report(self.trainer)
 
     def _draw(self, args, step: int, pictures: list[tuple[Tensor, Tensor, Tensor]]) -> None:
         grid = mask_grid(pictures)

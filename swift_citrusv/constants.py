@@ -12,5 +12,11 @@ PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 # The column that carries "file.jsonl:line" from the dataset to the error message.
 ROW_COLUMN = 'citrusv_row'
-# The column with the number of segmentation images of a row: the packer's second budget.
-NUM_IMAGES_COLUMN = 'citrusv_num_images'
+# The key of a batch with the names of its rows, a list of such strings.
+ROWS_KEY = 'citrusv_rows'
+# The column with the pieces of a row (`pieces.Piece`), four numbers each, one after another.
+PIECES_COLUMN = 'citrusv_pieces'
+# The key of a row that asks `template.encode` for one of its pieces.
+PIECE_KEY = 'citrusv_piece'
+# The name of our attention for packs: a value of --attn_impl.
+TORCH_VARLEN = 'torch_varlen'

@@ -1,33 +1,31 @@
-"""Rows from JSONL to the trainer: reading with row numbers, lengths, best-fit packs, and skips that are counted.
+"""Rows from JSONL to the trainer: reading with row numbers, and skips that are counted.
 
 ms-swift reads JSONL with column types guessed from the first chunk, so that a file whose masks take several forms
 fails in the middle, and no error says which row it was. `load_jsonl` reads the lines itself.
 """
 import datasets as hf_datasets
+import hashlib
 import json
 import os
-import torch.distributed as dist
+import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from swift.dataset import AddLengthPreprocessor
 from swift.dataset.preprocessor import RowPreprocessor
-from swift.utils import get_dist_setting, get_logger, is_dist, is_master
-from torch.utils.data import Dataset
+from swift.utils import get_logger, is_master
 from tqdm import tqdm
 from typing import Any
 
-from .constants import NUM_IMAGES_COLUMN, ROW_COLUMN
+from . import __version__
+from .constants import PIECES_COLUMN, ROW_COLUMN
 from .errors import RowError
 from .jsonl import check_columns, filled_columns, parse_line, read_lines
-from .packing import lower_bound, pack_best_fit
-from .settings import Settings
 
 logger = get_logger()
 # Written as JSON text, since one Arrow column cannot hold an RLE, a polygon and a path.
 _TEXT_COLUMNS = ('masks', 'mask_images')
-_EXTRA_COLUMNS = (*_TEXT_COLUMNS, ROW_COLUMN, NUM_IMAGES_COLUMN)
+_EXTRA_COLUMNS = (*_TEXT_COLUMNS, ROW_COLUMN, PIECES_COLUMN)
 
 
 def keep_columns() -> None:
@@ -124,6 +122,27 @@ def _generate(path: str, columns: tuple[str, ...], bad: tuple[int, ...], stamp: 
         yield {key: row.get(key) for key in (*columns, *_TEXT_COLUMNS, ROW_COLUMN)}
 
 
+def _scan_once(path: str, strict: bool, cache_dir: str) -> tuple[list[str], list[int]]:
+    """As `scan_jsonl`, but a file in which every line was good is not read again until it changes."""
+    stat = os.stat(path)
+    key = repr((__version__, os.path.abspath(path), stat.st_size, stat.st_mtime_ns))
+    note = os.path.join(cache_dir, 'citrusv_scans', f'{hashlib.sha256(key.encode()).hexdigest()[:32]}.json')
+    try:
+        with open(note, encoding='utf-8') as file:
+            return json.load(file)['columns'], []
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        logger.warning(f'{note} cannot be read ({e}); {path} is checked anew.')
+    columns, bad, num_rows = scan_jsonl(path, strict)
+    if not bad and is_master():
+        os.makedirs(os.path.dirname(note), exist_ok=True)
+        with tempfile.NamedTemporaryFile('w', dir=os.path.dirname(note), delete=False, encoding='utf-8') as file:
+            json.dump({'path': os.path.abspath(path), 'rows': num_rows, 'columns': columns}, file)
+        os.replace(file.name, note)
+    return columns, bad
+
+
 def load_jsonl(path: str, *, strict: bool, cache_dir: str) -> hf_datasets.Dataset:
     """Reads a JSONL file of rows.
 
@@ -135,7 +154,7 @@ def load_jsonl(path: str, *, strict: bool, cache_dir: str) -> hf_datasets.Datase
     Returns:
         The columns of the file, `masks` and `mask_images` as JSON text, and `ROW_COLUMN` with "file.jsonl:line".
     """
-    columns, bad, _ = scan_jsonl(path, strict)
+    columns, bad = _scan_once(path, strict, cache_dir)
     columns = [key for key in columns if key not in _EXTRA_COLUMNS]
     stat = os.stat(path)
     text = hf_datasets.Value('string')
@@ -169,70 +188,20 @@ class CountedEncode:
             raise
 
 
-class LengthPreprocessor(AddLengthPreprocessor):
-    """As ms-swift's, and notes the number of segmentation images of each row for the packer."""
+class LengthPreprocessor:
+    """Takes the place of ms-swift's `AddLengthPreprocessor`, which decodes every image to learn a number of tokens."""
 
-    def preprocess(self, row: dict[str, Any]) -> dict[str, Any] | None:
-        encoded = self.template.encode(row, return_length=True)
-        row['lengths'] = encoded['lengths']
-        row[NUM_IMAGES_COLUMN] = len(encoded.get('g_pixel_values', ()))
-        return row
-
-    def __call__(self, dataset, *, strict: bool = False, **kwargs: Any):
-        result = super().__call__(dataset, strict=strict, **kwargs)
-        if hasattr(dataset, '__len__') and len(result) < len(dataset):
-            logger.warning(f'{len(dataset) - len(result)} of {len(dataset)} rows were skipped because they cannot be '
-                           'encoded (--strict false); the log above says why.')
-        return result
-
-
-class PackingDataset(Dataset):
-    """Packs of rows by best-fit decreasing, with a budget of tokens and one of segmentation images.
-
-    Takes the place of `swift.dataset.PackingDataset` and has its attributes. A pack is a list of encoded rows.
-    """
-
-    def __init__(self,
-                 template,
-                 dataset,
-                 *,
-                 packing_length: int | None = None,
-                 packing_strategy: str = 'binpack',
-                 **kwargs: Any) -> None:
-        if packing_strategy != 'binpack':
-            raise ValueError(
-                f'--packing_strategy {packing_strategy} is not supported with --model_type citrusv: it would '
-                'not keep the budget of images. Leave it at binpack.')
-        template.packing = template.padding_free = True
+    def __init__(self, template) -> None:
         self.template = template
-        self.dataset = dataset
-        self.packing_length = packing_length or template.max_length
-        packs = [self._pack()] if is_master() else [None]
-        if is_dist() and dist.is_initialized():
-            dist.broadcast_object_list(packs)
-        self.packed_idx, self.packed_length = packs[0]  # type: ignore[misc]
-        # ms-swift gives each rank the same number of packs, rounded down: of none, it would train on nothing.
-        world_size = get_dist_setting()[2]
-        if len(self.packed_idx) < world_size:
-            raise ValueError(f'{len(self.packed_idx)} packs cannot be shared by {world_size} ranks. Lower '
-                             '--packing_length or pack_images, use fewer ranks, or give more rows.')
 
-    def _pack(self) -> tuple[list[list[int]], list[int]]:
-        rows = self.dataset.dataset
-        lengths = [length[0] for length in rows['lengths']]
-        images = list(rows[NUM_IMAGES_COLUMN])
-        budget = Settings.from_env().pack_images
-        packs = pack_best_fit(lengths, self.packing_length, images=images, image_capacity=budget)
-        totals = [sum(lengths[i] for i in pack) for pack in packs]
-        bound = lower_bound(lengths, self.packing_length, images=images, image_capacity=budget)
-        logger.info(
-            f'packed {len(lengths)} rows into {len(packs)} packs (at least {bound} are needed): '
-            f'{sum(totals) / (len(packs) * self.packing_length):.1%} of {self.packing_length} tokens full, at most '
-            f'{max(sum(images[i] for i in pack) for pack in packs)} of {budget} segmentation images.')
-        return packs, totals
-
-    def __getitem__(self, index: int) -> list[dict[str, Any]]:
-        return [self.dataset[i] for i in self.packed_idx[index]]
-
-    def __len__(self) -> int:
-        return len(self.packed_idx)
+    def __call__(self,
+                 dataset: hf_datasets.Dataset,
+                 *,
+                 num_proc: int = 1,
+                 load_from_cache_file: bool = True,
+                 strict: bool = False,
+                 **kwargs: Any) -> hf_datasets.Dataset:
+        """See `lengths.measure_dataset`; what else ms-swift gives (a batch size) is not needed."""
+        from .lengths import default_cache_dir, measure_dataset
+        cache_dir = default_cache_dir() if load_from_cache_file else None
+        return measure_dataset(self.template, dataset, num_proc=num_proc, strict=strict, cache_dir=cache_dir)

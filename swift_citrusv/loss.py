@@ -78,15 +78,14 @@ class CitrusVLoss(BaseLoss):
         """The share of this batch in the loss of the step.
 
         Args:
-            outputs: A `CitrusVOutput`; logits [B, K, V], which predict the next position's label.
+            outputs: A `CitrusVOutput`; logits [B, K, V], which predict the next position's label, and the last ones
+                the first label: see `pieces.carry_labels`.
             labels: [B, K].
             num_items_in_batch: Supervised tokens of the step; those of this batch where None.
             loss_scale: ms-swift's weights of the tokens, already aligned with the logits and flat [B * K].
         """
         logits = outputs.logits
-        targets = torch.full_like(labels, IGNORE_INDEX)
-        targets[:, :-1] = labels[:, 1:]
-        targets = targets.flatten().to(logits.device)
+        targets = labels.roll(-1, -1).flatten().to(logits.device)
         tokens = token_loss(logits.flatten(0, 1), targets)
         supervised = targets != IGNORE_INDEX
         if loss_scale is not None:
@@ -94,9 +93,12 @@ class CitrusVLoss(BaseLoss):
         dice, bce = mask_losses(outputs.mask_logits, outputs.mask_targets)
         num_tokens = supervised.sum() if num_items_in_batch is None else num_items_in_batch
         num_masks = len(dice) if self._num_masks is None else self._num_masks
-        self._log(outputs, tokens[supervised].detach(), dice.detach(), bce.detach())
+        loss = combine(tokens.sum(), dice.sum(), bce.sum(), num_tokens, num_masks, self.weights)
+        # One that is not finite would hide all others in the means; `nonfinite` names its rows.
+        if bool(loss.isfinite()) or not self.trainer.model.training:
+            self._log(outputs, tokens[supervised].detach(), dice.detach(), bce.detach())
         self._num_masks = self._inputs = None
-        return combine(tokens.sum(), dice.sum(), bce.sum(), num_tokens, num_masks, self.weights)
+        return loss
 
     def _log(self, outputs, tokens: Tensor, dice: Tensor, bce: Tensor) -> None:
         training = self.trainer.model.training

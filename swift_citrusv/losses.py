@@ -15,6 +15,10 @@ Count = Union[float, torch.Tensor]
 # that, since the denominator of a non-empty mask is at least A >= 1 anyway: all that eps has to do is to prevent 0 / 0
 # for an empty mask under an empty prediction, for which this is enough, in float32 too.
 DICE_EPS = 1e-6
+# Mask logits are held within this range, so that the sum over the pixels of a mask cannot overflow, whatever a decoder
+# in half precision gives out, Inf included (float16 ends at 65504). A pixel is certain long before that (exp(-17) is the
+# resolution of float32); beyond the range it gets no gradient.
+MAX_LOGIT = 2.**16
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,14 @@ def dice_loss(logits: torch.Tensor, targets: torch.Tensor, eps: float = DICE_EPS
         Paper section 4.3.1, equation 2.
     """
     _check_shapes(logits, targets)
-    logits = _upcast(logits)
+    logits = _hold(logits)
     return _dice(logits, targets.to(logits.dtype), eps)
 
 
 def bce_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy of each mask in nats, the mean over its pixels (equation 3), without overflow.
+
+    Logits beyond +-MAX_LOGIT, Inf included, count as that and get no gradient.
 
     An empty target gives `mean(softplus(logits))`: it pushes every pixel down.
 
@@ -100,7 +106,7 @@ def bce_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         Paper section 4.3.1, equation 3.
     """
     _check_shapes(logits, targets)
-    logits = _upcast(logits)
+    logits = _hold(logits)
     return _bce(logits, targets.to(logits.dtype))
 
 
@@ -122,7 +128,7 @@ def mask_losses(logits: torch.Tensor,
         ValueError: Logits and targets differ in shape, or are not `[M, h, w]`.
     """
     _check_shapes(logits, targets)
-    logits = _upcast(logits)
+    logits = _hold(logits)
     targets = targets.to(logits.dtype)
     return _dice(logits, targets, eps), _bce(logits, targets)
 
@@ -172,6 +178,11 @@ def _bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def _upcast(logits: torch.Tensor) -> torch.Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _hold(logits: torch.Tensor) -> torch.Tensor:
+    """Mask logits in float32 or better, within `MAX_LOGIT`. NaN stays NaN: that is to be seen."""
+    return _upcast(logits).clamp(-MAX_LOGIT, MAX_LOGIT)
 
 
 def _check_shapes(logits: torch.Tensor, targets: torch.Tensor) -> None:

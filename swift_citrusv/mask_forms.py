@@ -5,6 +5,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from .errors import RowError
+from .images import file_rules
 
 FORMS = ("Write an RLE {'size': [h, w], 'counts': ...}, a polygon list [[x1, y1, x2, y2, x3, y3], ...] or a file "
          "{'path': 'm.png', 'label': 3} (label optional).")
@@ -26,7 +27,7 @@ def checked_entry(entry: Any, where: str, row_id: str) -> Any:
 
     Raises:
         RowError: The entry has none of the forms (kind 'mask-form'), or breaks its own ('mask-rle', 'mask-polygon',
-            'mask-path', 'mask-label').
+            'mask-path', 'mask-label'), or is an RLE of more pixels than an image may have ('too-many-pixels').
     """
     if isinstance(entry, Mapping):
         # Arrow gives every object of a column the keys of all of them.
@@ -47,6 +48,11 @@ def _check_rle(entry: Mapping[str, Any], where: str, row_id: str) -> None:
     size, counts = entry['size'], entry['counts']
     if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(is_int(x) and x > 0 for x in size):
         raise RowError(row_id, f'{where} has the size {shown(size)}.', _SIZE_REMEDY, 'mask-rle')
+    most = file_rules().max_pixels
+    if size[0] * size[1] > most:
+        raise RowError(row_id, f'{where} has the size {shown(size)}, more pixels than max_image_pixels={most}.',
+                       'Cut image and mask into tiles; raise max_image_pixels only for data that you trust.',
+                       'too-many-pixels')
     if isinstance(counts, str) and counts:
         return
     if not isinstance(counts, (list, tuple)) or not counts:

@@ -11,13 +11,15 @@ from pycocotools import mask as coco_mask
 from typing import Any
 
 from .errors import RowError
-from .images import IMAGE_ERRORS, open_image
+from .images import IMAGE_ERRORS, open_image, shown_name, unreadable
 from .mask_forms import POLYGON_REMEDY, checked_entry, shown
 
 # pycocotools gives each run of an encoded RLE six characters of five bits, sign included, and does not look further.
 _MAX_PIXELS = 2**29 - 1
 # The rasteriser walks along the outline in steps of a fifth of a pixel and keeps each step: some 60 MB at this length.
 _MAX_OUTLINE = 2**20
+# Polygons that pycocotools unites at a time.
+_MERGED = 16
 _GREY_MODES = ('1', 'L', 'P', 'LA', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 _COLOUR_MODES = ('RGB', 'RGBA')
 # PIL stretches the values of 2- and 4-bit grey PNGs to 0-255: label 3 of a 2-bit file would be read as 255.
@@ -193,7 +195,10 @@ def _decode_polygons(polygons: Sequence[Any], size: tuple[int, int], where: str,
                 row, f'{where}: polygon {i} brings the length of the outlines to {outline:g} pixels, of '
                 f'{_MAX_OUTLINE} allowed.', POLYGON_REMEDY, 'mask-polygon')
     rles = coco_mask.frPyObjects([[float(value) for value in polygon] for polygon in polygons], height, width)
-    mask = np.ascontiguousarray(coco_mask.decode(coco_mask.merge(rles)))
+    # It goes through the united runs once more for each polygon, which takes hours for a million of them.
+    while len(rles) > 1:
+        rles = [coco_mask.merge(rles[i:i + _MERGED]) for i in range(0, len(rles), _MERGED)]
+    mask = np.ascontiguousarray(coco_mask.decode(rles[0]))
     if not mask.any():
         raise RowError(row, f'{where}: the polygons {shown(polygons)} cover no pixel of the image.',
                        "Draw them larger; to say 'not present', give an RLE of zeros.", 'mask-outside')
@@ -203,7 +208,7 @@ def _decode_polygons(polygons: Sequence[Any], size: tuple[int, int], where: str,
 def _decode_file(entry: Mapping[str, Any], size: tuple[int, int], where: str, row: str,
                  load_image: Callable[[str], Image.Image]) -> np.ndarray:
     path, label = entry['path'], entry.get('label')
-    where = f'{where} ({path!r})'
+    where = f'{where} ({shown_name(path)})'
     try:
         with load_image(path) as image:
             # The header tells all of this; only then is the file decoded.
@@ -213,7 +218,7 @@ def _decode_file(entry: Mapping[str, Any], size: tuple[int, int], where: str, ro
     except RowError:
         raise
     except IMAGE_ERRORS as error:
-        raise RowError(row, f'{where} cannot be read: {error}.', _PATH_REMEDY, 'mask-file') from error
+        raise unreadable(row, where, error, 'mask-file', _PATH_REMEDY) from error
     if pixels.ndim == 3:
         # With a label only LA comes here, whose one value channel is left without alpha.
         pixels = (pixels[..., :-1] if image.mode.endswith('A') else pixels).max(axis=-1)

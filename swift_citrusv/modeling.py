@@ -8,13 +8,16 @@ import torch
 from contextlib import nullcontext
 from dataclasses import dataclass
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers import initialization as init
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.integrations import deepspeed_config
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLCausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 from typing import Any, NamedTuple
 
+from .attention import join_windows, register_attention
 from .config import CitrusVConfig
 from .constants import IGNORE_INDEX
 from .losses import LossWeights, combine, mask_losses, token_loss
@@ -67,6 +70,7 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
 
     def __init__(self, config: CitrusVConfig) -> None:
         super().__init__(config)
+        join_windows(self.model.visual)
         self.segmenter = Segmenter(config.sam2_preset, config.multimask_output)
         width = config.text_config.hidden_size
         self.seg_projector = SegProjector(width, config.seg_projector_hidden_size or width, self.segmenter.prompt_dim)
@@ -178,7 +182,8 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             drawn = self._draw(hidden, g_pixel_values, masks, mask_image_index, mask_token_index)
         elif mask_token_index is not None or self.training:
             drawn = self._draw_nothing(hidden)
-            kept = kept + self._anchor().to(kept.dtype)
+            if drawn.logits.grad_fn is None:
+                kept = kept + self._anchor().to(kept.dtype)
         logits = self.lm_head(kept)
         loss = None if labels is None else self._batch_loss(logits, drawn, labels, logits_to_keep)
         # The order matters: Transformers and ms-swift take the first output after the loss for the logits.
@@ -197,12 +202,14 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     def _keep(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
         if isinstance(logits_to_keep, int):
             return hidden[:, -logits_to_keep:] if logits_to_keep else hidden
+        # With --device_map the labels may be on another device.
+        logits_to_keep = logits_to_keep.to(hidden.device)
         if logits_to_keep.ndim == 2:
             return hidden[logits_to_keep][None]
         return hidden[:, logits_to_keep]
 
     def _anchor(self) -> Tensor:
-        """Zero, with a zero gradient for every trainable segmentation parameter, so that DDP and ZeRO never wait.
+        """Zero, with a zero gradient for every trainable segmentation parameter: all that DDP needs so as not to wait.
 
         One element of each is enough; a sum over all could overflow to inf, and inf * 0 is NaN.
         """
@@ -210,12 +217,38 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         parts = [p.flatten()[:1].sum() * 0. for p in trainable]
         return torch.stack([part.float() for part in parts]).sum() if parts else torch.zeros((), device=self.device)
 
+    def _is_sharded(self) -> bool:
+        """Whether ZeRO-3 or FSDP2 keeps a share of the segmenter on each rank, and gathers it for each forward."""
+        return any(hasattr(p, 'ds_id') or isinstance(p, DTensor) for p in self.segmenter.parameters())
+
+    def _all_ranks_draw(self) -> bool:
+        """Whether a rank without masks has to run SAM2, because another one may.
+
+        ZeRO-3 and FSDP2 gather its weights for it, which takes all ranks. ZeRO-2 puts gradients into its buckets in the
+        order in which they come, and adds up the ranks' buckets as they are: were the order of one rank another, the
+        sum would belong to other parameters, without a word.
+        """
+        if self._is_sharded():
+            return True
+        if not torch.is_grad_enabled() or deepspeed_config() is None:
+            return False
+        trained = any(p.requires_grad for m in (self.segmenter, self.seg_projector) for p in m.parameters())
+        return trained and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
     def _draw_nothing(self, hidden: Tensor) -> Drawn:
         side = self.segmenter.mask_size
-        return Drawn(
-            hidden.new_zeros((0, side, side), dtype=torch.float32), hidden.new_zeros((0, side, side),
-                                                                                     dtype=torch.uint8),
-            hidden.new_zeros(0, dtype=torch.int64))
+        logits = hidden.new_zeros((0, side, side), dtype=torch.float32)
+        if self._all_ranks_draw():
+            # On a black image, and nothing of it is kept: its gradient is zero.
+            image = hidden.new_zeros((1, 3, self.segmenter.image_size, self.segmenter.image_size), dtype=torch.uint8)
+            logits = self._segment(image, hidden.new_zeros(1, dtype=torch.int64), hidden[:1, 0])[:0]
+        targets = hidden.new_zeros((0, side, side), dtype=torch.uint8)
+        return Drawn(logits, targets, hidden.new_zeros(0, dtype=torch.int64))
+
+    def _segment(self, images: Tensor, image_index: Tensor, seg_hidden: Tensor) -> Tensor:
+        """Mask logits [K, m, m] on images [n, 3, S, S], from the hidden states [K, D] and the images [K] of the masks."""
+        prompts = self.seg_projector(seg_hidden)[:, None]
+        return self.segmenter(images, image_index, prompts)
 
     def _draw(self, hidden: Tensor, images: Tensor | None, masks: Tensor | None, mask_image_index: Tensor | None,
               mask_token_index: Tensor) -> Drawn:
@@ -231,8 +264,7 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
             seg_hidden.register_hook(lambda grad: grad * scale)
         # Each image once, however many masks lie on it, and none that no mask points at.
         flat, image_index = torch.unique(rows * images.shape[1] + mask_image_index[asked], return_inverse=True)
-        prompts = self.seg_projector(seg_hidden)[:, None]
-        logits = self.segmenter(images.flatten(0, 1)[flat], image_index, prompts)
+        logits = self._segment(images.flatten(0, 1)[flat], image_index, seg_hidden)
         return Drawn(logits, None if masks is None else masks[asked][:, 0], rows)
 
     @staticmethod
@@ -252,3 +284,5 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
 if get_checkpoint_conversion_mapping('CitrusVForConditionalGeneration') is None:
     register_checkpoint_conversion_mapping('CitrusVForConditionalGeneration',
                                            get_checkpoint_conversion_mapping('Qwen2_5_VLForConditionalGeneration'))
+# Before a configuration can name it.
+register_attention()

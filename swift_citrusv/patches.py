@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _hook
-from .constants import MODEL_TYPE, NO_MASK, ROW_COLUMN, SEGMENTATION_MODULES
+from .constants import IGNORE_INDEX, MODEL_TYPE, NO_MASK, ROW_COLUMN, ROWS_KEY, SEGMENTATION_MODULES
 from .errors import ROW_ERRORS, CompatibilityError, RowError
 
 _MARK = '_swift_citrusv_patch'
@@ -32,13 +32,15 @@ def _wrap(owner: Any, name: str, parameters: tuple[str, ...], wrapper: Callable[
         raise CompatibilityError(
             f'{symbol} is gone. Install ms-swift >=4.6,<4.7, or set SWIFT_CITRUSV_DISABLE=1 to run '
             'without the plugin.')
-    if getattr(original, _MARK, False):
+    # One symbol may have several wrappers, each of them once.
+    marks: frozenset[str] = getattr(original, _MARK, frozenset())
+    if wrapper.__qualname__ in marks:
         return
     _check(symbol, original, parameters)
     patched = wrapper(original)
-    inner = patched.__func__ if isinstance(patched, classmethod) else patched
+    inner = patched.__func__ if isinstance(patched, (classmethod, staticmethod)) else patched
     functools.update_wrapper(inner, original)
-    setattr(inner, _MARK, True)
+    setattr(inner, _MARK, marks | {wrapper.__qualname__})
     setattr(owner, name, patched)
 
 
@@ -106,6 +108,11 @@ def _apply_defaults(args) -> None:
         raise ValueError(
             '--enable_dft_loss is a loss of its own and would be ignored beside --loss_type citrusv. Leave '
             'it off.')
+    if args.truncation_strategy == 'split' and not args.packing:
+        raise ValueError('--truncation_strategy split cuts rows into pieces for packs, and needs --packing true with '
+                         '--model_type citrusv.')
+    if args.packing and args.group_by_length:
+        raise ValueError('--group_by_length has no meaning for packs, which are all of one length. Leave it off.')
     if args.loss_type is None:
         args.loss_type = MODEL_TYPE
     elif args.loss_type != MODEL_TYPE:
@@ -124,16 +131,19 @@ def _apply_defaults(args) -> None:
 def _choose_attention(args) -> None:
     import torch
     from swift.utils import get_logger
+    from transformers import AutoConfig
     from transformers.utils import is_flash_attn_2_available
-    if args.attn_impl is None:
-        args.attn_impl = 'flash_attention_2' if torch.cuda.is_available() and is_flash_attn_2_available() else 'sdpa'
-        get_logger().info(f'Setting args.attn_impl: {args.attn_impl} (packing; flash-attn is used on CUDA where it is '
-                          'installed)')
-    # Eager attention gets the same block-diagonal mask as sdpa; it is slow, but right.
-    allowed = ('sdpa', 'eager', 'flash_attn', 'flash_attention_2', 'flash_attention_3', 'flash_attention_4')
-    if args.attn_impl not in allowed:
-        raise ValueError(f'--attn_impl {args.attn_impl} cannot keep the samples of a pack apart. Use one of: '
-                         f'{", ".join(allowed)}.')
+
+    from .attention import choose_attention, cuda_capability, head_sizes
+    choice = choose_attention(
+        args.attn_impl,
+        feature='packing' if args.packing else 'padding-free batches',
+        capability=None if args.use_cpu else cuda_capability(),
+        dtype=torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else args.torch_dtype,
+        heads=head_sizes(AutoConfig.from_pretrained(args.model_dir)),
+        flash_attn=is_flash_attn_2_available())
+    args.attn_impl = choice.attn_impl
+    get_logger().info(choice.reason)
 
 
 # ---- swift.dataset
@@ -206,7 +216,7 @@ def patch_pipeline() -> None:
         def patched(template, dataset, *args, **kwargs):
             if not _is_citrusv(template):
                 return original(template, dataset, *args, **kwargs)
-            from .datasets import PackingDataset
+            from .packed_dataset import PackingDataset
             return PackingDataset(template, dataset, *args, **kwargs)
 
         return patched
@@ -260,6 +270,23 @@ def patch_pipeline() -> None:
 
         return patched
 
+    # Why: with `--truncation_strategy split` ms-swift refuses a chat template, and tokenizes the whole data set into
+    # chunks on disk that have lost their images. Our template cuts rows itself, so for ms-swift nothing is to split.
+    def own_split(original):
+
+        def patched(self, *args, **kwargs):
+            if not _is_citrusv(self.template) or self.args.truncation_strategy != 'split':
+                return original(self, *args, **kwargs)
+            self.args.truncation_strategy = 'delete'
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                self.args.truncation_strategy = 'split'
+
+        return patched
+
+    _wrap(sft.SwiftSft, '_encode_dataset', ('self', 'train_dataset', 'val_dataset'), own_split)
+    _wrap(sft.SwiftSft, '_post_process_datasets', ('self', 'datasets'), own_split)
     _wrap(tuner, 'prepare_adapter', ('args', 'model', 'template', 'train_dataset'), prepare_adapter)
 
     # Why: PEFT makes every parameter of a module in --modules_to_save trainable, those that no loss reaches too: weight
@@ -313,25 +340,85 @@ def patch_trainer() -> None:
     def num_items(original):
 
         def patched(self, batch_samples, device):
-            if _is_citrusv(self.template):
+            # At the end of a stream's pass all ranks come here without a batch, for each step that is still to come.
+            if _is_citrusv(self.template) and batch_samples:
                 _count_masks(self, batch_samples, device)
+                # Transformers does not count the first label, which may be the target of a pack's last token.
+                batch_samples = [{**batch, 'shift_labels': batch['labels'].roll(-1, -1)} for batch in batch_samples]
             return original(self, batch_samples, device)
 
         return patched
 
     _wrap(Seq2SeqTrainer, '_get_num_items_in_batch', ('self', 'batch_samples', 'device'), num_items)
 
-    # Why: for a batch of several rows ms-swift keeps all positions from the first supervised one on.
+    # Why: for a batch of several rows ms-swift keeps all positions from the first supervised one on, and in a single
+    # one it takes the first label for a target of no token.
     def logits_to_keep(original):
 
         def patched(self, inputs):
-            if not _is_citrusv(self.template) or inputs['labels'].shape[0] == 1:
+            if not _is_citrusv(self.template):
                 return original(self, inputs)
             _keep_supervised(inputs)
 
         return patched
 
     _wrap(Seq2SeqTrainer, 'prepare_logits_to_keep', ('self', 'inputs'), logits_to_keep)
+
+    # Why: ms-swift's sampler gives the ranks of a step packs of any cost, and they wait for the slowest.
+    def train_dataloader(original):
+
+        def patched(self, *args, **kwargs):
+            if not _is_citrusv(self.template) or not hasattr(self.train_dataset, 'workload'):
+                return original(self, *args, **kwargs)
+            from swift.trainers import mixin
+
+            from .costs import CostModel
+            from .packed_dataset import balanced_sampler
+            costs = CostModel.from_model(self.model).cost(self.train_dataset.workload)
+            sampler = mixin.BatchSamplerShard
+            mixin.BatchSamplerShard = balanced_sampler(costs)
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                mixin.BatchSamplerShard = sampler
+
+        return patched
+
+    _wrap(Seq2SeqTrainer, 'get_train_dataloader', ('self', ), train_dataloader)
+
+
+def patch_nonfinite() -> None:
+    """NaN and Inf in loss or gradient: see `nonfinite`."""
+    from swift.trainers import Seq2SeqTrainer
+
+    # Why: it is where the loss of a batch is known, whatever the --loss_type, and its backward pass has not begun. The
+    # names of the rows must leave the batch before the model sees it.
+    def compute_loss(original):
+
+        def patched(self, model, inputs, *args, **kwargs):
+            rows = inputs.pop(ROWS_KEY, [])
+            loss = original(self, model, inputs, *args, **kwargs)
+            if not _is_citrusv(self.template) or not self.model.training:
+                return loss
+            from .nonfinite import StepGuard
+            return StepGuard.of(self).watch(loss, rows)
+
+        return patched
+
+    # Why: it is what Transformers does last before the optimizer's turn, on all ranks, with --max_grad_norm 0 too.
+    def grad_norm(original):
+
+        def patched(self, model, grad_norm=None):
+            norm = original(self, model, grad_norm)
+            if _is_citrusv(self.template):
+                from .nonfinite import StepGuard
+                StepGuard.of(self).end_step(self, norm)
+            return norm
+
+        return patched
+
+    _wrap(Seq2SeqTrainer, 'compute_loss', ('self', 'model', 'inputs'), compute_loss)
+    _wrap(Seq2SeqTrainer, '_get_grad_norm', ('self', 'model', 'grad_norm'), grad_norm)
 
 
 def _count_masks(trainer, batch_samples: list[dict[str, Any]], device) -> None:
@@ -345,17 +432,23 @@ def _count_masks(trainer, batch_samples: list[dict[str, Any]], device) -> None:
 
 
 def _keep_supervised(inputs: dict[str, Any]) -> None:
-    """Flattens labels [B, T] to [1, 1 + K] and marks the K positions that predict them."""
+    """Flattens labels [B, T] to [1, 1 + K] and marks the K positions that predict them.
+
+    The first label of a pack may be the target of its last token (`pieces.carry_labels`), and stays so.
+    """
     import torch
     labels = inputs['labels']
-    supervised = labels != -100
+    supervised = labels != IGNORE_INDEX
     supervised[:, 0] = False
     keep = torch.zeros_like(supervised)
     keep[:, :-1] = supervised[:, 1:]
+    first = labels[:, 0] if len(labels) == 1 else labels.new_full((1, ), IGNORE_INDEX)
+    inputs['labels'] = torch.cat([first, labels[supervised]])[None]
     loss_scale = inputs.get('loss_scale')
     if loss_scale is not None:
-        inputs['loss_scale'] = torch.nn.functional.pad(loss_scale[supervised][None], (1, 0), value=0)
-    inputs['labels'] = torch.nn.functional.pad(labels[supervised][None], (1, 0), value=-100)
-    # One more position, as there is one more label than predictions.
+        first = loss_scale[:, 0] if len(labels) == 1 else loss_scale.new_zeros(1)
+        inputs['loss_scale'] = torch.cat([first, loss_scale[supervised]])[None]
+    # One more position, as there is one more label than predictions: the last token's, whose target is the first label.
     keep[-1, -1] = True
-    inputs['logits_to_keep'] = keep
+    # ms-swift counts along the first axis for a pack's accuracy by sample.
+    inputs['logits_to_keep'] = keep[0] if len(keep) == 1 else keep

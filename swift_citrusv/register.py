@@ -8,8 +8,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from . import patches
-from .constants import MODEL_TYPE
+from . import patches, patches_distributed, patches_streaming
+from .constants import MODEL_TYPE, TORCH_VARLEN
 
 
 class Deferred:
@@ -76,6 +76,14 @@ def register_model() -> None:
             requires=['transformers>=4.49', 'qwen_vl_utils>=0.0.6', 'sam2'],
             tags=['vision', 'segmentation', 'medical']),
         exist_ok=True)
+    register_attention()
+
+
+def register_attention() -> None:
+    """`--attn_impl torch_varlen`; here too, because a spawned DataLoader worker makes no Citrus-V model."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    AttentionInterface.register(TORCH_VARLEN, Deferred('attention', 'varlen_attention_forward'))
+    AttentionMaskInterface.register(TORCH_VARLEN, Deferred('attention', 'varlen_mask'))
 
 
 def register_template() -> None:
@@ -109,6 +117,26 @@ def register_metric() -> None:
     eval_metrics_map[MODEL_TYPE] = Deferred('evaluation', 'CitrusVMetrics')
 
 
+def patch_arguments() -> None:
+    """What `swift sft` takes, and how it reads rows."""
+    patches.patch_arguments()
+    patches_streaming.patch_arguments()
+    patches_distributed.patch_distributed()
+
+
+def patch_pipeline() -> None:
+    """From rows to packs, and the model's adapters."""
+    patches.patch_pipeline()
+    patches_streaming.patch_pipeline()
+
+
+def patch_trainer() -> None:
+    """Streams first: what `patches` puts around a trainer's methods goes around theirs."""
+    patches_streaming.patch_trainer()
+    patches.patch_trainer()
+    patches.patch_nonfinite()
+
+
 _ACTIONS: dict[str, Callable[[], None]] = {
     'swift.model': register_model,
     'swift.template': register_template,
@@ -117,9 +145,9 @@ _ACTIONS: dict[str, Callable[[], None]] = {
     'swift.callbacks': register_callback,
     'swift.metrics': register_metric,
     # Not the package, which is lazy: its import ends before its classes can be imported.
-    'swift.trainers.seq2seq_trainer': patches.patch_trainer,
-    'swift.arguments': patches.patch_arguments,
-    'swift.pipelines.train.sft': patches.patch_pipeline,
+    'swift.trainers.seq2seq_trainer': patch_trainer,
+    'swift.arguments': patch_arguments,
+    'swift.pipelines.train.sft': patch_pipeline,
 }
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.utils.checkpoint
 import yaml
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from importlib import resources
 from sam2.modeling.backbones.hieradet import Hiera
@@ -249,7 +250,9 @@ class Segmenter(nn.Module):
         layer, side = self.sam_prompt_encoder.pe_layer, self.image_size // BACKBONE_STRIDE
         matrix = layer.positional_encoding_gaussian_matrix.float()
         centre = (torch.arange(side, device=matrix.device, dtype=torch.float32) + 0.5) / side * 2 - 1
-        with torch.autocast(device_type=matrix.device.type, enabled=False):
+        kind = matrix.device.type
+        # The meta device has no autocast to switch off.
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             y, x = torch.meshgrid(centre, centre, indexing='ij')
             phase = 2 * torch.pi * (torch.stack([x, y], dim=-1) @ matrix)
         return torch.cat([phase.sin(), phase.cos()], dim=-1).permute(2, 0, 1)[None].to(dtype)

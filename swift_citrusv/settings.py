@@ -14,8 +14,13 @@ _TRUE = {'1', 'true', 'yes', 'on'}
 _FALSE = {'0', 'false', 'no', 'off'}
 
 
-def _setting(default: Any, help_text: str, *, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={'help': help_text, 'low': low, 'high': high})
+def _setting(default: Any,
+             help_text: str,
+             *,
+             low: float | None = None,
+             high: float | None = None,
+             choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={'help': help_text, 'low': low, 'high': high, 'choices': choices})
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,20 @@ class Settings:
     dice_weight: float | None = _setting(None, 'Weight of the Dice loss (equation 4; default 2).', low=0.)
     bce_weight: float | None = _setting(None, 'Weight of the BCE loss (equation 4; default 1).', low=0.)
     pack_images: int = _setting(8, 'Most segmentation images in one pack.', low=1)
+    pack_buffer: int = _setting(1000, 'Rows among which a stream is packed (--streaming true --packing true).', low=1)
     seg_chunk: int = _setting(4, 'Images that the SAM2 encoder sees at a time.', low=1)
     eval_pictures: int = _setting(8, 'Masks drawn at each evaluation (0: none).', low=0)
+    data_root: str | None = _setting(
+        None, 'The folder that images, videos and mask files must lie in, symbolic links followed; relative names in '
+        'rows start there. Default: no bound.')
+    allow_urls: bool = _setting(False, 'Whether rows may name images and videos by http:// and https:// URLs.')
+    max_image_pixels: int = _setting(
+        178956970, 'Most pixels of an image, a frame or a mask; a larger one is refused before it is decoded. The '
+        "default is PIL's own limit.", low=1)
+    nonfinite: str = _setting(
+        'stop',
+        'What a NaN or Inf in loss or gradient does: stop the run, or skip the optimizer step.',
+        choices=('stop', 'skip'))
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> 'Settings':
@@ -69,6 +86,9 @@ def _parse(spec, text: str) -> Any:
         value = int(text) if kind.startswith('int') else float(text) if 'float' in kind else text
     except ValueError:
         raise SettingError(f'Setting {spec.name}={text!r} is not of type {kind}. {spec.metadata["help"]}') from None
+    choices = spec.metadata['choices']
+    if choices is not None and value not in choices:
+        raise SettingError(f'Setting {spec.name}={text!r} is none of: {", ".join(choices)}. {spec.metadata["help"]}')
     low, high = spec.metadata['low'], spec.metadata['high']
     # `not low <= value` also refuses NaN.
     if low is not None and not low <= value or high is not None and not value <= high or value == float('inf'):

@@ -6,6 +6,7 @@ It is Qwen2.5-VL's template with four more keys in what it encodes (shapes: READ
 import json
 import numpy as np
 import torch
+from functools import partial
 from PIL import Image
 from swift.template import MaxLengthError, StdTemplateInputs
 from swift.template.templates.qwen import Qwen2_5VLTemplate
@@ -13,10 +14,13 @@ from torch import Tensor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from typing import Any
 
-from .constants import NO_MASK, ROW_COLUMN, SEG_TOKEN
+from .constants import IGNORE_INDEX, NO_MASK, PIECE_KEY, ROW_COLUMN, ROWS_KEY, SEG_TOKEN
 from .errors import ROW_ERRORS, RowError
-from .images import IMAGE_ERRORS
+from .images import IMAGE_ERRORS, file_rules, shown_name, to_rgb, unreadable
+from .mask_tensors import SEG_KEYS, pack_masks, pad_masks
 from .masks import decode_mask, resize_mask
+from .media import move_image_tags, open_media
+from .pieces import Medium, Piece, carry_labels, cut, media_stretches, take_piece
 from .samples import Sample, check_tags, parse_row
 from .segmenter import image_size, mask_size
 
@@ -24,62 +28,6 @@ from .segmenter import image_size, mask_size
 # side, which no text of a user holds.
 _PLAIN_SEG = '\ue0f0SEG\ue0f1'
 _NO_NUMBER = 'row (no number)'
-_SEG_KEYS = ('g_pixel_values', 'masks', 'mask_image_index', 'mask_token_index')
-
-
-def _empty(num_rows: int, input_side: int, mask_side: int) -> dict[str, Tensor]:
-    return {
-        'g_pixel_values': torch.zeros((num_rows, 0, 3, input_side, input_side), dtype=torch.uint8),
-        'masks': torch.zeros((num_rows, 0, 1, mask_side, mask_side), dtype=torch.uint8),
-        'mask_image_index': torch.zeros((num_rows, 0), dtype=torch.int64),
-        'mask_token_index': torch.zeros((num_rows, 0), dtype=torch.int64),
-    }
-
-
-def pad_masks(rows: list[dict[str, Any]], input_side: int, mask_side: int) -> dict[str, Tensor]:
-    """Batches the segmentation tensors of `rows`; a row without them has no image and no mask.
-
-    Args:
-        rows: Encoded rows with all or none of `g_pixel_values` [n, 3, S, S], `masks` [k, 1, m, m],
-            `mask_image_index` [k] and `mask_token_index` [k].
-        input_side: S.
-        mask_side: m.
-
-    Returns:
-        The same keys with [B, N, 3, S, S], [B, M, 1, m, m], [B, M] and [B, M], where N and M are the largest n and k
-        (0 in a batch without masks). The tails are zeros, and `NO_MASK` in the two indices.
-    """
-    if not any('masks' in row for row in rows):
-        return _empty(len(rows), input_side, mask_side)
-    empty = {key: value[0] for key, value in _empty(1, input_side, mask_side).items()}
-    batch = {}
-    for key in _SEG_KEYS:
-        values = [row.get(key, empty[key]) for row in rows]
-        fill = NO_MASK if key.endswith('_index') else 0
-        batch[key] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
-    return batch
-
-
-def pack_masks(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Joins the segmentation tensors of `rows` into those of one pack: indices shift by what stands before.
-
-    Args:
-        rows: As in `pad_masks`, with the token counts under `length`.
-
-    Returns:
-        The four keys without a batch axis; {} where no row has masks.
-    """
-    joined: dict[str, list[Tensor]] = {key: [] for key in _SEG_KEYS}
-    num_tokens = num_images = 0
-    for row in rows:
-        if 'masks' in row:
-            joined['g_pixel_values'].append(row['g_pixel_values'])
-            joined['masks'].append(row['masks'])
-            joined['mask_image_index'].append(row['mask_image_index'] + num_images)
-            joined['mask_token_index'].append(row['mask_token_index'] + num_tokens)
-            num_images += len(row['g_pixel_values'])
-        num_tokens += row['length']
-    return {key: torch.cat(values) for key, values in joined.items() if values}
 
 
 class _Final(BaseException):
@@ -164,37 +112,121 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
             raise _Final(error) from e
 
     def _encode_row(self, inputs: StdTemplateInputs, row_id: str):
+        move_image_tags(inputs)
         row = _contract_row(inputs)
         sample = parse_row(row, row_id=row_id)
         check_tags(row['messages'], num_images=len(inputs.images), num_videos=len(inputs.videos), row_id=row_id)
         # Opened here, before ms-swift scales them for the MLLM.
-        inputs.images = [self._open(image, row_id, i) for i, image in enumerate(inputs.images)]
+        self._open_media(inputs)
         originals = {i: inputs.images[i] for i in sample.seg_images}
-        encoded = super()._encode_truncated(inputs)
+        if self.truncation_strategy == 'split':
+            self._preprocess_inputs(inputs)
+            encoded = self._encode(inputs)
+            encoded['length'] = len(encoded['input_ids'])
+        else:
+            encoded = super()._encode_truncated(inputs)
+        encoded[ROW_COLUMN] = row_id
         if sample.masks:
-            if isinstance(encoded, list):
-                raise RowError(
-                    row_id, 'the row has masks and does not fit into --max_length; --truncation_strategy '
-                    'split cannot cut such a row.', 'Raise --max_length.', 'truncation')
             encoded.update(self._encode_masks(sample, encoded['input_ids'], originals))
-        return encoded
+        if self.truncation_strategy != 'split':
+            return encoded
+        piece = inputs.extra_kwargs.get(PIECE_KEY)
+        pieces = self.pieces_of(encoded, sample) if piece is None else [Piece(*piece)]
+        media = self._media(encoded['input_ids'])
+        taken = [take_piece(encoded, piece, media) for piece in pieces]
+        return taken if len(taken) > 1 else taken[0]
 
-    def _open(self, image: Any, row_id: str, index: int) -> Image.Image:
+    # ---- pieces of rows that are too long (--truncation_strategy split)
+
+    def pieces_of(self, encoded: dict[str, Any], sample: Sample) -> list[Piece]:
+        """The pieces of an encoded row: one, unless `--truncation_strategy split` has to cut it.
+
+        A cut never falls inside an image or a video, nor between a mask's image and its `[SEG]`. A piece of a cut row
+        that has neither a target nor a mask is left out: it would add nothing to any gradient.
+
+        Args:
+            encoded: `input_ids` and `labels` of the row, placeholders expanded, not truncated where it may be cut.
+            sample: The segmentation side of the row.
+
+        Raises:
+            MaxLengthError: What must stay together is longer than `--max_length`.
+        """
+        input_ids, labels = encoded['input_ids'], encoded['labels']
+        media = self._media(input_ids)
+        num_vision = sum(medium.num_tokens for medium in media)
+        if self.truncation_strategy != 'split' or self.max_length is None or len(input_ids) <= self.max_length:
+            return [Piece(0, len(input_ids), num_vision, len(sample.seg_images))]
+        positions = self._seg_positions(sample, input_ids)
+        images = [medium for medium in media if medium.is_image]
+        # In an assistant's turn before its image, a [SEG] would be the left end.
+        tied = [(min(images[image].start, position), max(images[image].stop, position + 1))
+                for image, position in zip(sample.mask_images, positions)]
+        whole = [(medium.start, medium.stop) for medium in media] + tied
         try:
-            loaded = self._load_image(image, True)
-            loaded.load()
-        except IMAGE_ERRORS as e:
-            name = image.get('path') if isinstance(image, dict) else image
-            raise RowError(row_id, f'images[{index}]={name!r} cannot be read: {e}.', 'Repair or remove the file.',
-                           'image-unreadable') from e
-        return loaded
+            stretches = cut(len(input_ids), self.max_length, whole)
+        except ValueError as e:
+            raise MaxLengthError(f'{len(input_ids)} tokens cannot be cut into pieces of at most {self.max_length} '
+                                 f'(an image stays whole, and a mask with its image): {e}.') from e
+        pieces = []
+        for start, stop in stretches:
+            drawn = {image for image, position in zip(sample.mask_images, positions) if start <= position < stop}
+            # The target of a token is the label one place on.
+            if drawn or any(label != IGNORE_INDEX for label in labels[start + 1:stop + 1]):
+                vision = sum(medium.num_tokens for medium in media if start <= medium.start < stop)
+                pieces.append(Piece(start, stop, vision, len(drawn)))
+        return pieces or [Piece(0, stretches[0][1], 0, 0)]
 
-    def _encode_masks(self, sample: Sample, input_ids: list[int], images: dict[int, Image.Image]) -> dict[str, Tensor]:
+    def _media(self, input_ids: list[int]) -> list[Medium]:
+        return media_stretches(input_ids, self.image_token_id, self.video_token_id)
+
+    def encode_piece(self, row: dict[str, Any], piece: Piece) -> dict[str, Any]:
+        """Encodes one piece of a row, as `encode` does with `return_length=True`.
+
+        Raises:
+            RowError, MaxLengthError: As in `encode`.
+        """
+        return self.encode({**row, PIECE_KEY: tuple(piece)}, return_length=True)
+
+    # ---- files: whatever ms-swift opens, it opens through these, and so under `images.FileRules`
+
+    def _preprocess_inputs(self, inputs: StdTemplateInputs) -> None:
+        self._open_media(inputs)
+        super()._preprocess_inputs(inputs)
+
+    def _open_media(self, inputs: StdTemplateInputs) -> None:
+        move_image_tags(inputs)
+        row_id = inputs.extra_kwargs.get(ROW_COLUMN) or _NO_NUMBER
+        open_media(inputs, row_id, partial(self._load_image, load_images=True))
+
+    def _load_image(self, image: Any, load_images: bool) -> Image.Image:
+        return to_rgb(file_rules().open(image))
+
+    def replace_tag(self, media_type: str, index: int, inputs: StdTemplateInputs) -> list[Any]:
+        if media_type != 'video' or index >= len(inputs.videos):
+            return super().replace_tag(media_type, index, inputs)
+        reference = inputs.videos[index]
+        try:
+            return self._fetch_video(index, inputs)
+        except IMAGE_ERRORS as e:
+            row_id = inputs.extra_kwargs.get(ROW_COLUMN) or _NO_NUMBER
+            raise unreadable(row_id, f'videos[{index}]={shown_name(reference)}', e, 'video-unreadable') from e
+
+    def _fetch_video(self, index: int, inputs: StdTemplateInputs) -> list[Any]:
+        return super().replace_tag('video', index, inputs)
+
+    def _seg_positions(self, sample: Sample, input_ids: list[int]) -> list[int]:
+        """The place of each mask's `[SEG]`; a RowError where truncation took one."""
+        if not sample.masks:
+            return []
         positions = [i for i, token in enumerate(input_ids) if token == self.seg_token_id]
         if len(positions) != len(sample.masks):
             raise RowError(
                 sample.row, f'{len(positions)} of the {len(sample.masks)} {SEG_TOKEN} are left after truncation to '
                 f'{len(input_ids)} tokens.', 'Raise --max_length, or shorten the row.', 'truncation')
+        return positions
+
+    def _encode_masks(self, sample: Sample, input_ids: list[int], images: dict[int, Image.Image]) -> dict[str, Tensor]:
+        positions = self._seg_positions(sample, input_ids)
         masks = []
         for position, (entry, image) in enumerate(zip(sample.masks, sample.mask_images)):
             size = (images[image].height, images[image].width)
@@ -228,9 +260,10 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
 
     def packing_row(self, row: list[dict[str, Any]]) -> dict[str, Any]:
         segmentation = pack_masks(row)
-        packed = super().packing_row([{k: v for k, v in r.items() if k not in _SEG_KEYS} for r in row])
+        packed = super().packing_row([{k: v for k, v in r.items() if k not in SEG_KEYS} for r in row])
+        carry_labels(packed, row)
         # ms-swift's method has added the keys of an empty batch.
-        return {**{k: v for k, v in packed.items() if k not in _SEG_KEYS}, **segmentation}
+        return {**{k: v for k, v in packed.items() if k not in SEG_KEYS}, **segmentation}
 
     def _data_collator_mm_data(self, batch: list[dict[str, Any]]) -> dict[str, Any]:
         result = super()._data_collator_mm_data(batch)
@@ -240,9 +273,12 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
 
     def _data_collator(self, batch: list[dict[str, Any]], *, padding_to: int | None = None) -> dict[str, Any]:
         lengths = [len(row['input_ids']) for row in batch]
+        names = [row.get(ROW_COLUMN, _NO_NUMBER) for row in batch]
         result = super()._data_collator(batch, padding_to=padding_to)
         if self.mode != 'train':
             return result
+        # For the trainer, which takes them out again: `patches.patch_nonfinite`.
+        result[ROWS_KEY] = names
         if self.padding_free:
             # Four rows of positions, text first, let Transformers build the block-diagonal mask for sdpa too.
             result['position_ids'] = torch.cat([result['text_position_ids'][None], result['position_ids']])
@@ -257,7 +293,7 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
     def _post_encode(self, model, inputs: dict[str, Any]) -> dict[str, Any]:
         result = super()._post_encode(model, inputs)
         # ms-swift's forward hook drops every key that is not named here.
-        return {**result, **{key: inputs[key] for key in (*_SEG_KEYS, 'use_cache') if key in inputs}}
+        return {**result, **{key: inputs[key] for key in (*SEG_KEYS, 'use_cache') if key in inputs}}
 
     def compute_sft_loss(self, model, inputs: dict[str, Any], num_items_in_batch: int | None = None, trainer=None):
         num_masks = inputs.pop('num_masks_in_step', None)

@@ -267,7 +267,7 @@ def test_lenient_run_skips_counts_and_trains(tiny_checkpoint, tmp_path, caplog):
     lenient = run_sft(*arguments, '--dataset', dataset, '--strict', 'false', '--output_dir', str(tmp_path / 'out'))
     text = caplog.text
     assert '1 of 15 rows were skipped (mask-count: 1)' in text and 'train.jsonl:5' in text
-    assert '2 of 14 rows were skipped because they cannot be encoded' in text
+    assert '2 of 14 rows were skipped (image-unreadable: 1, mask-size: 1)' in text
     clean = run_sft(*arguments, '--dataset', write_jsonl(tmp_path / 'clean.jsonl', rows), '--output_dir',
                     str(tmp_path / 'clean'))
     assert lenient.logs[0]['num_masks'] == clean.logs[0]['num_masks'] == 11

@@ -20,8 +20,13 @@ VALUES: dict[str, tuple[str, Any]] = {
     'dice_weight': ('2', 2.0),
     'bce_weight': ('0', 0.0),
     'pack_images': ('16', 16),
+    'pack_buffer': ('50', 50),
     'seg_chunk': ('1', 1),
     'eval_pictures': ('0', 0),
+    'data_root': ('/data/slices', '/data/slices'),
+    'allow_urls': ('True', True),
+    'max_image_pixels': ('1000000', 1000000),
+    'nonfinite': ('skip', 'skip'),
 }
 NUMBERS = [
     name for name, (_, value) in VALUES.items() if isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -69,9 +74,10 @@ def test_false_is_not_the_default():
 @pytest.mark.parametrize('name, text', [
     *[(name, text) for name in NUMBERS for text in ('nan', 'NaN', 'inf', 'Infinity', '-inf', '-1', '1e400', 'high',
                                                     '[1]', '1 2')],
-    *[(name, '1.5') for name in ('pack_images', 'seg_chunk', 'eval_pictures')],
-    *[(name, '0') for name in ('pack_images', 'seg_chunk')],
+    *[(name, '1.5') for name in ('pack_images', 'pack_buffer', 'seg_chunk', 'eval_pictures')],
+    *[(name, '0') for name in ('pack_images', 'pack_buffer', 'seg_chunk')],
     *[('multimask_output', text) for text in ('2', 'maybe', 'tru')],
+    *[('nonfinite', text) for text in ('Stop', 'ignore', '0')],
 ])  # yapf: disable
 def test_a_value_that_cannot_be_used(name, text):
     with pytest.raises(SettingError) as error:
