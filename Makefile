@@ -1,5 +1,5 @@
 # `make demo` and `make test` need Python 3.11 (3.10 or newer) and a network for the first install; all else goes into
-# .venv (remove it to install anew). Other targets: lint, setup, clean.
+# .venv (remove it to install anew). Other targets: lint, bench, setup, clean.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 WORKERS ?= 2
@@ -15,7 +15,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint bench setup clean
 .DEFAULT_GOAL := test
 
 demo: setup
@@ -24,6 +24,13 @@ demo: setup
 # One thread a worker: two workers with a thread for each core would fight over the cores.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+# The figures of the README's section on packing: about 15 minutes on a quiet machine.
+bench: setup
+	@for name in packing lengths training memory; do \
+	  OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_$$name.py --output output/bench/$$name.json || exit 1; \
+	done
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_packing.py --huge --output output/bench/huge.json
 
 lint: setup
 	$(BIN)/yapf --diff --recursive $(SOURCES)

@@ -1,6 +1,4 @@
 """The checks of `citrusv check-data`, row by row, and the counts that they add up to."""
-import base64
-import binascii
 import dataclasses
 import os
 import re
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .constants import SEG_TOKEN
 from .errors import RowError
-from .images import IMAGE_ERRORS, open_image
+from .images import IMAGE_ERRORS, file_rules, shown_name, to_rgb, unreadable
 from .jsonl import check_columns, filled_columns, parse_line
 from .masks import decode_mask, resize_mask
 from .samples import Sample, check_tags, count_seg_tokens, parse_row
@@ -91,7 +89,8 @@ class RowChecker:
 
     Args:
         path: The file, for the rows' names.
-        encoder: What encodes rows as training does; without it, images are opened and masks decoded, and that is all.
+        encoder: What encodes rows as training does; without it, images and frames are opened and masks decoded, and
+            that is all.
         columns: The columns of the whole file.
     """
 
@@ -128,6 +127,8 @@ class RowChecker:
         images, num_videos = media_references(row, 'image'), len(media_references(row, 'video'))
         check_tags(row.get('messages') or (), num_images=len(images), num_videos=num_videos, row_id=row_id)
         sizes = image_sizes(images, row_id, decode=self.encoder is None)
+        if self.encoder is None:
+            check_videos(media_references(row, 'video'), row_id)
         counts = Counts()
         for position, (entry, image) in enumerate(zip(sample.masks, sample.mask_images)):
             mask = decode_mask(entry, size=sizes[image], row=row_id, position=position)
@@ -192,36 +193,32 @@ def image_sizes(images: Iterable[Any], row_id: str, decode: bool) -> list[tuple[
         try:
             with load_image(reference) as image:
                 if decode:
-                    image.convert('RGB')
+                    image = to_rgb(image)
                 sizes.append((image.height, image.width))
         except IMAGE_ERRORS as error:
-            shown = f'{reference[:80]}...' if isinstance(reference, str) and len(reference) > 200 else reference
-            raise RowError(row_id, f'images[{index}]={shown!r} cannot be read: {error}.', 'Repair or remove the file.',
-                           'image-unreadable') from error
+            raise unreadable(row_id, f'images[{index}]={shown_name(reference)}', error, 'image-unreadable') from error
     return sizes
 
 
+def check_videos(videos: Iterable[Any], row_id: str) -> None:
+    """Decodes the frames of videos that are lists of frames, and looks for the files of the others.
+
+    Raises:
+        RowError: A video that cannot be read, in the words of the template.
+    """
+    for index, video in enumerate(videos):
+        try:
+            frames = file_rules().video(video)
+            for frame in frames if isinstance(frames, list) else ():
+                with load_image(frame) as image:
+                    to_rgb(image)
+        except IMAGE_ERRORS as error:
+            raise unreadable(row_id, f'videos[{index}]={shown_name(video)}', error, 'video-unreadable') from error
+
+
 def load_image(reference: Any) -> Image.Image:
-    """Opens an image where ms-swift finds it: a file, a URL, or base64 text."""
-    if not isinstance(reference, str):
-        raise TypeError(f'it is {type(reference).__name__}, not a file name')
-    try:
-        return open_image(reference)
-    except OSError:
-        if not _is_embedded(reference):
-            raise
-    # Seconds to import.
-    from swift.template import vision_utils
-    return vision_utils.load_image(reference)
-
-
-def _is_embedded(reference: str) -> bool:
-    if reference.startswith(('http:', 'https:', 'data:')) or len(reference) > 2000:
-        return True
-    try:
-        return bool(base64.b64decode(reference, validate=True))
-    except (binascii.Error, ValueError):
-        return False
+    """Opens an image as training does, under the same rules; decoded to RGB only by `images.to_rgb`."""
+    return file_rules().open(reference)
 
 
 def seg_sentences(messages: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -100,8 +100,8 @@ class TrainingEncoder:
             The row as ms-swift's preprocessors leave it, and its length in tokens.
 
         Raises:
-            RowError: The row breaks the contract, is too long (kind 'MaxLengthError'), or ms-swift cannot read it (the
-                kind is then the name of its exception).
+            RowError: The row breaks the contract, is too long (kind 'MaxLengthError'), or ms-swift cannot read it (kind
+                'preprocessor').
         """
         from swift.template import MaxLengthError
         try:
@@ -115,8 +115,7 @@ class TrainingEncoder:
             raise
         except ROW_ERRORS as error:
             raise RowError(row_id, f'ms-swift ends with {type(error).__name__}: {error}.',
-                           "Compare the row with ms-swift's data format.",
-                           type(error).__name__) from error
+                           "Compare the row with ms-swift's data format.", 'preprocessor') from error
         return {**converted, 'mask_images': json.loads(converted.get('mask_images') or 'null')}, encoded['lengths'][0]
 
     def _full_length(self, row: Mapping[str, Any]) -> int:
@@ -135,7 +134,7 @@ class TrainingEncoder:
         result = self._preprocessor.batched_preprocess(renamed, strict=True, ignore_max_length_error=False)
         if not result.get('messages'):
             raise RowError(row_id, 'ms-swift finds no messages in the row, and drops it.',
-                           "Write 'messages' as a list of {'role': ..., 'content': ...}, one a turn.", 'dropped')
+                           "Write 'messages' as a list of {'role': ..., 'content': ...}, one a turn.", 'preprocessor')
         return {key: result[key][0] for key in self._kept if key in result}
 
 

@@ -1,6 +1,5 @@
 """What `citrusv pack-report` knows of a data set, and what it works out for each capacity of a pack."""
 import numpy as np
-import yaml
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -221,19 +220,11 @@ def cost_model(config, stage: int) -> CostModel:
     """
     import torch
 
-    from ._cli_templates import templates_dir
+    from ._cli_stage import freeze_as_stage
     from .modeling import CitrusVForConditionalGeneration
     with torch.device('meta'):
         model = CitrusVForConditionalGeneration(config)
-    with open(templates_dir() / f'stage{stage}.yaml', encoding='utf-8') as file:
-        flags = yaml.safe_load(file)
-    aligner = 'model.visual.merger.'
-    for name, parameter in model.named_parameters():
-        part = ('freeze_aligner' if name.startswith(aligner) else
-                'freeze_vit' if name.startswith('model.visual.') else 'freeze_llm' if name.startswith(
-                    ('model.', 'lm_head.')) else '')
-        if flags.get(part) or name.startswith(tuple(flags.get('freeze_parameters', ()))):
-            parameter.requires_grad_(False)
+    freeze_as_stage(model, stage)
     # As ms-swift does by default.
     model.gradient_checkpointing_enable()
     return CostModel.from_model(model)

@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ._cli_check_rows import load_image, media_references, seg_sentences
 from .drawing import colour, overlay, tile
+from .images import to_rgb
 from .jsonl import parse_line, read_lines
 from .masks import decode_mask, resize_mask
 from .samples import parse_row
@@ -76,7 +77,7 @@ def _panels(line: str, row_id: str) -> list[tuple[np.ndarray, list[np.ndarray], 
     panels = []
     for index in sample.seg_images:
         with load_image(references[index]) as image:
-            pixels = np.array(image.convert('RGB'))
+            pixels = np.array(to_rgb(image))
         masks: list[np.ndarray] = []
         title = row_id if len(references) == 1 else f'{row_id}, images[{index}]'
         lines: list[_Line] = [(f'{title}, {pixels.shape[1]} x {pixels.shape[0]}', (0, 0, 0))]

@@ -11,6 +11,7 @@ from .constants import SEGMENTATION_MODULES
 from .loader import add_seg_token, finish_graft, fresh_head_expected, graft_config
 from .modeling import CitrusVForConditionalGeneration
 from .tiny import CORPUS, build_tiny_mllm
+from .trust import refuse_code
 
 
 def _check_loaded(mllm: str, info: dict[str, Any]) -> None:
@@ -58,6 +59,7 @@ def build_checkpoint(mllm: str,
         elif not os.path.isdir(mllm):
             from swift.utils import safe_snapshot_download
             mllm = safe_snapshot_download(mllm, download_model=True)
+        refuse_code(mllm)
         processor = AutoProcessor.from_pretrained(mllm)
         config = AutoConfig.from_pretrained(mllm)
         if config.model_type != 'qwen2_5_vl':

@@ -6,6 +6,7 @@ from swift.utils import get_logger
 from torch import Tensor
 
 from .drawing import mask_grid
+from .lenient import LeftOut
 from .nonfinite import StepGuard
 
 logger = get_logger()
@@ -22,6 +23,9 @@ class CitrusVCallback(TrainerCallback):
         if self.trainer.is_world_process_zero():
             self._draw(args, state.global_step, pictures)
         pictures.clear()
+
+    def on_epoch_end(self, args, state, control, **kwargs) -> None:
+        LeftOut.of(self.trainer).report(self.trainer)
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
         if self.trainer.is_world_process_zero():

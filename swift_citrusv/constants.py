@@ -14,6 +14,8 @@ PIXEL_STD = (0.229, 0.224, 0.225)
 ROW_COLUMN = 'citrusv_row'
 # The key of a batch with the names of its rows, a list of such strings.
 ROWS_KEY = 'citrusv_rows'
+# The key of a batch with the errors of the rows that are left out of it, and of what stands in such a row's place.
+LEFT_OUT_KEY = 'citrusv_left_out'
 # The column with the pieces of a row (`pieces.Piece`), four numbers each, one after another.
 PIECES_COLUMN = 'citrusv_pieces'
 # The key of a row that asks `template.encode` for one of its pieces.

@@ -26,6 +26,8 @@ logger = get_logger()
 # Written as JSON text, since one Arrow column cannot hold an RLE, a polygon and a path.
 _TEXT_COLUMNS = ('masks', 'mask_images')
 _EXTRA_COLUMNS = (*_TEXT_COLUMNS, ROW_COLUMN, PIECES_COLUMN)
+# Skipped rows that are logged one by one; the rest are counted.
+_MAX_LOGGED = 100
 
 
 def keep_columns() -> None:
@@ -35,18 +37,23 @@ def keep_columns() -> None:
 
 @dataclass
 class Skips:
-    """Rows left out with `--strict false`, counted by kind."""
+    """Rows left out with `--strict false`, counted by kind; the first of them are logged one by one."""
     counts: Counter = field(default_factory=Counter)
 
     def add(self, error: Exception) -> None:
         kind = getattr(error, 'kind', type(error).__name__)
         self.counts[kind] += 1
-        logger.warning(f'skipped ({sum(self.counts.values())} so far): {error}')
+        number = self.counts.total()
+        if number <= _MAX_LOGGED:
+            logger.warning(f'skipped ({number} so far): {error}')
+        elif number == _MAX_LOGGED + 1:
+            logger.warning('more rows are skipped; they are only counted from here on.')
 
-    def report(self, what: str, num_rows: int) -> None:
+    def report(self, what: str, num_rows: int | None = None) -> None:
         if self.counts:
             kinds = ', '.join(f'{kind}: {count}' for kind, count in self.counts.most_common())
-            logger.warning(f'{what}: {sum(self.counts.values())} of {num_rows} rows were skipped ({kinds}).')
+            of = '' if num_rows is None else f' of {num_rows}'
+            logger.warning(f'{what}: {self.counts.total()}{of} rows were skipped ({kinds}).')
 
 
 def scan_jsonl(path: str, strict: bool) -> tuple[list[str], list[int], int]:
@@ -112,7 +119,11 @@ def _generate(path: str, columns: tuple[str, ...], bad: tuple[int, ...], stamp: 
     for number, line in read_lines(path):
         if number in skipped:
             continue
-        row = json.loads(line)
+        # A column of `datasets.Json` would take a string that reads as JSON ('true', '12') for what it says.
+        row = {
+            key: json.dumps(value) if isinstance(value, str) and key not in _TEXT_COLUMNS else value
+            for key, value in json.loads(line).items()
+        }
         row[ROW_COLUMN] = f'{os.path.basename(path)}:{number}'
         for key in _TEXT_COLUMNS:
             if row.get(key):
@@ -137,9 +148,9 @@ def _scan_once(path: str, strict: bool, cache_dir: str) -> tuple[list[str], list
     columns, bad, num_rows = scan_jsonl(path, strict)
     if not bad and is_master():
         os.makedirs(os.path.dirname(note), exist_ok=True)
-        with tempfile.NamedTemporaryFile('w', dir=os.path.dirname(note), delete=False, encoding='utf-8') as file:
-            json.dump({'path': os.path.abspath(path), 'rows': num_rows, 'columns': columns}, file)
-        os.replace(file.name, note)
+        with tempfile.NamedTemporaryFile('w', dir=os.path.dirname(note), delete=False, encoding='utf-8') as new:
+            json.dump({'path': os.path.abspath(path), 'rows': num_rows, 'columns': columns}, new)
+        os.replace(new.name, note)
     return columns, bad
 
 
@@ -173,19 +184,29 @@ def load_jsonl(path: str, *, strict: bool, cache_dir: str) -> hf_datasets.Datase
         })
 
 
-class CountedEncode:
-    """`template.encode` that logs and counts the rows which fail, before ms-swift takes another row in their place."""
+def note_dropped(before: hf_datasets.Dataset, after: hf_datasets.Dataset, *, strict: bool) -> None:
+    """Looks for rows that ms-swift's preprocessors left out, of which they do not tell.
 
-    def __init__(self, template) -> None:
-        self.template = template
-        self.skips = Skips()
+    Args:
+        before: Rows as they were read, with `ROW_COLUMN`.
+        after: What the preprocessors made of them.
+        strict: Whether such a row ends the run; otherwise all are logged and counted.
 
-    def __call__(self, row: dict[str, Any], **kwargs: Any) -> Any:
-        try:
-            return self.template.encode(row, **kwargs)
-        except ValueError as e:  # RowError and MaxLengthError
-            self.skips.add(e)
-            raise
+    Raises:
+        RowError: The first of them, with `strict`.
+    """
+    if len(before) == len(after):
+        return
+    left = set(after[ROW_COLUMN]) if len(after) else set()
+    skips = Skips()
+    for row_id in before[ROW_COLUMN]:
+        if row_id not in left:
+            error = RowError(row_id, "ms-swift's preprocessor leaves it out.",
+                             "Compare the row with ms-swift's data format.", 'preprocessor')
+            if strict:
+                raise error
+            skips.add(error)
+    skips.report("ms-swift's preprocessor", len(before))
 
 
 class LengthPreprocessor:

@@ -130,8 +130,9 @@ class FileRules:
     def check_url(self, url: str) -> None:
         """Raises a FileError of kind 'url' where URLs are not allowed."""
         if not self.allow_urls:
-            raise FileError('URLs are not allowed', 'Download the file, or set allow_urls to true, so that training '
-                            'asks whatever server a row names.', 'url')
+            raise FileError(
+                'URLs are not allowed', 'Download the file, or set allow_urls to true, so that training '
+                'asks whatever server a row names.', 'url')
 
     # ---- images
 
@@ -204,9 +205,10 @@ class FileRules:
             raise FileError(f'PIL would start {program} to read a file of type {image.format}',
                             'Save it as PNG or JPEG.', 'image-format')
         if image.width * image.height > self.max_pixels:
-            raise FileError(f'it has {image.width} x {image.height} pixels, more than max_image_pixels='
-                            f'{self.max_pixels}', 'Cut it into tiles or shrink it; raise max_image_pixels only for '
-                            'files that you trust.', 'too-many-pixels')
+            raise FileError(
+                f'it has {image.width} x {image.height} pixels, more than max_image_pixels='
+                f'{self.max_pixels}', 'Cut it into tiles or shrink it; raise max_image_pixels only for '
+                'files that you trust.', 'too-many-pixels')
         return image
 
     # ---- videos

@@ -8,6 +8,8 @@ from .samples import parse_row
 
 # The columns that ms-swift takes for the conversation, in the order in which they win.
 _CHAT_COLUMNS = ('messages', 'conversations', 'conversation')
+# Far more than any row needs, and far less than what the libraries below can take.
+_MAX_DEPTH = 100
 
 
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
@@ -47,10 +49,41 @@ def parse_line(line: str, row_id: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise RowError(row_id, f'the line holds a {type(row).__name__}, not an object: {line.strip()[:80]!r}.',
                        'Write one JSON object a line.', 'not-json')
+    if '\\ud' in line or '\\uD' in line:
+        _check_characters(row, row_id)
+    if line.count('[') + line.count('{') > _MAX_DEPTH:
+        _check_depth(row, line, row_id)
+    for key in row:
+        if key.lower() in ('masks', 'mask_images') and key != key.lower():
+            raise RowError(row_id, f'the row has the column {key!r}, which nobody reads.', f"Write '{key.lower()}'.",
+                           'columns')
     # Rows of ms-swift's other layouts (query/response, ...) are ms-swift's to read; they cannot have masks.
     if 'messages' in row or row.get('masks'):
         parse_row(row, row_id=row_id)
     return row
+
+
+def _check_characters(row: Any, row_id: str) -> None:
+    # JSON can spell half of a character, which no UTF-8 text can hold.
+    try:
+        json.dumps(row, ensure_ascii=False).encode('utf-8')
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise RowError(row_id, f'the line has {half!r}, which is half a character.', 'Write the whole pair or none.',
+                       'not-json') from error
+
+
+def _check_depth(row: Any, line: str, row_id: str) -> None:
+    level, depth = [row], 0
+    while level:
+        depth += 1
+        if depth > _MAX_DEPTH:
+            raise RowError(row_id, f'the line is nested too deeply (more than {_MAX_DEPTH} levels): '
+                           f'{line.strip()[:80]!r}.', 'Write a flat row.', 'not-json')
+        level = [
+            child for part in level for child in (part.values() if isinstance(part, dict) else part)
+            if isinstance(child, (dict, list))
+        ]
 
 
 def filled_columns(row: Mapping[str, Any]) -> frozenset[str]:

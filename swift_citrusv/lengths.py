@@ -34,8 +34,6 @@ from .template import CitrusVTemplate
 
 logger = get_logger()
 _MAX_BATCH = 256
-# Skipped rows that are logged one by one; the rest are counted.
-_MAX_LOGGED = 100
 
 
 def default_cache_dir() -> str:
@@ -175,7 +173,7 @@ def _measured(template: CitrusVTemplate, dataset: hf_datasets.Dataset, num_proc:
                 parts.append(batch.rows)
                 new.append(batch.rows.take(~found & (batch.rows.counts > 0)))
                 for error in batch.errors:
-                    _skip(skips, error)
+                    skips.add(error)
                 progress.update(len(batch.rows))
     finally:
         # Also what was measured before an error.
@@ -186,16 +184,6 @@ def _measured(template: CitrusVTemplate, dataset: hf_datasets.Dataset, num_proc:
     logger.info(f'lengths of {num_cached} rows from the cache, {total - num_cached} measured.')
     skips.report('measuring', total)
     return work.places, Rows.joined(parts)
-
-
-def _skip(skips: Skips, error: Exception) -> None:
-    logged = skips.counts.total()
-    if logged < _MAX_LOGGED:
-        skips.add(error)
-        return
-    skips.counts[getattr(error, 'kind', type(error).__name__)] += 1
-    if logged == _MAX_LOGGED:
-        logger.warning('more rows are skipped; they are only counted from here on.')
 
 
 def _open_cache(template: CitrusVTemplate, cache_dir: str | None) -> LengthCache:

@@ -1,11 +1,13 @@
 """Loads a Citrus-V checkpoint, or grafts a fresh segmentation head on a plain Qwen2.5-VL directory, for ms-swift."""
 import math
 import torch
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from swift.model.models.qwen import Qwen2_5VLLoader
 from swift.utils import Processor, get_logger
+from torch import nn
 from transformers import AddedToken, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 from typing import Any
 
 from .checkpoints import Sam2Source, load_sam2_weights, resolve_sam2
@@ -16,6 +18,16 @@ from .modeling import CitrusVForConditionalGeneration
 from .settings import Settings
 
 logger = get_logger()
+
+
+def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager:
+    """Whole parameters that may be written to, where ZeRO-3 keeps a share of each on every rank; rank 0's are kept."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    # Embeddings may be tied.
+    return deepspeed.zero.GatheredParameters(list(dict.fromkeys(parameters)), modifier_rank=0)
 
 
 def add_seg_token(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -33,12 +45,13 @@ def resize_for_seg(model: PreTrainedModel, seg_token_id: int) -> None:
     Qwen2.5-VL has more rows than tokens, so mostly nothing grows; but the spare rows were never trained, and are
     replaced by the mean of the others.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    weight = model.get_input_embeddings().weight
+    rows = getattr(weight, 'ds_shape', weight.shape)[0]
     if seg_token_id >= rows:
         model.resize_token_embeddings(math.ceil((seg_token_id + 1) / 128) * 128)
-    with torch.no_grad():
-        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-            weight = layer.weight
+    weights = [layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())]
+    with torch.no_grad(), gathered(weights):
+        for weight in weights:
             weight[seg_token_id] = weight[:seg_token_id].float().mean(dim=0).to(weight.dtype)
 
 
@@ -71,7 +84,8 @@ def fresh_head_expected() -> Iterator[None]:
 def finish_graft(model: CitrusVForConditionalGeneration, sam2: Sam2Source, seg_token_id: int) -> None:
     """Completes a model that was loaded from a plain Qwen2.5-VL: SAM2's weights from `sam2`, room for `[SEG]`."""
     if sam2.path is not None:
-        load_sam2_weights(model.segmenter, sam2.path)
+        with gathered(model.segmenter.parameters()):
+            load_sam2_weights(model.segmenter, sam2.path)
     resize_for_seg(model, seg_token_id)
     model.config.seg_token_id = seg_token_id
     logger.info(f'Grafted a fresh segmentation head: SAM2 {sam2.preset} from {sam2.path or "random initialisation"}.')
@@ -79,6 +93,8 @@ def finish_graft(model: CitrusVForConditionalGeneration, sam2: Sam2Source, seg_t
 
 class CitrusVLoader(Qwen2_5VLLoader):
     """ms-swift's loader for `--model_type citrusv`."""
+    # See `trust`.
+    default_trust_remote_code = False
 
     def get_config(self, model_dir: str) -> PretrainedConfig:
         config = super().get_config(model_dir)

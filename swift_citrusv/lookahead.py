@@ -30,7 +30,7 @@ class LookAheadPacker(Generic[T]):
         image_capacity: Segmentation images of a pack, >= 0. None: no row has any.
         buffer: Rows to look ahead, >= 1. It should hold many packs. Measured by tests/bench/bench_packing.py, against
             packing 50,000 rows at once: 9 packs (128 rows) are filled to within 0.5 % of that, 70 packs (1,000 rows)
-            to within 0.1 %, or 1 % where the tokens and the images of the rows fill their budgets equally.
+            to within 0.1 %, or about 1 % where the tokens and the images of the rows fill their budgets equally.
 
     Raises:
         ValueError: An argument is out of range.

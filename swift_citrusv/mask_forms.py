@@ -73,7 +73,7 @@ def _check_polygons(polygons: Sequence[Any], where: str, row_id: str) -> None:
             problem = f'is {shown(polygon)}'
         elif len(polygon) < 6 or len(polygon) % 2:
             problem = f'has {len(polygon)} coordinates'
-        elif bad := [value for value in polygon if not _is_coordinate(value)]:
+        elif bad := [value for value in polygon if not is_coordinate(value)]:
             problem = f'has the coordinate {shown(bad[0])}'
         else:
             continue
@@ -92,7 +92,8 @@ def is_int(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _is_coordinate(value: Any) -> bool:
+def is_coordinate(value: Any) -> bool:
+    """Whether a value is a finite number of pixels; True and False are not."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     # A comparison, false for NaN too: math.isfinite overflows on a huge integer.
     return is_number and bool(-2**29 < value < 2**29)

@@ -181,8 +181,9 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         if mask_token_index is not None and bool((mask_token_index >= 0).any()):
             drawn = self._draw(hidden, g_pixel_values, masks, mask_image_index, mask_token_index)
         elif mask_token_index is not None or self.training:
-            drawn = self._draw_nothing(hidden)
-            if drawn.logits.grad_fn is None:
+            on_black = self._all_ranks_draw()
+            drawn = self._draw_nothing(hidden, on_black)
+            if not on_black:
                 kept = kept + self._anchor().to(kept.dtype)
         logits = self.lm_head(kept)
         loss = None if labels is None else self._batch_loss(logits, drawn, labels, logits_to_keep)
@@ -235,19 +236,22 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
         trained = any(p.requires_grad for m in (self.segmenter, self.seg_projector) for p in m.parameters())
         return trained and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
-    def _draw_nothing(self, hidden: Tensor) -> Drawn:
+    def _draw_nothing(self, hidden: Tensor, on_black: bool) -> Drawn:
+        """No masks; `on_black` draws one on a black image first and keeps nothing of it: its gradient is zero."""
         side = self.segmenter.mask_size
         logits = hidden.new_zeros((0, side, side), dtype=torch.float32)
-        if self._all_ranks_draw():
-            # On a black image, and nothing of it is kept: its gradient is zero.
+        if on_black:
             image = hidden.new_zeros((1, 3, self.segmenter.image_size, self.segmenter.image_size), dtype=torch.uint8)
             logits = self._segment(image, hidden.new_zeros(1, dtype=torch.int64), hidden[:1, 0])[:0]
         targets = hidden.new_zeros((0, side, side), dtype=torch.uint8)
         return Drawn(logits, targets, hidden.new_zeros(0, dtype=torch.int64))
 
     def _segment(self, images: Tensor, image_index: Tensor, seg_hidden: Tensor) -> Tensor:
-        """Mask logits [K, m, m] on images [n, 3, S, S], from the hidden states [K, D] and the images [K] of the masks."""
+        """Mask logits [K, m, m] on images [n, 3, S, S], from states [K, D] and the index of each one's image [K]."""
         prompts = self.seg_projector(seg_hidden)[:, None]
+        if torch.is_grad_enabled() and not prompts.requires_grad:
+            # Where only SAM2 trains: ZeRO-3 takes a module's backward pass for done when its inputs have gradients.
+            prompts.requires_grad_()
         return self.segmenter(images, image_index, prompts)
 
     def _draw(self, hidden: Tensor, images: Tensor | None, masks: Tensor | None, mask_image_index: Tensor | None,

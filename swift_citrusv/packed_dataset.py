@@ -12,9 +12,9 @@ from typing import Any
 from .balance import balanced_order, imbalance
 from .constants import PIECES_COLUMN
 from .costs import Workload
-from .datasets import Skips
 from .errors import RowError
 from .lengths import pieces_arrays
+from .lenient import left_out
 from .packing import Packs, lower_bound, pack_arrays, split_to_multiple
 from .pieces import Piece
 from .settings import Settings
@@ -34,7 +34,7 @@ class PackingDataset(Dataset):
         dataset: What wraps the rows with their measured lengths (its `.dataset`).
         packing_length: Tokens of a pack; the template's `max_length` where None.
         packing_strategy: 'binpack'.
-        strict: Whether a row that cannot be encoded ends the run; else it is left out of its pack, and counted.
+        strict: Whether a row that cannot be encoded ends the run; else it is left out of its pack: see `lenient`.
 
     Raises:
         ValueError: Another strategy, a row longer than a pack, or fewer rows than ranks.
@@ -57,14 +57,25 @@ class PackingDataset(Dataset):
         self.rows: HfDataset = dataset.dataset
         self.packing_length = packing_length or template.max_length
         self.strict = strict
-        self.skips = Skips()
         if PIECES_COLUMN not in self.rows.column_names:
             raise ValueError(f'The data set has no column {PIECES_COLUMN}, so it was not measured for packing by this '
                              'version of swift-citrusv: make the cached data set anew, or name the JSONL file.')
-        plan = [self._plan()] if is_master() else [None]
-        if is_dist() and dist.is_initialized():
-            dist.broadcast_object_list(plan)
-        self.row_of_piece, self.pieces, self.packs = plan[0]  # type: ignore[misc]
+        self.row_of_piece, self.pieces, self.packs = self._plan_of_rank_0()
+
+    def _plan_of_rank_0(self) -> tuple[np.ndarray, np.ndarray, Packs]:
+        if not (is_dist() and dist.is_initialized()):
+            return self._plan()
+        outcome: list[Any] = [None]
+        if is_master():
+            try:
+                outcome = [self._plan()]
+            except ValueError as e:
+                # The others would wait for it, and then end with an error that says nothing.
+                outcome = [e]
+        dist.broadcast_object_list(outcome)
+        if isinstance(outcome[0], ValueError):
+            raise outcome[0]
+        return outcome[0]
 
     def _plan(self) -> tuple[np.ndarray, np.ndarray, Packs]:
         row_of_piece, pieces = pieces_arrays(self.rows)
@@ -73,10 +84,9 @@ class PackingDataset(Dataset):
         world_size = get_dist_setting()[2]
         try:
             packs = pack_arrays(lengths, self.packing_length, images=images, image_capacity=budget)
-            # ms-swift gives each rank the same number of packs, and drops the rest: here none is left over.
-            shared = split_to_multiple(packs, world_size)
         except ValueError as e:
             raise ValueError(f'Packing {len(self.rows)} rows: {e}') from e
+        shared = _shared(packs, lengths, world_size)
         bound = lower_bound(lengths, self.packing_length, images=images, image_capacity=budget)
         tokens, most = int(lengths.sum()), int(packs.sums(images).max(initial=0))
         logger.info(
@@ -98,27 +108,33 @@ class PackingDataset(Dataset):
         """What each pack asks of the model."""
         return Workload.of_pieces(self.pieces).packed(self.packs)
 
-    def _encode(self, piece: int) -> dict[str, Any] | None:
+    def _encode(self, piece: int) -> dict[str, Any]:
         row = self.rows[int(self.row_of_piece[piece])]
         try:
             return self.template.encode_piece(row, Piece(*self.pieces[piece].tolist()))
         except (RowError, MaxLengthError) as e:
             if self.strict:
                 raise
-            self.skips.add(e)
-            return None
+            return left_out(e)
 
     def __getitem__(self, index: int) -> list[dict[str, Any]]:
-        for offset in range(len(self)):
-            encoded = [self._encode(int(piece)) for piece in self.packs[(index + offset) % len(self)]]
-            rows = [row for row in encoded if row is not None]
-            if rows:
-                return rows
-            logger.warning(f'no row of pack {(index + offset) % len(self)} can be used; the next pack takes its place.')
-        raise ValueError('No row of the data set can be encoded: see the warnings above.')
+        return [self._encode(int(piece)) for piece in self.packs[index]]
 
     def __len__(self) -> int:
         return len(self.packs)
+
+
+def _shared(packs: Packs, lengths: np.ndarray, world_size: int) -> Packs:
+    """Packs of which each rank can have the same number: ms-swift would drop those that are left over."""
+    try:
+        return split_to_multiple(packs, world_size, weights=lengths)
+    except ValueError:
+        if len(packs) < world_size:
+            raise
+        logger.warning(f'{len(packs)} packs cannot be shared evenly by {world_size} ranks: in each epoch '
+                       f'{len(packs) % world_size} of them, others each time, are not trained on. Give more rows or '
+                       'use another number of ranks.')
+        return packs
 
 
 class BalancedSampler(BatchSamplerShard):

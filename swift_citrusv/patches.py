@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _hook
-from .constants import IGNORE_INDEX, MODEL_TYPE, NO_MASK, ROW_COLUMN, ROWS_KEY, SEGMENTATION_MODULES
+from .constants import IGNORE_INDEX, LEFT_OUT_KEY, MODEL_TYPE, NO_MASK, ROW_COLUMN, ROWS_KEY, SEGMENTATION_MODULES
 from .errors import ROW_ERRORS, CompatibilityError, RowError
 
 _MARK = '_swift_citrusv_patch'
@@ -46,6 +46,11 @@ def _wrap(owner: Any, name: str, parameters: tuple[str, ...], wrapper: Callable[
 
 def _is_citrusv(template: Any) -> bool:
     return getattr(getattr(template, 'template_meta', None), 'template_type', None) == MODEL_TYPE
+
+
+def _is_lenient(template: Any, strict: bool | None) -> bool:
+    # RLHF makes other batches.
+    return not strict and _is_citrusv(template) and template.mode == 'train'
 
 
 # ---- swift.arguments
@@ -164,14 +169,21 @@ def patch_dataset_loading() -> None:
         def patched(self, dataset_path, dataset_meta):
             if self.streaming or not str(dataset_path).endswith('.jsonl'):
                 return original(self, dataset_path, dataset_meta)
-            from .datasets import load_jsonl
+            from .datasets import load_jsonl, note_dropped
             hf_load_dataset = loader_module.hf_load_dataset
-            loader_module.hf_load_dataset = lambda *args, cache_dir, **kwargs: load_jsonl(
-                dataset_path, strict=self.strict, cache_dir=cache_dir)
+            read = []
+
+            def load(*args, cache_dir, **kwargs):
+                read.append(load_jsonl(dataset_path, strict=self.strict, cache_dir=cache_dir))
+                return read[0]
+
+            loader_module.hf_load_dataset = load
             try:
-                return original(self, dataset_path, dataset_meta)
+                dataset = original(self, dataset_path, dataset_meta)
             finally:
                 loader_module.hf_load_dataset = hf_load_dataset
+            note_dropped(read[0], dataset, strict=self.strict)
+            return dataset
 
         return patched
 
@@ -190,8 +202,7 @@ def patch_dataset_loading() -> None:
                         run({key: [values[i]] for key, values in batched_row.items()})
                     except ROW_ERRORS as e:
                         raise RowError(row_id, f'ms-swift ends with {type(e).__name__}: {e}.',
-                                       "Compare the row with ms-swift's data format.",
-                                       type(e).__name__) from e
+                                       "Compare the row with ms-swift's data format.", 'preprocessor') from e
                 raise
 
         return patched
@@ -235,9 +246,9 @@ def patch_pipeline() -> None:
 
         def patched(dataset, encode_func, **kwargs):
             template = getattr(encode_func, '__self__', None)
-            if _is_citrusv(template) and not kwargs.get('strict'):
-                from .datasets import CountedEncode
-                encode_func = CountedEncode(template)
+            if _is_lenient(template, kwargs.get('strict')):
+                from .lenient import LenientDataset
+                return LenientDataset(dataset, template)
             return original(dataset, encode_func, **kwargs)
 
         return patched
@@ -270,6 +281,19 @@ def patch_pipeline() -> None:
 
         return patched
 
+    # Why: with `--strict false` a bad row leaves its batch (see `lenient`), and ms-swift gives all batches of an
+    # evaluation the same weight.
+    def usable_evaluation(original):
+
+        def patched(self, datasets):
+            args = self.args
+            if _is_lenient(self.template, args.strict) and not args.streaming and datasets[1] is not None:
+                from .lenient import usable_rows
+                datasets[1] = usable_rows(self.template, datasets[1], args.dataset_num_proc)
+            return original(self, datasets)
+
+        return patched
+
     # Why: with `--truncation_strategy split` ms-swift refuses a chat template, and tokenizes the whole data set into
     # chunks on disk that have lost their images. Our template cuts rows itself, so for ms-swift nothing is to split.
     def own_split(original):
@@ -287,6 +311,7 @@ def patch_pipeline() -> None:
 
     _wrap(sft.SwiftSft, '_encode_dataset', ('self', 'train_dataset', 'val_dataset'), own_split)
     _wrap(sft.SwiftSft, '_post_process_datasets', ('self', 'datasets'), own_split)
+    _wrap(sft.SwiftSft, '_post_process_datasets', ('self', 'datasets'), usable_evaluation)
     _wrap(tuner, 'prepare_adapter', ('args', 'model', 'template', 'train_dataset'), prepare_adapter)
 
     # Why: PEFT makes every parameter of a module in --modules_to_save trainable, those that no loss reaches too: weight
@@ -396,7 +421,10 @@ def patch_nonfinite() -> None:
     def compute_loss(original):
 
         def patched(self, model, inputs, *args, **kwargs):
-            rows = inputs.pop(ROWS_KEY, [])
+            rows, errors = inputs.pop(ROWS_KEY, []), inputs.pop(LEFT_OUT_KEY, [])
+            if errors:
+                from .lenient import LeftOut
+                LeftOut.of(self).add(errors)
             loss = original(self, model, inputs, *args, **kwargs)
             if not _is_citrusv(self.template) or not self.model.training:
                 return loss

@@ -36,6 +36,7 @@ def patch_worker() -> None:
 def patch_reading() -> None:
     """Reads JSONL streams with row numbers, in shards, and without a guess of their types."""
     from datasets import IterableDataset
+    from swift.dataset import EncodePreprocessor
     from swift.dataset import loader as loader_module
     from swift.dataset.preprocessor import RowPreprocessor
 
@@ -85,7 +86,9 @@ def patch_reading() -> None:
                 return original(self, batched_row, strict=strict, ignore_max_length_error=ignore_max_length_error)
             batch = {key.removeprefix(_PREFIX): values for key, values in batched_row.items()}
             result = original(self, batch, strict=strict, ignore_max_length_error=ignore_max_length_error)
-            _note_dropped(batch, result)
+            # `StreamEncode` tells of the rows that it leaves out, and why.
+            if not isinstance(self, EncodePreprocessor):
+                _note_dropped(batch, result)
             return result
 
         return patched

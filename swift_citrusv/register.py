@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from . import patches, patches_distributed, patches_streaming
+from . import patches, patches_distributed, patches_models, patches_streaming
 from .constants import MODEL_TYPE, TORCH_VARLEN
 
 
@@ -76,6 +76,7 @@ def register_model() -> None:
             requires=['transformers>=4.49', 'qwen_vl_utils>=0.0.6', 'sam2'],
             tags=['vision', 'segmentation', 'medical']),
         exist_ok=True)
+    patches_models.patch_model_info()
     register_attention()
 
 

@@ -12,11 +12,13 @@ from typing import Any, NoReturn
 
 from .constants import SEG_TOKEN
 from .errors import RowError
-from .mask_forms import FORMS, checked_entry, is_int, shown
+from .mask_forms import FORMS, checked_entry, is_coordinate, is_int, shown
 
 _MASK_IMAGES_REMEDY = ("'mask_images' lists for each mask the index of its image in 'images', counted from 0; with one "
                        'image it may be left out.')
 _IMAGES_REMEDY = "Write 'images' as a list of file names."
+_BOXES_REMEDY = ("Write 'objects' as {'ref': [...], 'bbox': [[x1, y1, x2, y2], ...]}, a box with two or four numbers "
+                 'in pixels.')
 _MESSAGES_REMEDY = "Write 'messages' as a list of {'role': ..., 'content': ...}, one a turn."
 
 
@@ -101,6 +103,7 @@ def parse_row(row: Mapping[str, Any], *, row_id: str) -> Sample:
         raise RowError(row_id, f'the row is {shown(row)}.', 'Write one JSON object a line.', 'row')
     messages = _checked_messages(row.get('messages'), row_id)
     _check_images(row.get('images'), row_id)
+    _check_objects(row.get('objects'), row_id)
     entries = _mask_list(row.get('masks'), row_id)
     mask_images = row.get('mask_images')
     if mask_images is not None and not isinstance(mask_images, (list, tuple)):
@@ -179,10 +182,27 @@ def _has_media(part: Mapping[str, Any], medium: str) -> bool:
 def _check_images(images: Any, row_id: str) -> None:
     if images is not None and not isinstance(images, (str, Mapping, list, tuple)):
         raise RowError(row_id, f"'images' is {shown(images)}.", _IMAGES_REMEDY, 'images')
-    for i, image in enumerate(images if isinstance(images, (list, tuple)) else ()):
+    images = images if isinstance(images, (list, tuple)) else []
+    for i, image in enumerate(images):
         # What else may stand here, bytes or an open image, is for ms-swift to read.
         if image is None or isinstance(image, (Real, list, tuple)):
             raise RowError(row_id, f'images[{i}] is {shown(image)}.', _IMAGES_REMEDY, 'image-unreadable')
+        # Of a list ms-swift looks at the first entry only.
+        if isinstance(image, (str, Mapping)) and isinstance(image, str) != isinstance(images[0], str):
+            raise RowError(row_id, f'images[{i}] is {shown(image)}, but images[0] is {shown(images[0])}.',
+                           'Write all as file names, or all as objects.', 'images')
+
+
+def _check_objects(objects: Any, row_id: str) -> None:
+    """Refuses boxes that are no numbers: on their way through Arrow, NaN becomes None and a huge integer text."""
+    if objects is None:
+        return
+    boxes = objects.get('bbox') if isinstance(objects, Mapping) else None
+    if not isinstance(boxes, (list, tuple)):
+        raise RowError(row_id, f"'objects' is {shown(objects)}.", _BOXES_REMEDY, 'objects')
+    for i, box in enumerate(boxes):
+        if not isinstance(box, (list, tuple)) or len(box) not in (2, 4) or not all(is_coordinate(x) for x in box):
+            raise RowError(row_id, f"'objects' has the box {shown(box)} at bbox[{i}].", _BOXES_REMEDY, 'objects')
 
 
 def _num_media(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], medium: str) -> int:

@@ -50,7 +50,8 @@ class Settings:
     allow_urls: bool = _setting(False, 'Whether rows may name images and videos by http:// and https:// URLs.')
     max_image_pixels: int = _setting(
         178956970, 'Most pixels of an image, a frame or a mask; a larger one is refused before it is decoded. The '
-        "default is PIL's own limit.", low=1)
+        "default is PIL's own limit.",
+        low=1)
     nonfinite: str = _setting(
         'stop',
         'What a NaN or Inf in loss or gradient does: stop the run, or skip the optimizer step.',

@@ -24,8 +24,9 @@ from .datasets import Skips
 from .errors import RowError
 from .jsonl import check_columns, filled_columns, parse_line
 
-# Written as JSON text, as in data sets that are not streamed.
+# Columns that every stream has, the first two as JSON text, as in data sets that are not streamed.
 _TEXT_COLUMNS = ('masks', 'mask_images')
+_MEDIA_COLUMNS = {'images': 'image', 'videos': 'video'}
 # The rows that tell the columns of a file.
 _HEAD_ROWS = 1000
 # Bytes of a shard.
@@ -132,9 +133,9 @@ def _lines(path: str, shards: Shards) -> Iterator[tuple[int, str]]:
 
 
 def _read_head(path: str, strict: bool) -> list[str]:
-    """The names of the columns in the first rows of a file."""
+    """The columns of a file as its first rows tell them, and those that every stream has."""
     name = os.path.basename(path)
-    columns: dict[str, None] = {}
+    columns: dict[str, None] = dict.fromkeys(_TEXT_COLUMNS)
     num_rows = num_bad = 0
     for number, line in islice(_lines(path, Shards([0], [os.path.getsize(path)], [1])), _HEAD_ROWS):
         num_rows += 1
@@ -148,7 +149,9 @@ def _read_head(path: str, strict: bool) -> list[str]:
     if num_bad == num_rows:
         raise RowError(name, f'none of its first {num_rows} rows can be used.',
                        'Look at them with `citrusv check-data`.', 'empty')
-    return list(columns)
+    # Of both an `image` and an `images`, ms-swift would read the one only.
+    columns.update({many: None for many, one in _MEDIA_COLUMNS.items() if one not in columns})
+    return [key for key in columns if key not in (ROW_COLUMN, PIECES_COLUMN)]
 
 
 def _check_known(row: dict[str, Any], columns: frozenset[str], row_id: str) -> None:
@@ -176,7 +179,7 @@ class JsonLines(ExamplesIterable):
 
     def __init__(self, path: str, columns: tuple[str, ...], strict: bool, stamp: tuple[int, int],
                  shards: Shards) -> None:
-        super().__init__(self._generate, {})
+        super().__init__(_lines, {})
         self.path = path
         self.columns = columns
         self.strict = strict
@@ -185,7 +188,7 @@ class JsonLines(ExamplesIterable):
 
     @property
     def features(self) -> hf_datasets.Features:
-        return hf_datasets.Features({name: Untyped() for name in (*self._plain_columns, *_TEXT_COLUMNS, ROW_COLUMN)})
+        return hf_datasets.Features({name: Untyped() for name in (*self.columns, ROW_COLUMN)})
 
     @property
     def num_shards(self) -> int:
@@ -203,18 +206,11 @@ class JsonLines(ExamplesIterable):
     def _take(self, indices: Sequence[int]) -> 'JsonLines':
         return JsonLines(self.path, self.columns, self.strict, self.stamp, self.shards.take(indices))
 
-    @property
-    def _plain_columns(self) -> list[str]:
-        return [key for key in self.columns if key not in (*_TEXT_COLUMNS, ROW_COLUMN, PIECES_COLUMN)]
-
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        yield from self._generate()
-
-    def _generate(self) -> Iterator[tuple[str, dict[str, Any]]]:
         stat = os.stat(self.path)
         if self.stamp != (stat.st_size, stat.st_mtime_ns):
             raise ValueError(f'{self.path} has changed since the run started. Leave it alone, and start the run again.')
-        name, kept, known = os.path.basename(self.path), self._plain_columns, frozenset(self.columns)
+        name, known = os.path.basename(self.path), frozenset((*self.columns, ROW_COLUMN, PIECES_COLUMN))
         for number, line in _lines(self.path, self.shards):
             row_id = f'{name}:{number}'
             try:
@@ -226,8 +222,10 @@ class JsonLines(ExamplesIterable):
                     raise
                 reading_skips.add(e)
                 continue
-            text = {key: json.dumps(row[key], ensure_ascii=False) if row.get(key) else None for key in _TEXT_COLUMNS}
-            yield row_id, {**{key: row.get(key) for key in kept}, **text, ROW_COLUMN: row_id}
+            row.update(
+                {key: json.dumps(row[key], ensure_ascii=False) if row.get(key) else None
+                 for key in _TEXT_COLUMNS})
+            yield row_id, {**{key: row.get(key) for key in self.columns}, ROW_COLUMN: row_id}
 
 
 def stream_jsonl(path: str, *, strict: bool) -> hf_datasets.IterableDataset:
@@ -238,9 +236,9 @@ def stream_jsonl(path: str, *, strict: bool) -> hf_datasets.IterableDataset:
         strict: Whether the first bad row ends the run; otherwise it is skipped, and counted.
 
     Returns:
-        The columns of the first 1,000 rows, `masks` and `mask_images` as JSON text, and `ROW_COLUMN` with
-        "file.jsonl:line". The columns are `Untyped`, and the same in every row. A later row with a value in another
-        column is a bad row: a preprocessor of ms-swift would not see it.
+        The columns of the first 1,000 rows, `images` and `videos`, `masks` and `mask_images` as JSON text, and
+        `ROW_COLUMN` with "file.jsonl:line". They are `Untyped`, and the same in every row. A later row with a value in
+        another column is a bad row: a preprocessor of ms-swift would not see it.
 
     Raises:
         RowError: A bad row among the first 1,000, with `strict`, or no good one at all. Later ones are found when they

@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from typing import Any
 
-from .constants import IGNORE_INDEX, NO_MASK, PIECE_KEY, ROW_COLUMN, ROWS_KEY, SEG_TOKEN
+from .constants import IGNORE_INDEX, LEFT_OUT_KEY, NO_MASK, PIECE_KEY, ROW_COLUMN, ROWS_KEY, SEG_TOKEN
 from .errors import ROW_ERRORS, RowError
 from .images import IMAGE_ERRORS, file_rules, shown_name, to_rgb, unreadable
+from .lenient import part, without_targets
 from .mask_tensors import SEG_KEYS, pack_masks, pad_masks
 from .masks import decode_mask, resize_mask
 from .media import move_image_tags, open_media
@@ -264,6 +265,14 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
         carry_labels(packed, row)
         # ms-swift's method has added the keys of an empty batch.
         return {**{k: v for k, v in packed.items() if k not in SEG_KEYS}, **segmentation}
+
+    def data_collator(self, batch: list[Any], *, padding_to: int | None = None) -> dict[str, Any]:
+        rows, errors = part(batch)
+        if not errors:
+            return super().data_collator(batch, padding_to=padding_to)
+        if not rows:
+            rows = [without_targets(self.tokenizer.eos_token_id)]
+        return {**super().data_collator(rows, padding_to=padding_to), LEFT_OUT_KEY: errors}
 
     def _data_collator_mm_data(self, batch: list[dict[str, Any]]) -> dict[str, Any]:
         result = super()._data_collator_mm_data(batch)

@@ -342,7 +342,7 @@ def ms_swift_rows(maker: Maker) -> list[tuple[str, Any]]:
     """Rows that keep the row contract, and that ms-swift refuses all the same."""
     row = maker.row
     return [
-        ('AssertionError', {
+        ('preprocessor', {
             'messages': [{
                 'role': 'someone',
                 'content': 'Hello?'
@@ -358,7 +358,7 @@ def ms_swift_rows(maker: Maker) -> list[tuple[str, Any]]:
             'response': 'Hello.'
         }),
         ('images', row('What is it?', 'A cell.', image=maker.image())),
-        ('encode', row('<video>What moves?', 'The cell.', videos=['none.mp4'])),
+        ('video-unreadable', row('<video>What moves?', 'The cell.', videos=['none.mp4'])),
     ]
 
 

@@ -11,14 +11,15 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 TIERS = {
     0: {'constants', 'errors', 'settings'},
     1: {
-        'samples', 'jsonl', 'images', 'media', 'mask_forms', 'masks', 'packing', 'segmenter', 'config', 'modeling', 'losses',
-        'metrics', 'drawing', 'checkpoints', 'tiny', 'mask_tensors', 'pieces', 'balance', 'lookahead', 'attention',
-        'costs', 'length_cache', 'length_keys', 'estimate', 'best_fit', 'bin_search', 'dealing', 'placing'
+        'samples', 'jsonl', 'images', 'media', 'mask_forms', 'masks', 'packing', 'segmenter', 'config', 'modeling',
+        'losses', 'metrics', 'drawing', 'checkpoints', 'tiny', 'mask_tensors', 'pieces', 'balance', 'lookahead',
+        'attention', 'costs', 'length_cache', 'length_keys', 'ledger', 'dry_run', 'estimate', 'trust', 'best_fit',
+        'bin_search', 'dealing', 'placing'
     },
     2: {
         'template', 'loader', 'build', 'optim', 'loss', 'callbacks', 'evaluation', 'patches', 'datasets', 'measuring',
         'lengths', 'streaming', 'packed_dataset', 'stream_reading', 'stream_loader', 'patches_streaming',
-        'patches_distributed', 'nonfinite'
+        'patches_distributed', 'patches_models', 'nonfinite', 'lenient'
     },
     3: {'register', 'infer'},
     4: {'cli'},  # And every module whose name begins with `_cli_`.

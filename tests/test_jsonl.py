@@ -89,3 +89,41 @@ def test_columns_that_ms_swift_would_lose(name, tmp_path, monkeypatch):
     with pytest.raises(RowError, match=f'^rows.jsonl:{lines[0]}: .*file') as error:
         scan_jsonl(str(path), strict=True)
     assert error.value.kind == kinds[0] and error.value.remedy.endswith('.')
+
+
+def test_a_good_file_is_checked_once_until_it_changes(tmp_path, monkeypatch):
+    from swift_citrusv import datasets
+    path = tmp_path / 'train.jsonl'
+    row = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+    path.write_text(2 * row)
+    scans: list[Any] = []
+    scan = datasets.scan_jsonl
+
+    def counted(*args):
+        scans.append(args)
+        return scan(*args)
+
+    monkeypatch.setattr(datasets, 'scan_jsonl', counted)
+    for _ in range(2):
+        assert len(load_jsonl(str(path), strict=True, cache_dir=str(tmp_path / 'cache'))) == 2
+    assert len(scans) == 1
+    path.write_text(3 * row)
+    assert len(load_jsonl(str(path), strict=True, cache_dir=str(tmp_path / 'cache'))) == 3
+    assert len(scans) == 2
+    # A note that is damaged is no reason to stop.
+    for note in (tmp_path / 'cache' / 'citrusv_scans').iterdir():
+        note.write_text('{')
+    assert len(load_jsonl(str(path), strict=True, cache_dir=str(tmp_path / 'cache'))) == 3
+    # A file with a bad row is checked each time, so that each run tells of it.
+    path.write_text(2 * row + 'no row\n')
+    for _ in range(2):
+        assert len(load_jsonl(str(path), strict=False, cache_dir=str(tmp_path / 'cache'))) == 2
+    assert len(scans) == 5
+
+
+def test_strings_are_not_taken_for_json(tmp_path):
+    rows = [{'query': '12', 'response': 'null'}, {'query': '[1]', 'response': '"x'}, {'query': 'true', 'response': ''}]
+    path = tmp_path / 'train.jsonl'
+    path.write_text('\n'.join(map(json.dumps, rows)))
+    dataset = load_jsonl(str(path), strict=True, cache_dir=str(tmp_path))
+    assert [{key: row[key] for key in ('query', 'response')} for row in dataset] == rows

@@ -221,7 +221,7 @@ def test_skipped_rows_are_counted(num_proc, mixed, make_template, caplog):
 
 
 def test_not_every_skip_is_logged(mixed, make_template, caplog, monkeypatch):
-    monkeypatch.setattr('swift_citrusv.lengths._MAX_LOGGED', 2)
+    monkeypatch.setattr('swift_citrusv.datasets._MAX_LOGGED', 2)
     measure_dataset(make_template(60), mixed, strict=False)
     assert 'train.jsonl:3: ' in caplog.text and 'train.jsonl:5: ' not in caplog.text
     assert caplog.text.count('only counted from here on') == 1 and '4 of 7 rows were skipped' in caplog.text

@@ -149,12 +149,25 @@ def test_bad_compressed_counts(counts, value):
 HUGE = 10**5000
 
 
-@pytest.mark.parametrize('entry', [{'size': [256, 256], 'counts': [65536]}, {'size': [10**9, 10**9], 'counts': '0'},
-                                   {'size': [123, 31], 'counts': [3813]}, {'size': [HUGE, 1], 'counts': [HUGE]}],
-                         ids=['other', 'bomb', 'transposed', 'unprintable'])  # yapf: disable
+@pytest.mark.parametrize('entry', [{'size': [256, 256], 'counts': [65536]}, {'size': [123, 31], 'counts': [3813]}],
+                         ids=['other', 'transposed'])  # yapf: disable
 def test_rle_of_another_size(entry):
     error = error_of(entry, (31, 123))
     assert error.kind == 'mask-size' and '[31, 123]' in error.problem
+
+
+@pytest.mark.parametrize(
+    'entry', [{
+        'size': [10**9, 10**9],
+        'counts': '0'
+    }, {
+        'size': [HUGE, 1],
+        'counts': [HUGE]
+    }],
+    ids=['bomb', 'unprintable'])
+def test_rle_bomb(entry):
+    error = error_of(entry, (31, 123))
+    assert error.kind == 'too-many-pixels' and 'max_image_pixels=178956970' in error.problem
     assert str(entry['size'][1]) in error.problem or 'huge' in error.problem
 
 
@@ -455,7 +468,7 @@ def test_damaged_images_never_get_past_row_error(tmp_path):
                 decode({'path': str(path)}, (31, 123))
                 verdicts['read'] += 1
             except RowError as error:
-                assert error.kind in ('mask-file', 'mask-size', 'mask-mode')
+                assert error.kind in ('mask-file', 'mask-size', 'mask-mode', 'too-many-pixels', 'image-format')
                 verdicts['refused'] += 1
     assert min(verdicts.values()) > 100
 

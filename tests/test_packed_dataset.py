@@ -4,10 +4,12 @@ import pytest
 from collections import Counter
 from rows import Maker, write_jsonl
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 from swift_citrusv import packed_dataset
 from swift_citrusv.constants import ROW_COLUMN
 from swift_citrusv.errors import RowError
+from swift_citrusv.lenient import part
 from swift_citrusv.packed_dataset import BalancedSampler, PackingDataset
 
 
@@ -80,7 +82,13 @@ def test_fewer_rows_than_ranks(measured, template, monkeypatch):
         PackingDataset(template, measured(), packing_length=1024)
 
 
-def test_a_row_that_breaks_after_it_was_measured(rows, measured, template, caplog):
+def test_too_few_rows_to_split(rows, measured, template, monkeypatch, caplog):
+    monkeypatch.setattr(packed_dataset, 'get_dist_setting', lambda: (0, 0, 3, 3))
+    packs = PackingDataset(template, measured([rows[6]] * 4), packing_length=400)
+    assert len(packs) == 4 and '1 of them, others each time, are not trained on' in caplog.text
+
+
+def test_a_row_that_breaks_after_it_was_measured(rows, measured, template):
     """A JPEG cut short is seen only when it is decoded, in the middle of the training."""
     rows = [dict(row) for row in rows[:4]]
     dataset = measured(rows)
@@ -95,23 +103,20 @@ def test_a_row_that_breaks_after_it_was_measured(rows, measured, template, caplo
         with pytest.raises(RowError, match=r'train.jsonl:3: images\[0\].*cannot be read'):
             strict[0]
         lenient = PackingDataset(template, dataset, packing_length=1024, strict=False)
-        assert len(lenient[0]) == 3 and lenient.skips.counts == {'image-unreadable': 1}
-        assert 'train.jsonl:3' in caplog.text
+        kept, errors = part([lenient[0]])
+        assert len(kept) == 3 and [getattr(error, 'kind', None) for error in errors] == ['image-unreadable']
+        assert 'train.jsonl:3' in str(errors[0])
     finally:
         with open(broken, 'wb') as file:
             file.write(whole)
 
 
-def test_a_pack_of_bad_rows_gives_way_to_the_next(rows, measured, template):
+def test_a_pack_of_bad_rows_is_left_empty(rows, measured, template, monkeypatch):
+    """No other pack takes its place, whose rows would be trained on twice."""
     packs = PackingDataset(template, measured(rows[:12]), packing_length=400, strict=False)
-    assert len(packs) > 2
-    original = packs._encode
-    bad = set(packs.packs[1].tolist())
-    packs._encode = lambda piece: None if piece in bad else original(piece)
-    assert [row['input_ids'] for row in packs[1]] == [row['input_ids'] for row in packs[2]]
-    packs._encode = lambda piece: None
-    with pytest.raises(ValueError, match='No row of the data set can be encoded'):
-        packs[0]
+    error = RowError('train.jsonl:3', 'bad.', 'Repair it.')
+    monkeypatch.setattr(template, 'encode_piece', Mock(side_effect=error))
+    assert part([packs[1]]) == ([], [error] * len(packs.packs[1]))
 
 
 def test_a_data_set_that_was_not_measured(measured, template):

@@ -97,6 +97,17 @@ def test_near_the_exact_optimum_of_2000_small_sets():
     assert num_bound < 0.98 * 2000
 
 
+@pytest.mark.parametrize(('lengths', 'images', 'capacity', 'image_capacity'), [
+    ([747, 333, 417, 178, 328, 358], [1, 0, 0, 8, 3, 4], 1000, 8),
+    ([3, 7, 8, 6, 4, 3, 1, 4], [1, 0, 0, 0, 0, 0, 0, 2], 12, 2),
+    ([50, 27, 44, 27, 57, 39, 36, 56, 28, 8, 21], [1, 1, 6, 0, 14, 0, 2, 1, 0, 0, 1], 100, 16),
+])
+def test_optimum_that_only_the_search_finds(lengths, images, capacity, image_capacity):
+    bins = pack_best_fit(lengths, capacity, images=images, image_capacity=image_capacity)
+    assert_valid(bins, lengths, capacity, images, image_capacity)
+    assert len(bins) == optimum(lengths, capacity, images, image_capacity)
+
+
 def varied_sizes(rng, index):
     """Sizes of a bin's share, 0 to 1, of a shape that changes with `index`."""
     n = int(rng.choice([10, 30, 100, 300, 1000, 2200], p=[.2, .25, .3, .15, .06, .04]))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rows import Maker, write_jsonl
 from swift.template import MaxLengthError
 from swift_run import run_sft
+from typing import Any
 
 from swift_citrusv.constants import IGNORE_INDEX
 from swift_citrusv.losses import mask_losses
@@ -49,7 +50,7 @@ def test_cut_keeps_stretches_whole(length, limit, stretches):
 
 def test_carried_labels():
     """Two cut rows in one pack: each last token gets its target, the pack's last one in place 0."""
-    rows = [{
+    rows: list[dict[str, Any]] = [{
         'length': 3,
         'next_label': 13,
         'next_loss_scale': 1.

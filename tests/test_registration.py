@@ -88,7 +88,7 @@ def test_bare_swift_sft(way, dataset, tiny_checkpoint, tmp_path):
         **environment)
     args = json.loads((tmp_path / 'out' / 'args.json').read_text())
     assert (args['template'], args['loss_type'], args['optimizer'], args['eval_metric']) == ('citrusv', ) * 4
-    assert args['callbacks'] == ['citrusv'] and args['strict'] is True and args['attn_impl'] == 'sdpa'
+    assert args['callbacks'] == ['citrusv'] and args['strict'] is True and args['attn_impl'] == 'torch_varlen'
     history = [json.loads(line) for line in (tmp_path / 'out' / 'logging.jsonl').read_text().splitlines()]
     evaluation = next(entry for entry in history if 'eval_loss' in entry)
     assert {'eval_loss_token', 'eval_loss_dice', 'eval_loss_bce', 'eval_dice', 'eval_iou',

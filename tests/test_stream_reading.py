@@ -94,6 +94,14 @@ def test_same_rows_as_without_a_stream(tmp_path):
     assert streamed[25]['messages'][1]['loss'] is True
 
 
+def test_late_images_and_masks_are_read(tmp_path):
+    """After more rows of text than tell the columns."""
+    maker = Maker(tmp_path / 'images')
+    path = write_jsonl(tmp_path / 'a.jsonl', [*text_rows(1100), *maker.every_kind()])
+    rows, wanted = list(load(path, streaming=True))[1100:], list(load(path))[1100:]
+    assert rows == wanted and sum(row['masks'] is not None for row in rows) == 7
+
+
 def test_strings_are_not_taken_for_json(tmp_path):
     path = write_jsonl(tmp_path / 'a.jsonl', [{'query': '12', 'response': 'null'}, {'query': '[1]', 'response': 'x'}])
     contents = [[message['content'] for message in row['messages']] for row in load(path, streaming=True)]
@@ -130,7 +138,7 @@ BAD = {
     }),
     'columns':
     json.dumps({
-        **Maker.row(None, 'Where?', 'Here.'), 'videos': ['x.mp4']
+        **Maker.row(None, 'Where?', 'Here.'), 'channel': 'x'
     }),
     'messages':
     json.dumps({'query': 'What?'}),
@@ -143,7 +151,7 @@ BAD = {
 WORDS = {
     'not JSON': 'not JSON',
     'mask-count': 'SEG',
-    'columns': '"videos": null',
+    'columns': '"channel": null',
     'messages': "no 'messages'",
     'preprocessor': 'judge'
 }

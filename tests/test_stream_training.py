@@ -50,9 +50,7 @@ def reference(dataset, tiny_checkpoint, tmp_path_factory):
     return _one_step(layout, dataset, tiny_checkpoint, tmp_path_factory.mktemp('out'))
 
 
-@pytest.mark.parametrize('name', LAYOUTS)
-def test_same_gradient(name, dataset, tiny_checkpoint, reference, tmp_path):
-    watch = _one_step(f'--streaming true {LAYOUTS[name]}', dataset, tiny_checkpoint, tmp_path)
+def _check_same_step(watch, reference) -> None:
     assert watch.logs[0]['num_masks'] == reference.logs[0]['num_masks'] == 11 and watch.num_steps == 1
     for key in ('loss', 'loss_token', 'loss_dice', 'loss_bce'):
         assert watch.logs[0][key] == pytest.approx(reference.logs[0][key], rel=1e-5)
@@ -62,6 +60,25 @@ def test_same_gradient(name, dataset, tiny_checkpoint, reference, tmp_path):
         largest = max(reference.gradients[key].abs().max() for key in chosen)
         worst = max((watch.gradients[key] - reference.gradients[key]).abs().max() for key in chosen)
         assert 0 < largest and worst <= 1e-5 * largest, part
+
+
+@pytest.mark.parametrize('name', LAYOUTS)
+def test_same_gradient(name, dataset, tiny_checkpoint, reference, tmp_path):
+    _check_same_step(
+        _one_step(f'--streaming true {LAYOUTS[name]}', dataset, tiny_checkpoint, tmp_path / 'out'), reference)
+
+
+def test_same_gradient_of_pieces(tiny_checkpoint, tmp_path):
+    """Rows that are cut into pieces: from a stream, and from a data set in memory, in other packs."""
+    maker = Maker(tmp_path / 'images')
+    long = maker.row('Tell me all.', ' '.join(f'The cell {i} has a nucleus.' for i in range(60)))
+    dataset = write_jsonl(tmp_path / 'train.jsonl', [*maker.every_kind(), long])
+    streamed, whole = (
+        _one_step(f'--packing true --truncation_strategy split --max_length 300 {layout}', dataset, tiny_checkpoint,
+                  tmp_path / 'out')
+        for layout in ('--streaming true --packing_length 320 --gradient_accumulation_steps '
+                       '16', '--packing_length 700 --gradient_accumulation_steps 6'))
+    _check_same_step(streamed, whole)
 
 
 def test_resumed_in_a_later_pass(dataset, tiny_checkpoint, tmp_path):

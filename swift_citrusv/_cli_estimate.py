@@ -1,0 +1,216 @@
+"""`citrusv estimate`: the memory that a training run takes on each GPU, before one is rented."""
+import argparse
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .dry_run import Load
+    from .estimate import Estimate, Setup
+
+NAME = 'estimate'
+HELP = 'estimate the memory of a training run on each GPU, under ZeRO-0, 2 and 3'
+DESCRIPTION = (
+    'Estimates the memory of a training run on each GPU from the configuration of a model: parameters, '
+    'gradients, optimizer and activations, without ZeRO and under ZeRO-2 and 3. Neither weights nor data are '
+    'read, and no GPU is needed.')
+_GIB = 2**30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    # Spelled as the flags of `swift sft` that they stand for.
+    parser.add_argument(
+        '--model', required=True, metavar='DIR', help='a Citrus-V or Qwen2.5-VL directory; its weights are not read')
+    parser.add_argument('--sam2', metavar='PRESET', help='the SAM2 preset for a plain Qwen2.5-VL (sam2.1_hiera_l, ...)')
+    parser.add_argument('--stage', required=True, type=int, choices=[1, 2, 3, 4], help='decides what is trained')
+    parser.add_argument(
+        '--packing-length', '--packing_length', required=True, type=int, metavar='L', help='tokens of a pack')
+    parser.add_argument(
+        '--pack-images',
+        '--pack_images',
+        type=int,
+        metavar='K',
+        help='segmentation images of a pack (default: the setting pack_images, 8; none in stages 1 and 2, whose data '
+        'have no masks)')
+    parser.add_argument('--masks', type=int, metavar='M', help='masks of a pack (default: one for each of its images)')
+    parser.add_argument(
+        '--vision-tokens', '--vision_tokens', type=int, metavar='V', help='vision tokens of a pack (default: half)')
+    parser.add_argument(
+        '--supervised-tokens',
+        '--supervised_tokens',
+        type=int,
+        metavar='S',
+        help='tokens of a pack that have a target (default: all that are no vision tokens)')
+    parser.add_argument(
+        '--batch', type=int, default=1, metavar='B', help='packs of a forward pass (default: 1, as in the stage files)')
+    parser.add_argument(
+        '--world', '--world-size', '--world_size', type=int, default=1, metavar='W', help='GPUs (default: 1)')
+    parser.add_argument(
+        '--grad-accum', '--grad_accum', type=int, default=1, metavar='A', help='gradient accumulation (default: 1)')
+    parser.add_argument('--zero', type=int, choices=[0, 2, 3], help='show this ZeRO stage alone (default: all three)')
+    parser.add_argument('--dtype', choices=['bf16', 'fp32'], default='bf16', help='--torch_dtype (default: bf16)')
+    parser.add_argument(
+        '--gradient-checkpointing',
+        '--gradient_checkpointing',
+        choices=['true', 'false'],
+        default='true',
+        help='(default: true, as in ms-swift)')
+    parser.add_argument(
+        '--attn-impl',
+        '--attn_impl',
+        choices=['sdpa', 'torch_varlen', 'flash_attention_2'],
+        help='(default: as training chooses on a GPU without flash-attn)')
+    parser.add_argument(
+        '--seg-chunk',
+        '--seg_chunk',
+        type=int,
+        metavar='C',
+        help='images that the SAM2 encoder sees at a time (default: the setting seg_chunk, 4)')
+    parser.add_argument('--json', action='store_true', help='print JSON, sizes in bytes')
+
+
+def run(args: argparse.Namespace) -> int:
+    from ._cli_encode import model_type_of
+    plain = model_type_of(args.model) != 'citrusv'
+    if plain and args.sam2 is None:
+        raise ValueError(f'{args.model} is a plain Qwen2.5-VL: name a SAM2 preset, e.g. --sam2 sam2.1_hiera_l.')
+    if not plain and args.sam2 is not None:
+        raise ValueError(f'{args.model} has a SAM2 of its own. Leave --sam2 {args.sam2} out.')
+    load = _load(args)
+
+    import torch
+    from functools import partial
+    from tqdm import tqdm
+
+    from ._cli_stage import freeze_as_stage
+    from .estimate import ZERO_STAGES, Setup, estimate
+    config = _config(args.model, args.sam2)
+    setup = Setup(
+        world_size=args.world,
+        dtype={
+            'bf16': torch.bfloat16,
+            'fp32': torch.float32
+        }[args.dtype],
+        checkpointing=args.gradient_checkpointing == 'true',
+        attn_impl=args.attn_impl,
+        grad_accum=args.grad_accum,
+        seg_chunk=args.seg_chunk if args.seg_chunk is not None else Settings.from_env().seg_chunk)
+    stages = ZERO_STAGES if args.zero is None else (args.zero, )
+    freeze = partial(freeze_as_stage, stage=args.stage)
+    progress = tqdm(stages, desc='Dry run', unit=' steps', leave=False)
+    estimates = [estimate(config, freeze, load, setup, zero) for zero in progress]
+    if args.json:
+        print(json.dumps(_as_json(args, load, setup, estimates), indent=2))
+    else:
+        _print(args, load, setup, estimates)
+    return 0
+
+
+def _load(args: argparse.Namespace) -> 'Load':
+    length, batch = args.packing_length, args.batch
+    if length < 2:
+        raise ValueError(f'--packing-length {length} holds nothing to learn: give 2 or more.')
+    if batch < 1:
+        raise ValueError(f'--batch {batch}: give 1 or more.')
+    from .dry_run import Load
+    images = args.pack_images
+    if images is None:
+        images = Settings.from_env().pack_images if args.stage >= 3 else 0
+    vision = length // 2 if args.vision_tokens is None else args.vision_tokens
+    supervised = max(length - vision, 0) if args.supervised_tokens is None else args.supervised_tokens
+    masks = images if args.masks is None else args.masks
+    return Load(
+        tokens=batch * length,
+        vision_tokens=batch * vision,
+        supervised_tokens=batch * supervised,
+        images=batch * images,
+        masks=batch * masks)
+
+
+def _config(model_dir: str, preset: str | None) -> Any:
+    from transformers import AutoConfig
+
+    from .config import CitrusVConfig
+    from .segmenter import preset_config
+    if preset is None:
+        return CitrusVConfig.from_pretrained(model_dir)
+    # Known to be a preset, or an error that lists them.
+    preset_config(preset)
+    values = AutoConfig.from_pretrained(model_dir).to_dict()
+    dropped = ('model_type', 'architectures', 'transformers_version')
+    return CitrusVConfig(**{k: v for k, v in values.items() if k not in dropped}, sam2_preset=preset)
+
+
+# ---- what is shown
+
+
+def _rows(one: 'Estimate') -> dict[str, int]:
+    return {
+        'parameters': one.parameters,
+        'gradients': one.gradients,
+        'optimizer': one.optimizer,
+        'communication': one.communication,
+        'batches': one.batches,
+        'activations_mllm': one.mllm,
+        'activations_sam2': one.sam2,
+        'optimizer_step': one.optimizer_step,
+        'peak': one.peak,
+    }
+
+
+def _as_json(args: argparse.Namespace, load: 'Load', setup: 'Setup', estimates: 'list[Estimate]') -> dict[str, Any]:
+    values = {**dataclasses.asdict(setup), 'dtype': args.dtype}
+    return {
+        'model':
+        args.model,
+        'stage':
+        args.stage,
+        'setup':
+        values,
+        'forward_pass':
+        dataclasses.asdict(load),
+        'num_parameters':
+        estimates[0].num_parameters,
+        'num_trained':
+        estimates[0].num_trained,
+        'estimates': [{
+            'zero': one.zero,
+            **_rows(one), 'peak_at': one.peak_at,
+            'phases': [dataclasses.asdict(phase) for phase in one.phases]
+        } for one in estimates],
+    }
+
+
+_NAMES = {
+    'parameters': 'parameters',
+    'gradients': 'gradients',
+    'optimizer': 'optimizer (AdamW)',
+    'communication': 'communication',
+    'batches': 'batches',
+    'activations_mllm': 'activations of the MLLM',
+    'activations_sam2': 'activations of SAM2',
+    'optimizer_step': 'optimizer step',
+    'peak': 'peak',
+}
+
+
+def _print(args: argparse.Namespace, load: 'Load', setup: 'Setup', estimates: 'list[Estimate]') -> None:
+    first = estimates[0]
+    print(f'{args.model}: {first.num_parameters / 1e9:.3f} billion parameters, {first.num_trained / 1e9:.3f} billion '
+          f'trained in stage {args.stage}, {args.dtype}, gradient checkpointing {args.gradient_checkpointing}')
+    print(f'A forward pass: {load.tokens:,} tokens, {load.vision_tokens:,} of them vision tokens and '
+          f'{load.supervised_tokens:,} supervised; {load.masks:,} masks on {load.images:,} images')
+    print(f'\nGiB on each GPU of {setup.world_size}')
+    heads = ['no ZeRO' if one.zero == 0 else f'ZeRO-{one.zero}' for one in estimates]
+    print(f'{"":<26}' + ''.join(f'{head:>10}' for head in heads))
+    for key, name in _NAMES.items():
+        print(f'{name:<26}' + ''.join(f'{_rows(one)[key] / _GIB:>10.2f}' for one in estimates))
+    for head, one in zip(heads, estimates):
+        print(f'{head}: the peak is in the step\'s part "{one.peak_at}".')
+    print('The peak is no sum: not all is at its most at the same time. To it come the CUDA context and the fragments '
+          'of the allocator, often 1 to 2 GiB.')
+    if all(one.peak_at.startswith('SAM2') for one in estimates) and setup.seg_chunk > 1:
+        print(f'SAM2 makes the peak: it falls with seg_chunk, which is {setup.seg_chunk} '
+              '(--model_kwargs \'{"seg_chunk": 1}\').')
