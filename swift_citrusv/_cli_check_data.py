@@ -256,7 +256,8 @@ def _print_report(args: argparse.Namespace, report: dict[str, Any], failures: Fa
     if args.limit is not None:
         print(f'Only the first {args.limit:,} rows were looked at (--limit).')
     if args.model is None:
-        print("Without --model, neither token lengths nor ms-swift's own rules were checked, and no video file was decoded.")
+        print("Without --model, neither token lengths nor ms-swift's own rules were checked, and no video file was "
+              'decoded.')
     if args.pictures is not None:
         print(f'{len(report["pictures"])} pictures in {args.pictures}')
     if not report['rows']:

@@ -16,8 +16,8 @@ Count = Union[float, torch.Tensor]
 # for an empty mask under an empty prediction, for which this is enough, in float32 too.
 DICE_EPS = 1e-6
 # Mask logits are held within this range, so that the sum over the pixels of a mask cannot overflow, whatever a decoder
-# in half precision gives out, Inf included (float16 ends at 65504). A pixel is certain long before that (exp(-17) is the
-# resolution of float32); beyond the range it gets no gradient.
+# in half precision gives out, Inf included (float16 ends at 65504). A pixel is certain long before that (exp(-17) is
+# the resolution of float32); beyond the range it gets no gradient.
 MAX_LOGIT = 2.**16
 
 
