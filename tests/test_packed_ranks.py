@@ -3,7 +3,6 @@ import pytest
 from distributed.launcher import Launcher
 from rows import Maker, write_jsonl
 
-LIMIT = 120.
 COMMON = ('--tuner_type full --freeze_vit false --freeze_aligner false --packing true --optim sgd --weight_decay 0 '
           '--learning_rate 0.01 --model_kwargs {"pack_images":16,"seg_lr":0.01}').split()
 # name -> (the pack of one rank, the packs of two ranks)
@@ -32,8 +31,7 @@ def dataset(tmp_path_factory):
 @pytest.mark.parametrize('name', LAYOUTS)
 def test_one_step(name, launcher, dataset, tiny_checkpoint):
     common = ['--model', tiny_checkpoint, '--dataset', dataset, *COMMON]
-    one, two = (launcher.run(world_size, common + layout.split(), limit=LIMIT)
-                for world_size, layout in zip((1, 2), LAYOUTS[name]))
+    one, two = (launcher.run(world_size, common + layout.split()) for world_size, layout in zip((1, 2), LAYOUTS[name]))
     assert two.digests[0] == two.digests[1]
     expected, logged = one.logs[0][0], two.logs[0][0]
     assert expected['num_masks'] == logged['num_masks'] > 5
@@ -42,5 +40,3 @@ def test_one_step(name, launcher, dataset, tiny_checkpoint):
     assert one.weights.keys() == two.weights.keys()
     for key, value in one.weights.items():
         assert (two.weights[key] - value).abs().max() <= 1e-5 * value.abs().max(), key
-    if name == 'packs':
-        assert 'balance over 2 ranks' not in two.output[0]  # not shuffled, so not balanced

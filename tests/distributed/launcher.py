@@ -79,11 +79,13 @@ class Launcher:
             world_size: Number of ranks; 1 is a run that is not distributed.
             arguments: As on the command line, without `--output_dir`. They win over `ranks.COMMON`.
             silence: Seconds without a word from any rank, after which the run counts as hanging.
-            sabotage: The name of a function of `sabotages`, which breaks something in every rank.
+            sabotage: The name of a function of `sabotages`, which breaks something in every rank. (The environment
+                variable `CITRUSV_TEST_SABOTAGE` names one for all runs, to see a whole test session fail.)
 
         Raises:
             RankError: A rank failed, or the run hung.
         """
+        sabotage = sabotage or os.environ.get('CITRUSV_TEST_SABOTAGE')
         folder = self.folder / f'run_{self.num_runs}'
         self.num_runs += 1
         folder.mkdir(parents=True)
