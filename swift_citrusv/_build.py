@@ -13,6 +13,8 @@ import zipfile
 from pathlib import Path
 
 PTH_NAME = 'swift_citrusv.pth'
+# Mapped to the top level by `package_dir`.
+TEMPLATES = 'swift_citrusv.templates'
 # One line, as `site` executes lines one by one. ImportError is what is left when the package is gone but this file is
 # not (an editable checkout that was moved): Python starts in silence. `site` itself reports any other error, and goes
 # on.
@@ -21,7 +23,13 @@ PTH_LINE = (r'import sys; exec("try:\n from swift_citrusv import _hook\n'
 
 
 class BuildPy(build_py):
-    """Writes the .pth into the root of the build, from where it goes to site-packages and into RECORD."""
+    """Adds `templates/` to the packages, and the .pth to the root of the build, from where it goes to site-packages."""
+
+    def finalize_options(self) -> None:
+        # `packages = find:` in setup.cfg sees folders inside the package alone.
+        if TEMPLATES not in self.distribution.packages:
+            self.distribution.packages.append(TEMPLATES)
+        super().finalize_options()
 
     @property
     def _pth(self) -> str:

@@ -96,11 +96,6 @@ def install() -> None:
     _handle_executed()
 
 
-def is_on() -> bool:
-    """Whether the hook, and not only an explicit `register()`, has patched the arguments before they are parsed."""
-    return 'swift.arguments' not in _pending
-
-
 def _wait(name: str) -> None:
     if name in _pending and name not in _executed:
         _executed.append(name)
@@ -129,7 +124,7 @@ def _handle(name: str) -> None:
     if name not in sys.modules:
         return
     try:
-        from .register import on_import
+        from .plugin.register import on_import
         on_import(name)
     except BaseException:
         _executed.insert(0, name)

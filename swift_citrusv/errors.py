@@ -27,9 +27,5 @@ class RowError(ValueError):
         return type(self), (self.row, self.problem, self.remedy, self.kind)
 
 
-class SettingError(ValueError):
-    """A plugin setting (environment variable or `--model_kwargs` key) that cannot be used."""
-
-
 class CompatibilityError(RuntimeError):
     """A symbol of ms-swift or Transformers that no longer has the shape a patch expects."""

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from typing import Any
 
 from .constants import MODEL_TYPE
-from .mask_results import MaskResult
-from .register import register
-from .two_step import answer_ids, draw_answers, until_end
+from .inference.results import MaskResult
+from .inference.teacher_forcing import answer_ids, draw_answers, until_end
+from .plugin.register import register
 
 # A name (docs/medical.md for DICOM and NIfTI), an open image, an array [h, w] or [h, w, 3], a pydicom Dataset.
 ImageLike = Any

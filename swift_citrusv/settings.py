@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .errors import SettingError
-
 _TRUE = {'1', 'true', 'yes', 'on'}
 _FALSE = {'0', 'false', 'no', 'off'}
 
@@ -105,3 +103,7 @@ def _parse(spec, text: str) -> Any:
         upper = '' if high is None else f' to {high}'
         raise SettingError(f'Setting {spec.name}={text} is out of range (from {low}{upper}). {spec.metadata["help"]}')
     return value
+
+
+class SettingError(ValueError):
+    """A plugin setting (environment variable or `--model_kwargs` key) that cannot be used."""

@@ -36,7 +36,7 @@ def own_environ() -> Iterator[None]:
 @pytest.fixture(scope='session')
 def tiny_mllm(tmp_path_factory) -> str:
     """A plain tiny Qwen2.5-VL directory."""
-    from swift_citrusv.tiny import build_tiny_mllm
+    from swift_citrusv.model.tiny import build_tiny_mllm
     folder = str(tmp_path_factory.mktemp('tiny') / 'mllm')
     build_tiny_mllm(folder)
     return folder
@@ -45,7 +45,7 @@ def tiny_mllm(tmp_path_factory) -> str:
 @pytest.fixture(scope='session')
 def tiny_checkpoint(tiny_mllm, tmp_path_factory) -> str:
     """A tiny Citrus-V directory: `tiny_mllm` and the SAM2 preset 'tiny', random weights."""
-    from swift_citrusv.build import build_checkpoint
+    from swift_citrusv.model.build import build_checkpoint
     folder = str(tmp_path_factory.mktemp('tiny') / 'citrusv')
     build_checkpoint(tiny_mllm, 'tiny', folder)
     return folder
@@ -54,5 +54,5 @@ def tiny_checkpoint(tiny_mllm, tmp_path_factory) -> str:
 @pytest.fixture(scope='session')
 def talkative_checkpoint(tiny_checkpoint, tmp_path_factory) -> str:
     """A tiny Citrus-V directory whose answers have words and `[SEG]`s: see `talkative`."""
-    from talkative import build_talkative
+    from support.talkative import build_talkative
     return build_talkative(tiny_checkpoint, str(tmp_path_factory.mktemp('tiny') / 'talkative'))

@@ -6,8 +6,7 @@ import sys
 from dataclasses import fields
 from typing import Any
 
-from swift_citrusv.errors import SettingError
-from swift_citrusv.settings import Settings
+from swift_citrusv.settings import SettingError, Settings
 
 # setting -> (text, value), as ms-swift writes JSON values into the environment: str(value)
 VALUES: dict[str, tuple[str, Any]] = {

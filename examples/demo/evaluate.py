@@ -7,8 +7,8 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 from typing import Any
 
-from swift_citrusv.drawing import captioned, colour, overlay, tile
-from swift_citrusv.metrics import dice_score
+from swift_citrusv.model.overlap_metrics import dice_score
+from swift_citrusv.rows.drawing import captioned, colour, overlay, tile
 
 TILE_SIDE = 224
 

@@ -11,12 +11,12 @@ from .terminal import aligned
 
 # Where the tasks of `citrusv eval` are. Each module has its class as `TASK`.
 TASK_MODULES = {
-    'segmentation': 'segmentation',
-    'detection': 'detection',
-    'qa': 'qa',
-    'documents': 'documents',
-    'reports': 'reports',
-    'grounding': 'grounding',
+    'segmentation': 'masks.segmentation',
+    'detection': 'boxes.detection',
+    'qa': 'questions.qa',
+    'documents': 'documents.documents',
+    'reports': 'radiology_reports.reports',
+    'grounding': 'boxes.grounding',
 }
 
 

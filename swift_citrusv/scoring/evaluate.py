@@ -9,9 +9,10 @@ from tqdm import tqdm
 from typing import Any
 
 from .bootstrap import Score, cluster_numbers, macros_of, scores_of
+from .cases import Case, Pair, PredictionError
 from .pairing import Found, Pairs
 from .table import Table
-from .task import Case, Corpus, Pair, PredictionError, Task
+from .task import Corpus, Task
 
 # Columns of a row that make groups, or tell what belongs together, where the user names none.
 GROUP_COLUMNS = ('dataset', 'modality', 'organ')

@@ -1,11 +1,13 @@
 """What a row says about its images: which, how large, how far apart their pixels."""
 import math
 from collections.abc import Mapping, Sequence
+from PIL import Image
 from typing import Any
 
 from ..errors import RowError
-from ..images import IMAGE_ERRORS, file_rules, open_image, shown_name, unreadable
-from ..mask_forms import is_int, shown
+from ..files.errors import IMAGE_ERRORS, shown_name, unreadable
+from ..files.images import open_image, open_label_map, to_rgb
+from ..rows.mask_format import is_int, shown
 
 _SIZE_REMEDY = "Write 'size' as [height, width], or as a list of them, one for each of 'images'."
 _SPACING_REMEDY = ("Write 'spacing' as [mm from row to row, mm from column to column], or as a list of them, one for "
@@ -81,7 +83,7 @@ def image_size(reference: Mapping[str, Any], image: int, entries: Sequence[Any],
         raise RowError(row, f'polygons need the size of image {image}, and the row does not say it.', _SIZE_REMEDY,
                        'eval-size')  # yapf: disable
     try:
-        with file_rules().open(images[image]) if image < len(images) else open_image(files[0]) as picture:
+        with open_image(images[image]) if image < len(images) else open_label_map(files[0]) as picture:
             return picture.height, picture.width
     except IMAGE_ERRORS as e:
         raise unreadable(row, what, e, kind, f'Repair it. {_SIZE_REMEDY}') from e
@@ -98,3 +100,44 @@ def _for_image(value: Any, image: int, scalar: bool = False) -> Any:
 
 def _is_length(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+# ---- Images of rows for the report: a file that cannot be read is a remark there, and no error.
+
+
+def opened(source: Any) -> tuple[Image.Image | None, str]:
+    """Opens an image.
+
+    Args:
+        source: A name, or what else a row has for an image; None: the row names none.
+
+    Returns:
+        RGB; or None, and why.
+    """
+    if source is None:
+        return None, 'the row names no image'
+    try:
+        with open_image(source) as image:
+            return to_rgb(image), ''
+    except IMAGE_ERRORS as e:
+        return None, f'{shown_name(source)} cannot be read: {e}'
+
+
+def first_picture(reference: Mapping[str, Any], width: int, height: int) -> tuple[Image.Image | None, str]:
+    """The first image of a row.
+
+    Args:
+        reference: The row.
+        width, height: It is made to fit these, in pixels, and never enlarged.
+
+    Returns:
+        RGB, None where there is nothing to see; and what is to be said of it, '' where nothing is.
+    """
+    images = images_of(reference)
+    if not images:
+        return None, ''
+    picture, problem = opened(images[0])
+    if picture is None:
+        return None, problem
+    picture.thumbnail((width, height))
+    return picture, '' if len(images) == 1 else f'the first of {len(images)}'

@@ -7,12 +7,12 @@ from typing import Any
 
 from ..constants import SEG_TOKEN
 from ..errors import RowError
-from ..mask_forms import checked_entry, is_int, shown
-from ..masks import decode_mask
-from ..samples import count_seg_tokens
+from ..rows.contract import count_seg_tokens
+from ..rows.mask_format import checked_entry, is_int, shown
+from ..rows.masks import decode_mask
+from .cases import PredictionError
 from .image_facts import image_size, num_images
 from .rows import response_of
-from .task import PredictionError
 
 
 @dataclass(frozen=True, eq=False)

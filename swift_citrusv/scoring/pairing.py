@@ -12,7 +12,7 @@ from typing import Any
 
 from ..constants import ROW_COLUMN
 from ..errors import RowError
-from .task import Pair
+from .cases import Pair
 
 # Columns that name a row, in the order in which they win.
 ID_COLUMNS = ('id', 'row_id', 'question_id', ROW_COLUMN)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RowError
-from .task import PredictionError
+from .cases import PredictionError
 
 # Where the answer of a reference may stand, in the order in which they win.
 ANSWER_COLUMNS = ('answer', 'solution', 'labels')

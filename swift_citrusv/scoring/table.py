@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from .task import Case
+from .cases import Case
 
 
 class Table:

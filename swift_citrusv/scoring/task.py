@@ -5,53 +5,17 @@ is a formula over the sums of columns, so that a score of any part of the cases,
 from sums alone: the bootstrap, the groups and the paired test know nothing of tasks.
 """
 import numpy as np
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from PIL import Image
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from .cases import Case, Pair
 
 if TYPE_CHECKING:
     from .table import Table
 
 Formula = Callable[[np.ndarray], np.ndarray]
-
-
-class PredictionError(ValueError):
-    """A prediction that cannot be scored: counted as malformed, named in the report, and scored as a missing one.
-
-    Args:
-        problem: What is wrong, with the value.
-    """
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A row of the reference file with its prediction.
-
-    Attributes:
-        name: Of the row, for messages: 'test.jsonl:12'.
-        reference: The row as the file has it.
-        prediction: The line that answers it; None: there is none, or none that can be read.
-    """
-    name: str
-    reference: Mapping[str, Any]
-    prediction: Mapping[str, Any] | None
-
-
-@dataclass
-class Case:
-    """One thing that is scored.
-
-    Attributes:
-        values: By column. NaN where a value is not defined for this case: the measures leave it out.
-        flags: What is remarkable about it ('missing_seg', 'unparsable', ...); each is counted in the report.
-        groups: Groups beside those of the row ('structure', ...).
-        data: What a `Corpus` measure needs, as JSON can hold it.
-    """
-    values: dict[str, float]
-    flags: tuple[str, ...] = ()
-    groups: dict[str, str] = field(default_factory=dict)
-    data: Any = None
 
 
 @dataclass(frozen=True)

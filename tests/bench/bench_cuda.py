@@ -70,8 +70,8 @@ def write_checkpoint(folder: str, dims: Dims, device: str, dtype: str) -> None:
     """A whole Citrus-V directory with random weights, made on the device."""
     import torch
 
-    from swift_citrusv.config import CitrusVConfig
-    from swift_citrusv.modeling import CitrusVForConditionalGeneration
+    from swift_citrusv.model.config import CitrusVConfig
+    from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
     write_model(Path(folder), dims)
     torch.manual_seed(0)
     with torch.device(device):
@@ -108,7 +108,7 @@ def train(case: Case, place: Place, rank: int, port: int, go: Any) -> None:
     go.wait()
     flags = []
     if place.world_size > 1 or case.engine != 'none':
-        from distributed.devices import name_rank
+        from support.distributed.devices import name_rank
         name_rank(rank, place.world_size, port)
         flags += ['--ddp_backend', 'gloo'] if place.device == 'cpu' else []
     run_sft(case, place, rank, flags)
@@ -116,13 +116,13 @@ def train(case: Case, place: Place, rank: int, port: int, go: Any) -> None:
 
 def run_sft(case: Case, place: Place, rank: int, flags: list[str]) -> None:
     """Trains in this process, and writes what the steps took."""
-    from step_meter import StepMeter
+    from support.step_meter import StepMeter
     from swift.callbacks import callbacks_map
     from swift.cli.main import parse_yaml_args
     from swift.pipelines import sft_main
 
-    from swift_citrusv._cli_templates import templates_dir
-    from swift_citrusv.register import register
+    from swift_citrusv.package_files import templates_dir
+    from swift_citrusv.plugin.register import register
     register()
     StepMeter.file, StepMeter.profiled = str(place.folder / f'{case.name}_{rank}.json'), place.steps - 1
     callbacks_map['meter'] = StepMeter
@@ -150,7 +150,7 @@ class Runner:
     """The processes of a run: they start at once, and wait for `go` before they touch the device."""
 
     def __init__(self, case: Case, place: Place) -> None:
-        from distributed.devices import free_port
+        from support.distributed.devices import free_port
         context = multiprocessing.get_context('spawn')
         self.case, self.place = case, place
         self._go, port = context.Event(), free_port()
@@ -191,9 +191,9 @@ class Runner:
 def estimate_peak(case: Case, place: Place, load: Any, attn_impl: str | None) -> int:
     import torch
 
-    from swift_citrusv._cli_stage import freeze_as_stage
-    from swift_citrusv.config import CitrusVConfig
-    from swift_citrusv.estimate import Setup, estimate
+    from swift_citrusv.estimate.memory import Setup, estimate
+    from swift_citrusv.estimate.stage import freeze_as_stage
+    from swift_citrusv.model.config import CitrusVConfig
     setup = Setup(
         world_size=place.world_size, dtype=getattr(torch, place.dtype), attn_impl=attn_impl, seg_chunk=case.seg_chunk)
     config = CitrusVConfig.from_pretrained(str(place.folder / 'model'))
@@ -202,7 +202,7 @@ def estimate_peak(case: Case, place: Place, load: Any, attn_impl: str | None) ->
 
 def plan(engine: str, stage: int, place: Place, memory: int | None) -> tuple[Case, int]:
     """The run as it fits into the device's memory, and the bytes that the estimate gives a full pack."""
-    from swift_citrusv.dry_run import Load
+    from swift_citrusv.estimate.dry_run import Load
     images = 8 if stage >= 3 else 0
     load = Load(place.capacity, place.capacity // 2, place.capacity // 2, images, images)
     for seg_chunk in (4, 1):
@@ -219,7 +219,7 @@ def plan(engine: str, stage: int, place: Place, memory: int | None) -> tuple[Cas
 
 def figures(case: Case, place: Place) -> dict[str, Any]:
     """What the ranks of a run measured after the warm-up, and the estimate for the step with the highest peak."""
-    from step_meter import read_steps
+    from support.step_meter import read_steps
     ranks = [read_steps(place.folder / f'{case.name}_{rank}.json') for rank in range(place.world_size)]
     attention = ranks[0][0]
     steps = [step for _, steps in ranks for step in steps[WARM_UP_STEPS:]]

@@ -27,16 +27,16 @@ from typing import Any, NamedTuple
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / 'bench')]
 
-from distributed.devices import free_port  # noqa: E402
-from engine_peak import rank_peak  # noqa: E402
-from rows import Maker, write_jsonl  # noqa: E402
-from step_meter import StepMeter, read_steps  # noqa: E402
-from training_step import Measured, measure, scaled_config  # noqa: E402
+from support.distributed.devices import free_port  # noqa: E402
+from support.engine_peak import rank_peak  # noqa: E402
+from support.rows import Maker, write_jsonl  # noqa: E402
+from support.step_meter import StepMeter, read_steps  # noqa: E402
+from support.training_step import Measured, measure, scaled_config  # noqa: E402
 
-from swift_citrusv._cli_stage import freeze_as_stage  # noqa: E402
-from swift_citrusv.config import CitrusVConfig  # noqa: E402
-from swift_citrusv.dry_run import Load  # noqa: E402
-from swift_citrusv.estimate import Estimate, Setup, estimate  # noqa: E402
+from swift_citrusv.estimate.dry_run import Load  # noqa: E402
+from swift_citrusv.estimate.memory import Estimate, Setup, estimate  # noqa: E402
+from swift_citrusv.estimate.stage import freeze_as_stage  # noqa: E402
+from swift_citrusv.model.config import CitrusVConfig  # noqa: E402
 
 MIB = 2**20
 TOLERANCE = 0.15
@@ -89,11 +89,11 @@ def direct(preset: str, loads: tuple[Load, ...], device: str) -> Iterator[Record
 
 
 def through_swift(folder: Path) -> Iterator[Record]:
+    from support.swift_run import run_sft
     from swift.callbacks import callbacks_map
-    from swift_run import run_sft
 
-    from swift_citrusv.build import build_checkpoint
-    from swift_citrusv.tiny import build_tiny_mllm
+    from swift_citrusv.model.build import build_checkpoint
+    from swift_citrusv.model.tiny import build_tiny_mllm
     build_tiny_mllm(str(folder / 'mllm'), hidden_size=512)
     build_checkpoint(str(folder / 'mllm'), 'tiny', str(folder / 'model'))
     maker = Maker(folder / 'images')

@@ -37,7 +37,7 @@ from unittest import mock
 
 if TYPE_CHECKING:
     from swift_citrusv import CitrusVPipeline
-    from swift_citrusv.mask_results import MaskResult
+    from swift_citrusv.inference.results import MaskResult
 
 TESTS = Path(__file__).resolve().parents[1]
 BATCH = 8
@@ -63,7 +63,7 @@ def load(dims: Any, device: str, dtype: str) -> 'CitrusVPipeline':
     from bench_training import write_model
 
     from swift_citrusv import CitrusVPipeline
-    from swift_citrusv.modeling import CitrusVForConditionalGeneration
+    from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
 
     def random_weights(cls, model_dir, *args, config, dtype=None, torch_dtype=None, **kwargs):
         torch.manual_seed(0)
@@ -156,8 +156,8 @@ def in_two(pipe: 'CitrusVPipeline', requests: list[Request], again: bool) -> 'li
     from swift.utils import to_device
     from transformers import GenerationConfig
 
-    from swift_citrusv.answers import AnswerMasks
-    from swift_citrusv.seg_states import SegStates
+    from swift_citrusv.inference.generation import AnswerMasks
+    from swift_citrusv.model.seg_states import SegStates
     engine, template = pipe.engine, pipe.engine.template
     seg, end = template.seg_token_id, engine.tokenizer.eos_token_id
     template.set_mode('transformers')

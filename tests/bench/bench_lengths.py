@@ -29,7 +29,7 @@ _REPEATS = 3
 def write_rows(folder: Path, count: int) -> str:
     """Noise blurred to the file size of a photograph (some 200 kB), and ellipses as masks."""
     from PIL import Image
-    from rows import rle, write_jsonl
+    from support.rows import rle, write_jsonl
     from tqdm import tqdm
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -76,12 +76,12 @@ def main() -> None:
     from swift.model import get_model_processor
     from swift.template import get_template
 
-    from swift_citrusv.build import build_checkpoint
-    from swift_citrusv.datasets import load_jsonl
-    from swift_citrusv.lengths import measure_dataset
-    from swift_citrusv.patches import patch_dataset_loading
-    from swift_citrusv.register import register
-    from swift_citrusv.tiny import build_tiny_mllm
+    from swift_citrusv.model.build import build_checkpoint
+    from swift_citrusv.model.tiny import build_tiny_mllm
+    from swift_citrusv.plugin.datasets import patch_dataset_loading
+    from swift_citrusv.plugin.register import register
+    from swift_citrusv.training.jsonl_dataset import load_jsonl
+    from swift_citrusv.training.length_pass import measure_dataset
     register()
     patch_dataset_loading()
     results = []

@@ -27,7 +27,7 @@ def pss_mib() -> float:
 
 def write_rows(folder: Path, count: int) -> str:
     """Half short questions, a quarter long texts, a quarter segmentation; the images of a few files."""
-    from rows import Maker, write_jsonl
+    from support.rows import Maker, write_jsonl
     maker, rng = Maker(folder / 'images'), random.Random(0)
     pictures = [(maker.image(), maker.mask()) for _ in range(32)]
     rows = []
@@ -58,13 +58,13 @@ def main() -> None:
     from tqdm import tqdm
     from types import SimpleNamespace
 
-    from swift_citrusv.build import build_checkpoint
-    from swift_citrusv.datasets import load_jsonl
-    from swift_citrusv.lengths import measure_dataset
-    from swift_citrusv.packed_dataset import PackingDataset
-    from swift_citrusv.patches import patch_dataset_loading
-    from swift_citrusv.register import register
-    from swift_citrusv.tiny import build_tiny_mllm
+    from swift_citrusv.model.build import build_checkpoint
+    from swift_citrusv.model.tiny import build_tiny_mllm
+    from swift_citrusv.plugin.datasets import patch_dataset_loading
+    from swift_citrusv.plugin.register import register
+    from swift_citrusv.training.jsonl_dataset import load_jsonl
+    from swift_citrusv.training.length_pass import measure_dataset
+    from swift_citrusv.training.packed_dataset import PackingDataset
     register()
     patch_dataset_loading()
     with tempfile.TemporaryDirectory() as name:

@@ -42,10 +42,10 @@ def timed(function: Callable[[], Any], repeats: int) -> tuple[Any, float]:
 
 def compare(num_rows: int, repeats: int) -> list[dict[str, Any]]:
     """The packers on the same rows, for each image budget."""
-    from mixture import CAPACITY, image_sets, mixture, swift_packs
+    from support.mixture import CAPACITY, image_sets, mixture, swift_packs
     from tqdm import tqdm
 
-    from swift_citrusv.packing import lower_bound, pack_best_fit
+    from swift_citrusv.packing.packs import lower_bound, pack_best_fit
     lengths, _ = mixture(num_rows)
     cases: dict[str, Any] = {'one budget': None, **image_sets(lengths)}
     plain = lengths.tolist()
@@ -80,11 +80,11 @@ def compare(num_rows: int, repeats: int) -> list[dict[str, Any]]:
 
 def look_ahead(num_rows: int) -> list[dict[str, Any]]:
     """Packing of a stream at several buffers, relative to packing all rows at once."""
-    from mixture import CAPACITY, image_sets, mixture
+    from support.mixture import CAPACITY, image_sets, mixture
     from tqdm import tqdm
 
-    from swift_citrusv.lookahead import LookAheadPacker
-    from swift_citrusv.packing import pack_arrays
+    from swift_citrusv.packing.lookahead import LookAheadPacker
+    from swift_citrusv.packing.packs import pack_arrays
     lengths, _ = mixture(num_rows)
     sets = image_sets(lengths)
     names = [None, *(name for name in sets if '1-4' in name or '0-4' in name)]
@@ -118,9 +118,9 @@ def look_ahead(num_rows: int) -> list[dict[str, Any]]:
 def measure_huge(which: str) -> dict[str, Any]:
     """15.4 million rows in this process."""
     import resource
-    from mixture import CAPACITY, image_sets, mixture
+    from support.mixture import CAPACITY, image_sets, mixture
 
-    from swift_citrusv.packing import lower_bound, pack_arrays
+    from swift_citrusv.packing.packs import lower_bound, pack_arrays
     lengths, _ = mixture(HUGE_ROWS)
     budget: dict[str, Any] = {}
     name = HUGE_IMAGES[which]

@@ -13,16 +13,23 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from distributed.launcher import Launcher, RankError  # noqa: E402
-from distributed.mixtures import make_row  # noqa: E402
-from rows import Maker, write_jsonl  # noqa: E402
-from test_distributed import ENGINES  # noqa: E402
-from test_resume import COMMON, NUM_STEPS, PACKED, SAVE_STEPS, STREAM, assert_goes_on, kill_in_step  # noqa: E402
+from support.distributed.launcher import Launcher, RankError  # noqa: E402
+from support.distributed.mixtures import make_row  # noqa: E402
+from support.engines import ENGINES  # noqa: E402
+from support.resumed_run import (
+    COMMON,
+    NUM_STEPS,
+    PACKED,
+    SAVE_STEPS,
+    STREAM,
+    assert_goes_on,  # noqa: E402
+    kill_in_step)
+from support.rows import Maker, write_jsonl  # noqa: E402
 
-from swift_citrusv.build import build_checkpoint  # noqa: E402
-from swift_citrusv.checkpoint_choice import choose  # noqa: E402
-from swift_citrusv.tiny import build_tiny_mllm  # noqa: E402
-from swift_citrusv.whole_checkpoints import step_of  # noqa: E402
+from swift_citrusv.model.build import build_checkpoint  # noqa: E402
+from swift_citrusv.model.tiny import build_tiny_mllm  # noqa: E402
+from swift_citrusv.training.checkpoint_integrity import step_of  # noqa: E402
+from swift_citrusv.training.checkpoint_selection import choose  # noqa: E402
 
 DATA = {'packs': PACKED, 'stream of packs': f'{STREAM} {PACKED}', 'stream': STREAM}
 

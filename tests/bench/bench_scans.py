@@ -35,11 +35,12 @@ def main() -> None:
     parser.add_argument('--output', help='where to write the figures as JSON')
     args = parser.parse_args()
 
-    from scans import affine_of, dicom, nifti
+    from support.scans import affine_of, dicom, nifti
     from tqdm import tqdm
 
-    from swift_citrusv.images import FileRules, to_rgb
-    from swift_citrusv.volumes import Volume
+    from swift_citrusv.files.images import open_image, to_rgb
+    from swift_citrusv.files.rules import FileRules
+    from swift_citrusv.volumes.volume import Volume
     rules, rng = FileRules(), np.random.default_rng(0)
     line = np.linspace(-1, 1, args.side)
     # A body in air, with the noise of a CT.
@@ -54,8 +55,8 @@ def main() -> None:
                 jobs[f'{Path(path).name}, {plane} {index}'] = f'{path}#plane={plane}&index={index}&window=lung'
         jobs['DICOM'] = dicom(Path(name) / 'a.dcm', pixels=voxels[..., 0]) + '#window=lung'
         for job, reference in tqdm(jobs.items(), desc='Slices'):
-            figures[job] = milliseconds(lambda: to_rgb(rules.open(reference)), args.repeats)  # noqa: B023
-            figures[f'{job}, header'] = milliseconds(lambda: rules.open(reference), args.repeats)  # noqa: B023
+            figures[job] = milliseconds(lambda: to_rgb(open_image(reference, rules)), args.repeats)  # noqa: B023
+            figures[f'{job}, header'] = milliseconds(lambda: open_image(reference, rules), args.repeats)  # noqa: B023
         figures['all axial slices of .nii.gz'] = milliseconds(lambda: sum(1 for _ in Volume(paths[1], 'axial', 'lung')),
                                                               1)
     for job, figure in figures.items():

@@ -10,9 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from swift_citrusv.masks import encode_rle
+from swift_citrusv.rows.masks import encode_rle
 from swift_citrusv.scoring.evaluate import Settings, evaluate
-from swift_citrusv.scoring.segmentation import SegmentationTask
+from swift_citrusv.scoring.masks.segmentation import SegmentationTask
 from swift_citrusv.scoring.terminal import report_lines
 
 # Different pairs of masks; rows repeat them.

@@ -109,7 +109,7 @@ class Run(NamedTuple):
 
 def write_rows(folder: Path, count: int, dims: Dims) -> str:
     """Writes the rows and their images; returns the JSONL file."""
-    from rows import Maker, write_jsonl
+    from support.rows import Maker, write_jsonl
     maker, rng = Maker(folder / 'images'), random.Random(0)
     side = dims.image_side
     pictures = [(maker.image(side, side), maker.mask(side, side)) for _ in range(32)]
@@ -137,8 +137,8 @@ WORDS = 'the nuclei vessels bone soft tissue cell image slice modality sentence 
 
 def write_model(folder: Path, dims: Dims) -> str:
     """Writes a directory with tokenizer, processor and config of `dims`, and no weights."""
-    from swift_citrusv.build import build_checkpoint
-    from swift_citrusv.config import CitrusVConfig
+    from swift_citrusv.model.build import build_checkpoint
+    from swift_citrusv.model.config import CitrusVConfig
     values = build_checkpoint('tiny', 'tiny', str(folder)).config.to_dict()
     for part, sizes in (('text_config', dims.text), ('vision_config', dims.vision)):
         # One entry a layer, made anew from the number of layers.
@@ -161,8 +161,8 @@ def run_sft(model_dir: str, dataset: str, stage: int, run: Run, capacity: int, d
     from swift.pipelines import sft_main
     from transformers import TrainerCallback
 
-    from swift_citrusv.modeling import CitrusVForConditionalGeneration
-    from swift_citrusv.register import register
+    from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
+    from swift_citrusv.plugin.register import register
     cuda = device == 'cuda'
 
     class Recorder(TrainerCallback):
@@ -213,7 +213,7 @@ def run_sft(model_dir: str, dataset: str, stage: int, run: Run, capacity: int, d
         --dataset_shuffle false --train_dataloader_shuffle false --max_length {capacity} --callbacks recorder
         --packing {str(run.packing).lower()} --per_device_train_batch_size {run.batch_size}
         --gradient_accumulation_steps {run.grad_accum} --lazy_tokenize {str(not run.packing).lower()}'''.split()
-    from swift_citrusv._cli_templates import templates_dir
+    from swift_citrusv.package_files import templates_dir
 
     # What `swift` itself does with a stage file before it starts the training process: flags in place of its name.
     stage_flags = [str(templates_dir() / f'stage{stage}.yaml')]
@@ -238,7 +238,7 @@ def run_sft(model_dir: str, dataset: str, stage: int, run: Run, capacity: int, d
 
 def rows_per_pack(model_dir: str, dataset: str, capacity: int) -> float:
     """Rows of the mean pack, by `citrusv pack-report`."""
-    from swift_citrusv.cli import main as citrusv
+    from swift_citrusv.cli.main import main as citrusv
     with tempfile.TemporaryDirectory() as folder:
         if citrusv(['pack-report', dataset, '--model', model_dir, '--capacity', str(capacity), '--output', folder]):
             raise SystemExit('pack-report failed, see above.')

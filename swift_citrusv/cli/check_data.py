@@ -1,0 +1,292 @@
+"""`citrusv check-data`: finds every row of a JSONL file that training would refuse, before training does."""
+import argparse
+import dataclasses
+import json
+import os
+import tempfile
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .check_rows import Failure, Findings, RowChecker
+
+NAME = 'check-data'
+HELP = 'find every row of a JSONL file that training would refuse'
+DESCRIPTION = ('Reads a JSONL file of rows, opens its images, decodes its masks and lists every row that fails; with '
+               '--model each row is encoded as in training, and token lengths are counted too. Exit status: 0 when all '
+               'rows are good, 1 when any fails, 2 when the check itself cannot run.')
+# Rows that a process checks at a time.
+_CHUNK = 16
+_LABELS = {
+    'rows': 'rows',
+    'ordinary_rows': '  ordinary',
+    'mask_rows': '  with masks',
+    'failing_rows': '  failing',
+    'multi_image_rows': 'rows with several images',
+    'images': 'images',
+    'distinct_images': '  distinct',
+    'videos': 'videos',
+    'masks': 'masks',
+    'empty_masks': '  empty ("not present")',
+    'lost_masks': '  empty at target size',
+    'elsewhere_masks': '  on an image not named',
+    'text_seg_tokens': '[SEG] as text alone',
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('file', metavar='FILE', help='the JSONL file')
+    parser.add_argument('--model', metavar='DIR', help='a Citrus-V or Qwen2.5-VL directory; its weights are not read')
+    parser.add_argument(
+        '--max-length', type=_positive, metavar='N', help="as --max_length of swift sft (default: the model's limit)")
+    parser.add_argument('--limit', type=_positive, metavar='N', help='check the first N rows only')
+    parser.add_argument('--num-proc', type=_positive, default=1, metavar='N', help='processes (default: 1)')
+    parser.add_argument('--json', metavar='FILE', type=Path, help='write the report there, as JSON')
+    parser.add_argument(
+        '--pictures', metavar='DIR', type=Path, help='draw masks of some rows there; sheet.png shows all')
+    parser.add_argument(
+        '--num-pictures',
+        type=_positive,
+        default=16,
+        metavar='N',
+        help='rows drawn, spread over the file (default: 16)')
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not positive')
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    if not os.path.isfile(args.file):
+        raise FileNotFoundError(
+            f'{args.file}: no such file.' if not os.path.exists(args.file) else f'{args.file}: not a file.')
+    if args.max_length is not None and args.model is None:
+        raise ValueError(f'--max-length {args.max_length} needs --model, whose tokenizer counts the tokens.')
+    from .encoder import DEFAULT_SAM2, checking_environment, model_type_of
+    plain = args.model is not None and model_type_of(args.model) != 'citrusv'
+    if plain and not os.environ.get('SAM2'):
+        print(f'{args.model} is a plain Qwen2.5-VL, and SAM2 is not set: masks are checked for {DEFAULT_SAM2}.')
+    with FailureLog() as failures, checking_environment():
+        report = _check(args, failures)
+        if args.pictures is not None:
+            from .check_pictures import draw_rows
+            drawn = draw_rows(args.file, report.pop('mask_lines'), args.num_pictures, args.pictures)
+            report['pictures'] = [str(path) for path in drawn]
+        report.pop('mask_lines', None)
+        _print_report(args, report, failures)
+        if args.json is not None:
+            _write_json(args.json, report, failures)
+    return int(report['failing_rows'] > 0 or report['rows'] == report['failing_rows'])
+
+
+class FailureLog:
+    """The failing rows, on disk: with a wrong image folder every row of a large file is one."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+
+    def __enter__(self) -> 'FailureLog':
+        self._file = tempfile.TemporaryFile('w+', encoding='utf-8')
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, failure: 'Failure') -> None:
+        self.kinds[failure.kind] += 1
+        # ASCII, which holds whatever a broken line brought along.
+        self._file.write(json.dumps(dataclasses.asdict(failure)) + '\n')
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._file.seek(0)
+        return map(json.loads, self._file)
+
+
+# ---- checking, in one process or several
+
+
+def _check(args: argparse.Namespace, failures: FailureLog) -> dict[str, Any]:
+    """The report, but for the failures, and the lines of the good rows with masks under 'mask_lines'."""
+    from tqdm import tqdm
+
+    from .check_rows import Counts
+    counts, lengths, image_keys, mask_lines = Counts(), Counter[int](), set[bytes](), array('Q')
+    total, columns = _scan(args)
+    start = (args.file, args.model, args.max_length, columns)
+    with tqdm(desc=f'Checking {os.path.basename(args.file)}', unit=' rows', total=total) as progress:
+        for findings in _findings(args, start):
+            counts.add(findings.counts)
+            lengths.update(findings.lengths)
+            image_keys |= findings.image_keys
+            mask_lines.extend(findings.mask_lines)
+            for failure in findings.failures:
+                failures.add(failure)
+            progress.update(findings.counts.rows)
+    return {
+        'file': args.file,
+        'model': args.model,
+        'max_length': args.max_length,
+        'limit': args.limit,
+        **dataclasses.asdict(counts),
+        'distinct_images': len(image_keys),
+        'tokens': percentiles(lengths),
+        'failures_by_kind': dict(failures.kinds.most_common()),
+        'mask_lines': mask_lines,
+    }
+
+
+def _lines(args: argparse.Namespace) -> Iterator[tuple[int, str]]:
+    from ..rows.jsonl import read_lines
+    return islice(read_lines(args.file), args.limit)
+
+
+def _scan(args: argparse.Namespace) -> tuple[int, tuple[str, ...]]:
+    """The number of rows and the columns of the file, by which ms-swift decides how it reads each row."""
+    from tqdm import tqdm
+
+    from ..errors import RowError
+    from ..rows.jsonl import parse_line
+    columns: dict[str, None] = {}
+    num_rows = 0
+    for _, line in tqdm(_lines(args), desc='Reading the columns', unit=' rows'):
+        num_rows += 1
+        try:
+            columns.update(dict.fromkeys(parse_line(line, '')))
+        except RowError:
+            # Training knows no columns of such a row either; the check itself will report it.
+            continue
+    return num_rows, tuple(columns)
+
+
+def _findings(args: argparse.Namespace, start: tuple) -> Iterator['Findings']:
+    lines = _lines(args)
+    chunks = iter(lambda: list(islice(lines, _CHUNK)), [])
+    if args.num_proc == 1:
+        checker = _make_checker(*start)
+        yield from map(checker.check, chunks)
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    # Not forked: threads (tqdm has one) and fork do not go together.
+    spawn = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(args.num_proc, mp_context=spawn, initializer=_start_worker, initargs=start) as pool:
+        # A few chunks ahead; `pool.map` would read the whole file first.
+        waiting = deque(pool.submit(_check_in_worker, chunk) for chunk in islice(chunks, 3 * args.num_proc))
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(_check_in_worker, chunk) for chunk in islice(chunks, 1))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _make_checker(path: str, model: str | None, max_length: int | None, columns: tuple[str, ...]) -> 'RowChecker':
+    from .check_rows import RowChecker
+    if model is None:
+        return RowChecker(path, columns=columns)
+    from .encoder import TrainingEncoder
+    return RowChecker(path, TrainingEncoder(model, max_length, columns), columns)
+
+
+# Of a worker process: how to make its checker, and the checker once it is made. An error in the initializer itself
+# would reach the user as a broken pool, so the checker is made with the first chunk.
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(*start: Any) -> None:
+    _worker['start'] = start
+
+
+def _check_in_worker(chunk: list[tuple[int, str]]) -> 'Findings':
+    if 'checker' not in _worker:
+        _worker['checker'] = _make_checker(*_worker['start'])
+        if _worker['start'][1] is not None:
+            import torch
+
+            # The processes have the cores already.
+            torch.set_num_threads(1)
+    return _worker['checker'].check(chunk)
+
+
+# ---- the report
+
+
+def percentiles(lengths: Counter[int]) -> dict[str, int] | None:
+    """Smallest, median, 90th and 99th percentile and largest; each is a length that occurs (nearest rank).
+
+    Args:
+        lengths: How often each length occurs.
+
+    Returns:
+        None where there is none.
+    """
+    total = lengths.total()
+    if not total:
+        return None
+    result, seen = {}, 0
+    ranks = {
+        'min': 1,
+        'p50': -(-total * 50 // 100),
+        'p90': -(-total * 90 // 100),
+        'p99': -(-total * 99 // 100),
+        'max': total
+    }
+    wanted = list(ranks.items())
+    for length in sorted(lengths):
+        seen += lengths[length]
+        while wanted and seen >= wanted[0][1]:
+            result[wanted.pop(0)[0]] = length
+    return result
+
+
+def _print_report(args: argparse.Namespace, report: dict[str, Any], failures: FailureLog) -> None:
+    for key, label in _LABELS.items():
+        print(f'{label:<26}{report[key]:>12,}')
+    if report['tokens']:
+        values = ', '.join(f'{name} {value:,}' for name, value in report['tokens'].items())
+        print(f'{"tokens in a row":<26}{values}')
+    if report['elsewhere_masks']:
+        print(f'{report["elsewhere_masks"]:,} masks lie on another image than the words of their answer lead to. An '
+              'answer of the model has its words only: name the image before [SEG] ("in image 2"), counted from 1.')
+    if args.limit is not None:
+        print(f'Only the first {args.limit:,} rows were looked at (--limit).')
+    if args.model is None:
+        print("Without --model, neither token lengths nor ms-swift's own rules were checked, and no video file was "
+              'decoded.')
+    if args.pictures is not None:
+        print(f'{len(report["pictures"])} pictures in {args.pictures}')
+    if not report['rows']:
+        print(f'{args.file} has no rows.')
+    elif not report['failing_rows']:
+        print('All rows are good.')
+        return
+    if report['failing_rows']:
+        print(f'\nFailing rows by kind, {report["failing_rows"]:,} in all:')
+        for kind, count in report['failures_by_kind'].items():
+            print(f'{count:>8,}  {kind}')
+        print('\nFailing rows:')
+        for failure in failures:
+            print(f'{failure["row"]}  [{failure["kind"]}]  {_printable(failure["message"])}')
+
+
+def _printable(text: str) -> str:
+    return text.encode('utf-8', 'backslashreplace').decode('utf-8')
+
+
+def _write_json(path: Path, report: dict[str, Any], failures: FailureLog) -> None:
+    """The report as one object, whose 'failures' are written one by one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'w', encoding='utf-8') as file:
+        file.write(json.dumps(report, indent=2).removesuffix('\n}') + ',\n  "failures": [')
+        for i, failure in enumerate(failures):
+            file.write((',' if i else '') + '\n    ' + json.dumps(failure))
+        file.write('\n  ]\n}\n' if report['failing_rows'] else ']\n}\n')

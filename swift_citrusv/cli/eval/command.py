@@ -1,0 +1,149 @@
+"""`citrusv eval`: scores of a prediction file, or of a model that answers first."""
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ... import __version__
+from . import detection, documents, grounding, qa, reports, segmentation
+
+NAME = 'eval'
+HELP = 'score predictions: segmentation, detection, question answering, documents, reports, grounding'
+DESCRIPTION = ('Scores a prediction file against a reference file, each score with a 95 % interval, in groups, and '
+               'writes scores.json and report.html. With --model the model answers first.')
+_TASKS = (segmentation, detection, qa, documents, reports, grounding)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    tasks = parser.add_subparsers(title='tasks', required=True, metavar='TASK', dest='task')
+    for task in _TASKS:
+        subparser = tasks.add_parser(task.NAME, help=task.HELP, description=task.HELP)
+        _add_common(subparser)
+        task.add_arguments(subparser.add_argument_group(f'{task.NAME}'))
+        subparser.set_defaults(options=task.options, prepare=getattr(task, 'prepare', None))
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    files = parser.add_argument_group('what is scored')
+    files.add_argument(
+        '--pred', metavar='FILE', help="JSONL predictions: 'response' and 'masks', as `swift infer` writes them")
+    files.add_argument(
+        '--ref',
+        '--data',
+        metavar='FILE',
+        dest='ref',
+        help='JSONL rows with the right answers; left out where the predictions have them beside, as those of `swift '
+        'infer` do')
+    files.add_argument(
+        '--id',
+        metavar='COLUMN',
+        help='what tells rows apart in both files (default: id, citrusv_row, or else line by line)')
+    files.add_argument('--output', metavar='DIR', help='for scores.json and report.html (default: output/eval-TASK)')
+    how = parser.add_argument_group('how')
+    how.add_argument(
+        '--by',
+        metavar='COLUMNS',
+        help='columns of the rows that make groups, with commas (default: those of dataset, modality, organ that there '
+        'are)')
+    how.add_argument(
+        '--cluster',
+        metavar='COLUMN',
+        help='what the bootstrap draws together (default: patient, subject or study where there is such a column, or '
+        'else the images of a row)')
+    how.add_argument(
+        '--repeats', type=int, default=1000, metavar='N', help='resamplings for the intervals; 0: none (default: 1000)')
+    how.add_argument('--seed', type=int, default=0, help='of the resamplings and random examples (default: 0)')
+    how.add_argument(
+        '--workers',
+        type=int,
+        default=min(os.cpu_count() or 1, 8),
+        metavar='N',
+        help='processes that score, for 1,000 rows and more (default: one a core, at most 8)')
+    how.add_argument('--no-report', '--no_report', action='store_true', help='write scores.json alone')
+    how.add_argument('--traceback', action='store_true', help='show where an error came from')
+    model = parser.add_argument_group('a model that answers first')
+    model.add_argument(
+        '--model',
+        metavar='DIR',
+        help='a Citrus-V checkpoint: answers the rows of --data, and goes on where it was broken off')
+    model.add_argument(
+        '--text-from',
+        '--text_from',
+        metavar='URL',
+        help='an OpenAI-compatible server that writes the text; the model draws the masks')
+    model.add_argument('--ranks', type=int, default=1, metavar='N', help='processes, one a device (default: 1)')
+    model.add_argument(
+        '--batch-size', '--batch_size', type=int, default=8, metavar='N', help='rows at a time (default: 8)')
+    model.add_argument(
+        '--max-new-tokens', '--max_new_tokens', type=int, default=512, metavar='N', help='of an answer (default: 512)')
+    model.add_argument(
+        '--infer-args',
+        '--infer_args',
+        default='',
+        metavar='TEXT',
+        help="further flags of `swift infer`, e.g. '--temperature 0.7 --torch_dtype bfloat16'")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from ...settings import SettingError
+    if args.repeats < 0 or args.workers < 1:
+        raise SettingError(
+            f'--repeats is {args.repeats} and --workers is {args.workers}: give 0 or more, and 1 or more.')
+    # A benchmark alone: its questions, for whoever answers them.
+    only_questions = bool(getattr(args, 'preset', None)) and args.pred is None and args.model is None
+    if not only_questions and (args.pred is None) == (args.model is None):
+        raise SettingError('Give --pred FILE with predictions, or --model DIR and --data FILE.')
+    folder = args.output or os.path.join('output', f'eval-{args.task}')
+    os.makedirs(folder, exist_ok=True)
+    if args.prepare is not None:
+        args.prepare(args, folder)
+    if only_questions:
+        print(f'{args.ref}: let a model answer these rows, and give its answers with --pred.')
+        return 0
+    if args.model is not None and args.ref is None:
+        raise SettingError('Give --data FILE: the rows that the model answers.')
+    from ...scoring.compare import task_class
+    task = task_class(args.task)(**args.options(args))
+    predictions = args.pred if args.pred is not None else _predict(args, folder)
+    from ...scoring.evaluate import Settings, evaluate, to_json
+    from ...scoring.terminal import report_lines
+    by = None if args.by is None else tuple(filter(None, args.by.split(',')))
+    evaluation = evaluate(task, args.ref, predictions,
+                          Settings(args.id, by, args.cluster, args.repeats, args.seed, args.workers))  # yapf: disable
+    write_json(to_json(evaluation, __version__), os.path.join(folder, 'scores.json'))
+    print('\n'.join(report_lines(evaluation)))
+    print(os.path.join(folder, 'scores.json'))
+    if not args.no_report:
+        from ...scoring.html_report.report import write_report
+        write_report(evaluation, os.path.join(folder, 'report.html'), __version__)
+        print(os.path.join(folder, 'report.html'))
+    return 0
+
+
+def write_json(content: dict[str, Any], path: str) -> None:
+    """Writes a scores.json: the scores to be read, the cases one column a line."""
+    import json
+    cases = content.pop('per_case')
+    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+    dump: Callable[[Any], str] = lambda value: json.dumps(value, ensure_ascii=False, allow_nan=False)
+    columns = ',\n'.join(f'   {dump(name)}: {dump(values)}' for name, values in cases['columns'].items())
+    rest = ',\n'.join(f'  {dump(key)}: {dump(cases[key])}' for key in ('row', 'cluster', 'data'))
+    with open(path, 'w', encoding='utf-8', errors='backslashreplace') as file:
+        file.write(f'{text[:-2]},\n "per_case": {{\n{rest},\n  "columns": {{\n{columns}\n  }}\n }}\n}}\n')
+
+
+def _predict(args: argparse.Namespace, folder: str) -> str:
+    import shlex
+
+    from .predict import predict
+    return predict(
+        args.ref,
+        os.path.join(folder, 'predictions.jsonl'),
+        model=args.model,
+        engine='server' if args.text_from else 'swift',
+        server=args.text_from,
+        ranks=args.ranks,
+        batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+        extra=shlex.split(args.infer_args))

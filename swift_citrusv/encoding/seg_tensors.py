@@ -1,0 +1,78 @@
+"""The segmentation tensors of encoded rows: joined into a pack, padded into a batch, cut with their row."""
+import torch
+from torch import Tensor
+from typing import Any
+
+from ..constants import NO_MASK
+
+SEG_KEYS = ('g_pixel_values', 'masks', 'mask_image_index', 'mask_token_index')
+
+
+def _empty(num_rows: int, input_side: int, mask_side: int) -> dict[str, Tensor]:
+    return {
+        'g_pixel_values': torch.zeros((num_rows, 0, 3, input_side, input_side), dtype=torch.uint8),
+        'masks': torch.zeros((num_rows, 0, 1, mask_side, mask_side), dtype=torch.uint8),
+        'mask_image_index': torch.zeros((num_rows, 0), dtype=torch.int64),
+        'mask_token_index': torch.zeros((num_rows, 0), dtype=torch.int64),
+    }
+
+
+def pad_masks(rows: list[dict[str, Any]], input_side: int, mask_side: int) -> dict[str, Tensor]:
+    """Batches the segmentation tensors of `rows`; a row without them has no image and no mask.
+
+    Args:
+        rows: Encoded rows with all or none of `g_pixel_values` [n, 3, S, S], `masks` [k, 1, m, m],
+            `mask_image_index` [k] and `mask_token_index` [k].
+        input_side: S.
+        mask_side: m.
+
+    Returns:
+        The same keys with [B, N, 3, S, S], [B, M, 1, m, m], [B, M] and [B, M], where N and M are the largest n and k
+        (0 in a batch without masks). The tails are zeros, and `NO_MASK` in the two indices.
+    """
+    if not any('masks' in row for row in rows):
+        return _empty(len(rows), input_side, mask_side)
+    empty = {key: value[0] for key, value in _empty(1, input_side, mask_side).items()}
+    batch = {}
+    for key in SEG_KEYS:
+        values = [row.get(key, empty[key]) for row in rows]
+        fill = NO_MASK if key.endswith('_index') else 0
+        batch[key] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
+    return batch
+
+
+def pack_masks(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Joins the segmentation tensors of `rows` into those of one pack: indices shift by what stands before.
+
+    Args:
+        rows: As in `pad_masks`, with the token counts under `length`.
+
+    Returns:
+        The four keys without a batch axis; {} where no row has masks.
+    """
+    joined: dict[str, list[Tensor]] = {key: [] for key in SEG_KEYS}
+    num_tokens = num_images = 0
+    for row in rows:
+        if 'masks' in row:
+            joined['g_pixel_values'].append(row['g_pixel_values'])
+            joined['masks'].append(row['masks'])
+            joined['mask_image_index'].append(row['mask_image_index'] + num_images)
+            joined['mask_token_index'].append(row['mask_token_index'] + num_tokens)
+            num_images += len(row['g_pixel_values'])
+        num_tokens += row['length']
+    return {key: torch.cat(values) for key, values in joined.items() if values}
+
+
+def take_masks(taken: dict[str, Any], start: int, stop: int) -> None:
+    """Keeps the masks of an encoded row whose `[SEG]` stands in `[start, stop)`, and their images; in place."""
+    index = taken['mask_token_index']
+    keep = (index >= start) & (index < stop)
+    if not keep.any():
+        for key in SEG_KEYS:
+            del taken[key]
+        return
+    images, image_index = taken['mask_image_index'][keep].unique(return_inverse=True)
+    taken['g_pixel_values'] = taken['g_pixel_values'][images]
+    taken['masks'] = taken['masks'][keep]
+    taken['mask_image_index'] = image_index
+    taken['mask_token_index'] = index[keep] - start

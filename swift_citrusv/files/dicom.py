@@ -1,0 +1,296 @@
+"""DICOM images: one frame, decoded by pydicom, as its file says that it should be seen."""
+import numpy as np
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+from .dicom_size import DEFLATED, check_deflated, code_size
+from .errors import REPAIR, FileError, medical_package, reading
+from .rules import FileRules
+from .windowing import AUTO, PERCENTILE, PRESETS, Window, grey_values
+
+_JPEG_LS = '1.2.840.10008.1.2.4.8'
+# Compressed syntaxes by the start of their UID, with packages that decode what pydicom and PIL alone do not.
+_DECODERS = {
+    _JPEG_LS: 'pyjpegls',
+    '1.2.840.10008.1.2.4.9': 'pylibjpeg pylibjpeg-openjpeg',
+    '1.2.840.10008.1.2.4.20': 'pylibjpeg pylibjpeg-openjpeg',
+    '1.2.840.10008.1.2.4.': 'python-gdcm',
+}
+_GREY, _PALETTE = ('MONOCHROME1', 'MONOCHROME2'), 'PALETTE COLOR'
+_COLOURS = ('RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT')
+_MISSING = 'Export the image again, or save it as PNG, windowed as it should be seen.'
+_OTHER_WINDOW = "Name another window, e.g. '#window=percentile' or '#window=40,400' behind the file's name."
+
+# pydicom warns of each value that breaks a rule of its type, with the value, which may be a patient's.
+warnings.filterwarnings('ignore', module=r'pydicom\.')
+
+
+class DicomFile:
+    """A DICOM image, of which the header has been read and checked.
+
+    Args:
+        source: A path, the file's bytes, or pydicom's `Dataset`.
+        rules: Their `max_pixels` bounds a frame.
+        force: Whether a file without the preamble "DICM" is taken for one too.
+
+    Attributes:
+        header: pydicom's dataset, without the pixels unless it was given with them.
+        num_frames: Frames.
+        size: (height, width) of a frame.
+        colours: Whether the frames have colours.
+
+    Raises:
+        FileError: It is no DICOM file, holds no image, or one of more pixels than the rules allow.
+    """
+
+    def __init__(self, source: Any, rules: FileRules, force: bool = False) -> None:
+        medical_package('pydicom')
+        self._source = source
+        self._max_pixels = rules.max_pixels
+        with reading_dicom():
+            self.header = self._read_header(force)
+            frames = self.header.get('NumberOfFrames')
+            # Absent or empty: one.
+            self.num_frames = 1 if frames is None else int(frames)
+            if 'Rows' not in self.header:
+                raise FileError('it holds no image (no Rows)', 'Name a file that does.', 'no-image')
+            rows, columns, samples = (int(self._required(name)) for name in ('Rows', 'Columns', 'SamplesPerPixel'))
+            photometric = str(self._required('PhotometricInterpretation'))
+        if rows < 1 or columns < 1 or self.num_frames < 1:
+            raise FileError(f'it has {rows} rows, {columns} columns and {self.num_frames} frames', REPAIR,
+                            'medical-file')
+        if rows * columns > rules.max_pixels:
+            raise FileError(f'it has {columns} x {rows} pixels, more than max_image_pixels={rules.max_pixels}',
+                            'Cut it into tiles or shrink it; raise max_image_pixels only for files that you trust.',
+                            'too-many-pixels')
+        known = (*_GREY, _PALETTE) if samples == 1 else _COLOURS if samples == 3 else ()
+        if photometric not in known:
+            raise FileError(f'it has {samples} samples a pixel, of the photometric interpretation {photometric!r}',
+                            'Save it as MONOCHROME2 or RGB.', 'medical-file')
+        self.photometric = photometric
+        self.colours = photometric not in _GREY
+        self.size = (rows, columns)
+
+    # ---- what a frame holds
+
+    def pixels(self, frame: int) -> np.ndarray:
+        """A frame as it is stored, [h, w]; of colours RGB [h, w, 3].
+
+        Raises:
+            FileError: It cannot be decoded: the file is damaged, or its compression needs another package.
+        """
+        from pydicom import dcmread
+        from pydicom.pixels import apply_color_lut, pixel_array
+        with self._decoding(), self._stream() as source:
+            self._check_code(source, frame)
+            if self._syntax == DEFLATED and source is not self.header:
+                # pydicom's way of reading one frame does not know it.
+                source = dcmread(source)
+            pixels = pixel_array(source, index=frame)
+            if self.photometric == _PALETTE:
+                pixels = apply_color_lut(pixels, self.header)[..., :3]
+        if pixels.shape[:2] != self.size:
+            raise FileError(f'its pixels have the shape {list(pixels.shape)}, its header says {list(self.size)}',
+                            REPAIR, 'medical-file')
+        return pixels
+
+    def values(self, pixels: np.ndarray, frame: int) -> np.ndarray:
+        """Stored grey values as the device means them (of a CT: Hounsfield units), by the modality LUT."""
+        from pydicom.pixels import apply_modality_lut
+        with reading_dicom():
+            if self.header.get('ModalityLUTSequence'):
+                return apply_modality_lut(pixels, self.header)
+            item = self.item('PixelValueTransformationSequence', frame)
+            slope, intercept = item.get('RescaleSlope'), item.get('RescaleIntercept')
+            if slope is None or intercept is None:
+                return pixels
+            return pixels.astype(np.float64) * float(slope) + float(intercept)
+
+    def window(self, frame: int, window: str | Window | None, default: str | Window) -> str | Window:
+        """The window of a frame, from the header alone.
+
+        Args:
+            frame: Counted from 0.
+            window: What the row asks for, if it does: see `windows.FORMS`.
+            default: What the run has set; colours pass it over.
+
+        Raises:
+            FileError: It cannot be used on this image.
+        """
+        if self.colours:
+            if window is None:
+                return AUTO
+            raise FileError(f'it is a colour image ({self.photometric}), for which a window means nothing',
+                            "Leave 'window' out.", 'image-window')
+        window = default if window is None else window
+        with reading_dicom():
+            modality = self.header.get('Modality')
+        if isinstance(window, str) and window in PRESETS and modality not in (None, '', 'CT'):
+            raise FileError(f"the window '{window}' is for CT (Hounsfield units), and its modality is {modality}",
+                            _OTHER_WINDOW, 'image-window')
+        if window != AUTO:
+            return window
+        with reading_dicom():
+            by_table = self.item('FrameVOILUTSequence', frame).get('VOILUTSequence')
+        return AUTO if by_table else self.own_window(frame) or PERCENTILE
+
+    def image(self, frame: int, window: str | Window) -> np.ndarray:
+        """A frame as it is shown; MONOCHROME1 is inverted.
+
+        Args:
+            frame: Counted from 0.
+            window: As the method `window` gives it.
+
+        Returns:
+            uint8 [h, w], or [h, w, 3] of colours, which have no window.
+
+        Raises:
+            FileError: As `pixels`.
+        """
+        pixels = self.pixels(frame)
+        if self.colours:
+            return self._eight_bits(pixels)
+        values = self.values(pixels, frame)
+        if window == AUTO:
+            grey = self._by_table(values, self.item('FrameVOILUTSequence', frame))
+        else:
+            grey = grey_values(values, window, self._valid(pixels))
+        return 255 - grey if self.photometric == 'MONOCHROME1' else grey
+
+    def own_window(self, frame: int) -> Window | None:
+        """The (first) window that the file asks for.
+
+        Raises:
+            FileError: One that makes no sense, e.g. of width 0.
+        """
+        with reading_dicom():
+            item = self.item('FrameVOILUTSequence', frame)
+            level, width = _first(item.get('WindowCenter')), _first(item.get('WindowWidth'))
+            function = str(item.get('VOILUTFunction') or 'LINEAR')
+        if level is None or width is None:
+            return None
+        try:
+            return Window(float(level), float(width), function)
+        except (TypeError, ValueError) as e:
+            raise FileError(f'its header asks for {e}', _OTHER_WINDOW, 'image-window') from e
+
+    # ---- windows
+
+    def _by_table(self, values: np.ndarray, item: Any) -> np.ndarray:
+        from pydicom.pixels import apply_voi
+        with reading_dicom():
+            bits = int(item.VOILUTSequence[0].LUTDescriptor[2])
+            table = apply_voi(np.rint(values).astype(np.int64), item)
+        return np.rint(table.astype(np.float64) * 255 / (2**bits - 1)).clip(0, 255).astype(np.uint8)
+
+    def _valid(self, pixels: np.ndarray) -> np.ndarray | None:
+        """Where there is an image: not what fills the corners around a round field of view."""
+        padding = self.header.get('PixelPaddingValue')
+        if padding is None:
+            return None
+        with reading_dicom():
+            limit = self.header.get('PixelPaddingRangeLimit')
+            low, high = sorted((int(padding), int(padding if limit is None else limit)))
+            return (pixels < low) | (pixels > high)
+
+    def _eight_bits(self, pixels: np.ndarray) -> np.ndarray:
+        if pixels.dtype.kind != 'u':
+            raise FileError(f'its colours are {pixels.dtype}', 'Save it as RGB of 8 bits.', 'medical-file')
+        # Of a palette the entries count, not the indices.
+        bits = 8 * pixels.itemsize if self.photometric == _PALETTE else int(self.header.BitsStored)
+        # The high byte, as `images.to_rgb` keeps it.
+        return (pixels >> bits - 8 if bits > 8 else pixels).astype(np.uint8)
+
+    # ---- reading
+
+    def _required(self, name: str) -> Any:
+        value = self.header.get(name)
+        if value is None:
+            raise FileError(f'its header has no {name}', _MISSING, 'medical-file')
+        return value
+
+    def item(self, sequence: str, frame: int) -> Any:
+        """What describes a frame: its own or the shared item of an enhanced image, else the header."""
+        with reading_dicom():
+            own = self.header.get('PerFrameFunctionalGroupsSequence') or ()
+            shared = self.header.get('SharedFunctionalGroupsSequence') or ()
+            for groups in (own[frame:frame + 1], shared[:1]):
+                found = groups[0].get(sequence) if groups else None
+                if found:
+                    return found[0]
+        return self.header
+
+    def _read_header(self, force: bool) -> Any:
+        from pydicom import Dataset, dcmread
+        if isinstance(self._source, Dataset):
+            return self._source
+        with self._stream() as stream:
+            check_deflated(stream, self._max_pixels)
+            return dcmread(stream, stop_before_pixels=True, force=force)
+
+    @property
+    def _syntax(self) -> str:
+        return str(getattr(self.header, 'file_meta', {}).get('TransferSyntaxUID', ''))
+
+    @contextmanager
+    def _stream(self) -> Iterator[Any]:
+        """What pydicom takes: a stream at its start, or the dataset."""
+        if isinstance(self._source, str):
+            with open(self._source, 'rb') as file:
+                yield file
+        else:
+            if isinstance(self._source, BytesIO):
+                self._source.seek(0)
+            yield self._source
+
+    def _check_code(self, source: Any, frame: int) -> None:
+        """Decoders make room for what the compressed frame says of its size, not for what the header says."""
+        from pydicom import Dataset
+        from pydicom.encaps import get_frame
+        if not self._syntax.startswith('1.2.840.10008.1.2.4.'):
+            return
+        offsets = None
+        if 'ExtendedOffsetTable' in self.header:
+            offsets = (self.header.ExtendedOffsetTable, self.header.ExtendedOffsetTableLengths)
+        if isinstance(source, Dataset):
+            code = get_frame(source.PixelData, frame, number_of_frames=self.num_frames, extended_offsets=offsets)
+        else:
+            from pydicom import dcmread
+            dcmread(source, stop_before_pixels=True, force=True)
+            # Behind tag, VR and length of the pixel data.
+            source.seek(12, 1)
+            code = get_frame(source, frame, number_of_frames=self.num_frames, extended_offsets=offsets)
+            source.seek(0)
+        # Without the marker of its end, the decoder reads on behind the stream, for seconds.
+        if self._syntax.startswith(_JPEG_LS) and b'\xff\xd9' not in code[-4:]:
+            raise FileError(f'its frame {frame} is cut short', REPAIR, 'medical-file')
+        size = code_size(code)
+        if size != self.size:
+            claim = 'of no known size' if size is None else f'of [height, width] {list(size)}'
+            raise FileError(
+                f'its frame {frame} is {claim} where it is compressed ({self._syntax}), and of '
+                f'{list(self.size)} by its header', REPAIR, 'medical-file')
+
+    def _decoding(self) -> Any:
+        package = next((name for start, name in _DECODERS.items() if self._syntax.startswith(start)), None)
+        if package is None:
+            return reading_dicom()
+        return reading_dicom(f"Where the file is whole, a decoder is missing: pip install {package}; or save it "
+                             'uncompressed.')
+
+
+def reading_dicom(remedy: str = REPAIR) -> Any:
+    """Turns what pydicom raises on a broken file into a FileError (`extras.reading`)."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+    return reading('DICOM', BytesLengthException, InvalidDicomError, remedy=remedy)
+
+
+def _first(value: Any) -> Any:
+    """The first of several values, None where there is none."""
+    from pydicom.multival import MultiValue
+    if isinstance(value, MultiValue):
+        return value[0] if len(value) else None
+    return value

@@ -1,0 +1,227 @@
+"""Opens images and videos under `rules.FileRules`: their headers first, and pixels only where the size is allowed."""
+import base64
+import binascii
+import numpy as np
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from PIL import Image, UnidentifiedImageError
+from typing import Any
+
+from .errors import REPAIR, FileError
+from .medical import kind_of, open_medical, open_object
+from .rules import URL, FileRules, file_rules
+
+_DATA_URL = re.compile(r'data:[^,]{0,200};base64,')
+# Decoders that start another program.
+_PROGRAMS = {'EPS': 'Ghostscript'}
+# Their values have no fixed range; PIL would cut them off at 255.
+_NO_RANGE = ('I', 'F')
+# Files that make a video decoder open others.
+_PLAYLISTS = (b'#EXTM3U', b'ffconcat', b'<?xml', b'<MPD', b'v=0')
+
+
+def open_image(reference: Any, rules: FileRules | None = None) -> Image.Image:
+    """Opens an image of `images`, or a frame, by its header; no pixel is decoded.
+
+    Args:
+        reference: A file name, a file:// or data: URL, base64 text, bytes, an object with 'bytes' or 'path', an
+            open image, an array or a pydicom `Dataset`, or, where they are allowed, an http(s) URL. Names and URLs
+            of DICOM and NIfTI files may name a slice behind a `#` (see `medical`).
+        rules: Those of this run by default.
+
+    Raises:
+        One of `IMAGE_ERRORS`; a FileError names its own remedy and kind.
+    """
+    rules = rules or file_rules()
+    if isinstance(reference, dict):
+        reference = reference.get('bytes') or reference.get('path') or reference.get('url')
+    if isinstance(reference, Image.Image):
+        image = _checked(reference, rules)
+    elif isinstance(reference, str):
+        image = _open_text(reference.strip(), rules)
+    elif isinstance(reference, (bytes, BytesIO)):
+        image = _opened(BytesIO(reference) if isinstance(reference, bytes) else reference, rules)
+    else:
+        opened = open_object(reference, rules)
+        if opened is None:
+            raise TypeError(f'it is {type(reference).__name__}, not a file name')
+        image = _checked(opened, rules)
+    if image.mode in _NO_RANGE:
+        raise FileError(f'its mode {image.mode!r} has no fixed range of values',
+                        'Save it with 8 or 16 bits a channel, windowed as it should be seen.', 'image-mode')
+    return image
+
+
+def open_image_file(name: str, rules: FileRules | None = None, labels: bool = False) -> Image.Image:
+    """Opens an image file by its header; no pixel is decoded.
+
+    Args:
+        name: The file, and behind a `#` a slice of it: see `medical`.
+        rules: Those of this run by default.
+        labels: Of a DICOM or NIfTI file, give the values themselves, and no window.
+
+    Raises:
+        One of `IMAGE_ERRORS`; a FileError names its own remedy and kind.
+    """
+    rules = rules or file_rules()
+    path, fragment = rules.image_path(name)
+    return _opened(path, rules, fragment, labels)
+
+
+def open_label_map(name: str) -> Image.Image:
+    """Opens a mask file under the rules of this run: `open_image_file` with `labels`."""
+    return open_image_file(name, labels=True)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Decodes an image to 8-bit RGB. Of several frames it takes the first; transparency is left out.
+
+    Grey values of 16 bits keep their high byte, as PIL keeps it of 16-bit colours; PIL itself would cut them off at
+    255, and make a radiograph white.
+
+    Raises:
+        One of `IMAGE_ERRORS`: the file is cut short or damaged.
+    """
+    with _pil_limit(file_rules().max_pixels):
+        image.load()
+    if image.mode.startswith('I;16'):
+        values = np.asarray(image)
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert('RGB')
+    return image if image.mode == 'RGB' else image.convert('RGB')
+
+
+def checked_video(reference: Any, rules: FileRules | None = None) -> Any:
+    """A video as a row names it, ready for qwen_vl_utils.
+
+    Args:
+        reference: The name of a video file, a URL, or a list of frames.
+        rules: Those of this run by default.
+
+    Returns:
+        The absolute path of a file; a list of frames as `checked_frame` gives them; the URL; anything else as it is.
+
+    Raises:
+        One of `IMAGE_ERRORS`; a FileError names its own remedy and kind.
+    """
+    rules = rules or file_rules()
+    if isinstance(reference, (list, tuple)):
+        return [checked_frame(frame, rules) for frame in reference]
+    if not isinstance(reference, str) or reference.startswith('data:'):
+        return reference
+    if reference.strip().startswith(URL):
+        rules.check_url(reference)
+        return reference.strip()
+    path = rules.path_of(reference)
+    with open(path, 'rb') as file:
+        start = file.read(16).lstrip()
+    if start.startswith(_PLAYLISTS):
+        raise FileError('it is a playlist, which names other files', 'Name the video itself.', 'video-playlist')
+    return path
+
+
+def checked_frame(frame: Any, rules: FileRules | None = None) -> Any:
+    """A frame of a video: the absolute path of a file, or an image that is open. Its pixels are not decoded."""
+    image = open_image(frame, rules)
+    path = getattr(image, 'filename', '')
+    if image.mode.startswith('I;16') or image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):
+        # qwen_vl_utils would cut off the values, or refuse the file by PIL's own limit.
+        return to_rgb(image)
+    if not isinstance(frame, str) or not path:
+        return image
+    # Not the open file: a video may have more frames than a process may have files.
+    image.close()
+    return path
+
+
+def _open_text(text: str, rules: FileRules) -> Image.Image:
+    if text.startswith(URL):
+        rules.check_url(text)
+        url, _, fragment = text.partition('#')
+        return _opened(_download(url, 8 * rules.max_pixels), rules, fragment)
+    if text.startswith('data:'):
+        match = _DATA_URL.match(text)
+        if match is None:
+            raise ValueError('the data: URL of an image starts with "data:image/png;base64,"')
+        content64, _, fragment = text[match.end():].partition('#')
+        return _opened(BytesIO(base64.b64decode(content64)), rules, fragment)
+    try:
+        return open_image_file(text, rules)
+    except (OSError, ValueError) as error:
+        # The base64 text of a JPEG looks like the path /9j/4AAQ...
+        content = None if isinstance(error, UnidentifiedImageError) else _base64(text)
+        if not content:
+            raise
+        try:
+            return _opened(BytesIO(content), rules)
+        except UnidentifiedImageError:
+            raise error from None
+
+
+def _opened(file: str | BytesIO, rules: FileRules, fragment: str = '', labels: bool = False) -> Image.Image:
+    kind = kind_of(file)
+    if kind is not None:
+        return _checked(open_medical(file, kind, rules, fragment, labels), rules)
+    if fragment and isinstance(file, str):
+        raise FileError(f"'#{fragment}' names a slice of a DICOM or NIfTI file, and it is neither",
+                        'Leave it out of the name.', 'image-fragment')
+    with _pil_limit(None):
+        image = Image.open(file)
+    try:
+        return _checked(image, rules)
+    except OSError:
+        image.close()
+        raise
+
+
+def _checked(image: Image.Image, rules: FileRules) -> Image.Image:
+    program = _PROGRAMS.get(image.format or '')
+    if program is not None:
+        raise FileError(f'PIL would start {program} to read a file of type {image.format}', 'Save it as PNG or JPEG.',
+                        'image-format')
+    if image.width * image.height > rules.max_pixels:
+        raise FileError(
+            f'it has {image.width} x {image.height} pixels, more than max_image_pixels='
+            f'{rules.max_pixels}', 'Cut it into tiles or shrink it; raise max_image_pixels only for '
+            'files that you trust.', 'too-many-pixels')
+    return image
+
+
+@contextmanager
+def _pil_limit(max_pixels: int | None) -> Iterator[None]:
+    # PIL has one limit for the whole process. Ours is another, and its error names the setting.
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _base64(text: str) -> bytes | None:
+    try:
+        return base64.b64decode(''.join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _download(url: str, max_bytes: int) -> BytesIO:
+    import requests
+    from requests.adapters import HTTPAdapter, Retry
+
+    # As ms-swift's own loader, but in bounded memory.
+    seconds = float(os.environ.get('SWIFT_TIMEOUT', '20'))
+    content = BytesIO()
+    with requests.Session() as session:
+        for scheme in URL:
+            session.mount(scheme, HTTPAdapter(max_retries=Retry(total=3, backoff_factor=1, allowed_methods=['GET'])))
+        with session.get(url, stream=True, timeout=seconds if seconds > 0 else None) as response:
+            response.raise_for_status()
+            for part in response.iter_content(1 << 20):
+                content.write(part)
+                if content.tell() > max_bytes:
+                    raise FileError(f'the server sends more than {max_bytes} bytes', REPAIR, 'too-many-pixels')
+    content.seek(0)
+    return content

@@ -1,0 +1,211 @@
+"""NIfTI volumes: the header is read and checked first, and then one slice, or one volume."""
+import gzip
+import io
+import logging
+import math
+import numpy as np
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import IO, Any
+
+from .errors import FileError, medical_package, reading
+from .rules import FileRules
+from .slices import PlaneView
+from .windowing import AUTO, PERCENTILE, Window, grey_values
+
+GZIP = b'\x1f\x8b'
+# Header sizes of NIfTI-1 and NIfTI-2; where their magic stands, and what it is in files that hold their data too.
+_HEADERS = {348: (344, b'n+1\0'), 540: (4, b'n+2\0')}
+_PAIR = (b'ni1\0', b'ni2\0')
+HEADER_BYTES = 540
+# nibabel's own level of what cannot be put right.
+_ERROR = 40
+_SILENT = logging.getLogger(f'{__name__}.silent')
+_SILENT.disabled = True
+
+
+def header_size(start: bytes) -> int | None:
+    """The size of the NIfTI header that a file starts with; None where it starts with none.
+
+    Args:
+        start: Its first `HEADER_BYTES` bytes, decompressed.
+    """
+    for size, (place, magic) in _HEADERS.items():
+        claimed = {int.from_bytes(start[:4], order) for order in ('little', 'big')} if len(start) >= size else set()
+        if size in claimed and start[place:place + 4] in (magic, *_PAIR):
+            return size
+    return None
+
+
+class NiftiFile:
+    """A NIfTI file, of which the header has been read and checked.
+
+    Args:
+        file: A path, or the file's bytes; compressed by gzip or not.
+        rules: Their `max_voxels` bounds what the header may claim, and so what is ever decompressed.
+
+    Attributes:
+        header: nibabel's.
+        shape: The sizes of the array's three axes.
+        num_volumes: The size of the fourth (time).
+        affine: float [4, 4], from indices to RAS+ millimetres: the sform, else the qform, else what nibabel takes from
+            the sizes of voxels.
+
+    Raises:
+        FileError: It is no NIfTI file, is cut short, larger than the rules allow, or of a kind that is not supported.
+    """
+
+    def __init__(self, file: str | BytesIO, rules: FileRules) -> None:
+        nibabel = medical_package('nibabel')
+        self._file = file
+        self._values: np.ndarray | None = None
+        with self._reading(), self._opened() as stream:
+            block = stream.read(HEADER_BYTES)
+            size = header_size(block)
+            if size is None:
+                raise ValueError('it has no NIfTI header')
+            if block[_HEADERS[size][0]:][:4] in _PAIR:
+                raise FileError('its data are in another file (.img)', 'Save it as one .nii file.', 'medical-file')
+            kind = nibabel.Nifti1Header if size == 348 else nibabel.Nifti2Header
+            self.header = _mended(kind(block[:size], check=False))
+            self.affine = self.header.get_best_affine().astype(np.float64)
+            self._dtype = self.header.get_data_dtype()
+            self._offset = int(self.header.get_data_offset())
+            scaling = self.header.get_slope_inter()
+            shape = tuple(int(side) for side in self.header.get_data_shape())
+            self._check(shape, rules.max_voxels)
+        self._slope, self._inter = (default if value is None else float(value)
+                                    for value, default in zip(scaling, (1, 0)))
+        self.stored_shape = shape[:3]
+        self.shape = (*shape[:3], 1, 1)[:3] if len(shape) < 3 else shape[:3]
+        self.num_volumes = math.prod(shape[3:])
+        self.colours = self._dtype.names is not None
+
+    def _check(self, shape: tuple[int, ...], most: int) -> None:
+        total = math.prod(shape)
+        if len(shape) < 2 or min(shape) < 1:
+            raise FileError(f'its header has the shape {list(shape)}', 'Save it as a volume of three axes.',
+                            'medical-file')
+        if math.prod(shape[4:]) > 1:
+            raise FileError(f'it has the shape {list(shape)}: more than three axes of space and one of time',
+                            'Save its parts as files of their own.', 'medical-file')
+        # The place of the data counts too: a stream is decompressed up to there.
+        if not 0 <= self._offset <= most or total > most:
+            raise FileError(
+                f'its header claims {total} voxels of shape {list(shape)} from byte {self._offset} on, more '
+                f'than max_volume_voxels={most}', 'Cut it into parts; raise max_volume_voxels only for '
+                'files that you trust.', 'too-many-pixels')
+        names = self._dtype.names
+        if names is not None and names[:3] != ('R', 'G', 'B') or names is None and self._dtype.kind not in 'iuf':
+            raise FileError(f'its values are {self._dtype}', 'Save real numbers, or RGB.', 'medical-file')
+        # Of a compressed stream only its end tells.
+        if isinstance(self._file, str):
+            with open(self._file, 'rb') as file:
+                compressed = file.read(2) == GZIP
+                size = file.seek(0, io.SEEK_END)
+            needed = self._offset + total * self._dtype.itemsize
+            if not compressed and size < needed:
+                raise ValueError(f'it is cut short: its header needs {needed} bytes, and it has {size}')
+
+    @property
+    def own_window(self) -> Window | None:
+        """The stretch of values that the header says to show (cal_min, cal_max), where it does."""
+        low, high = float(self.header['cal_min']), float(self.header['cal_max'])
+        return Window((low + high) / 2, high - low) if math.isfinite(high - low) and low < high else None
+
+    def load(self, volume: int = 0) -> None:
+        """Reads a whole volume, for those who want many slices: of a compressed file, each one costs all before it."""
+        with self._reading(), self._opened() as stream:
+            self._values = self._proxy(stream)[..., volume]
+
+    def values(self, view: PlaneView, index: int, volume: int = 0) -> np.ndarray:
+        """A slice as the array holds it, scaled as the header says.
+
+        Returns:
+            [a, b] with the array's other two axes in order; of colours uint8 [a, b, 3].
+        """
+        place = view.place(index)
+        if self._values is not None:
+            # Not `take`, which would copy the whole volume into another order.
+            plane = np.moveaxis(self._values, view.axis, 0)[place]
+        else:
+            with self._reading(), self._opened() as stream:
+                plane = self._read(self._proxy(stream), view.axis, place, volume)
+        if self.colours:
+            return np.stack([plane[name] for name in ('R', 'G', 'B')], axis=-1)
+        if (self._slope, self._inter) == (1, 0):
+            return plane
+        return plane.astype(np.float64) * self._slope + self._inter
+
+    def image(self, view: PlaneView, index: int, volume: int, window: str | Window) -> np.ndarray:
+        """A slice as it is shown: uint8 [h, w], or [h, w, 3] of colours, which no window changes.
+
+        Percentiles are the slice's own, here and in training.
+        """
+        values = view.show(self.values(view, index, volume))
+        if self.colours:
+            return values
+        if window == AUTO:
+            window = self.own_window or PERCENTILE
+        return grey_values(values, window)
+
+    # ---- reading
+
+    @staticmethod
+    def _read(proxy: Any, axis: int, place: int, volume: int) -> np.ndarray:
+        if axis:
+            key: list[Any] = [slice(None), slice(None), slice(None), volume]
+            key[axis] = place
+            return proxy[tuple(key)]
+        # Along the fastest axis the slice is one value here and one there: nibabel would seek to each.
+        return np.stack([proxy[:, :, k, volume][place] for k in range(proxy.shape[2])], axis=1)
+
+    def _proxy(self, stream: IO[bytes]) -> Any:
+        from nibabel.arrayproxy import ArrayProxy
+
+        # Values as they are stored; of four axes, whatever the file has.
+        spec = ((*self.shape, self.num_volumes), self._dtype, self._offset)
+        return ArrayProxy(stream, spec, mmap=False)
+
+    @contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        if isinstance(self._file, BytesIO):
+            self._file.seek(0)
+            with _decompressed(self._file) as stream:
+                yield stream
+        else:
+            with open(self._file, 'rb') as file, _decompressed(file) as stream:
+                yield stream
+
+    @staticmethod
+    def _reading() -> Any:
+        from nibabel.filebasedimages import ImageFileError
+        from nibabel.spatialimages import HeaderDataError, ImageDataError
+        from nibabel.wrapstruct import WrapStructError
+        return reading('NIfTI', ImageFileError, HeaderDataError, ImageDataError, WrapStructError)
+
+
+def _mended(header: Any) -> Any:
+    """A header with small faults put right, as nibabel does on loading, but without a line in the log for each.
+
+    Raises:
+        FileError: A fault that nibabel would put right by taking another orientation.
+    """
+    for name in ('sform_code', 'qform_code'):
+        if int(header[name]) not in range(6):
+            raise FileError(f'its {name} is {int(header[name])}, which does not say how the volume lies in the body',
+                            'Set the sform or the qform of its header.', 'medical-file')
+    header.check_fix(logger=_SILENT, error_level=_ERROR)
+    return header
+
+
+@contextmanager
+def _decompressed(file: Any) -> Iterator[IO[bytes]]:
+    compressed = file.read(2) == GZIP
+    file.seek(0)
+    if not compressed:
+        yield file
+        return
+    with gzip.GzipFile(fileobj=file) as stream:
+        yield stream  # type: ignore[misc]

@@ -1,0 +1,285 @@
+"""What a request to `swift deploy` may say, checked before ms-swift sees it.
+
+ms-swift passes over fields that it does not know, ends with a server error where a message has no content, and reads
+files and URLs that a request names before `images.FileRules` can look at them.
+"""
+import base64
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from swift.infer_engine import RequestConfig
+from swift.infer_engine.protocol import ChatCompletionRequest, CompletionRequest, RolloutInferRequest
+from swift.utils import SafeMediaPath, SafeUrlFetcher
+from typing import Any, NamedTuple
+
+from ..files.errors import IMAGE_ERRORS, FileError, shown_name, unreadable
+from ..files.images import checked_video, open_image
+from ..files.rules import FileRules, file_rules
+
+_ROLES = ('system', 'user', 'assistant', 'tool')
+_URL = ('http://', 'https://')
+_MEDIA = {'image': 'images', 'video': 'videos', 'audio': 'audios'}
+# Of OpenAI's API; they do not change an answer.
+_WITHOUT_EFFECT = {
+    'user', 'metadata', 'store', 'service_tier', 'stream_options', 'safety_identifier', 'prompt_cache_key',
+    'parallel_tool_calls'
+}
+# Known to ms-swift, but not to its engine for Transformers' models, which passes over them.
+_NOT_HONOURED = ('min_p', 'best_of', 'presence_penalty', 'frequency_penalty', 'prompt_logprobs',
+                 'structured_outputs_regex')
+_RANGES: dict[str, tuple[float, float]] = {
+    'max_tokens': (1, math.inf),
+    'temperature': (0, 100),
+    'top_p': (0, 1),
+    'top_k': (-1, math.inf),
+    'repetition_penalty': (1e-3, 1e3),
+    'length_penalty': (-100, 100),
+    'num_beams': (1, 128),
+    'n': (1, 128),
+    'top_logprobs': (0, math.inf),
+    # What torch takes.
+    'seed': (-2**63, 2**64 - 1),
+}
+_INTEGERS = {'max_tokens', 'top_k', 'num_beams', 'n', 'top_logprobs', 'seed'}
+_SWITCHES = ('stream', 'logprobs', 'return_details')
+
+
+class RequestError(ValueError):
+    """A request that breaks the rules; the text is for who sent it."""
+
+
+def check_request(path: str, body: Any) -> None:
+    """Checks the JSON body of a request; `check_media` has still to look at its files.
+
+    OpenAI's other names for the same are changed into ms-swift's, in place.
+
+    Args:
+        path: Of the endpoint.
+        body: What the JSON says.
+
+    Raises:
+        RequestError: Something in it is unknown, missing or out of range.
+    """
+    if not isinstance(body, dict):
+        raise RequestError(f'The body is {_kind(body)}, not a JSON object.')
+    if path == '/infer/':
+        _check_fields(body, {'infer_requests', 'request_config'})
+        config = body.get('request_config') or {}
+        if not isinstance(config, dict):
+            raise RequestError(f"'request_config' is {_kind(config)}, not an object.")
+        _check_settings(config)
+        _check_fields(config, _names(RequestConfig))
+        requests = body.get('infer_requests')
+        if not isinstance(requests, list) or not all(isinstance(request, dict) for request in requests):
+            raise RequestError("'infer_requests' is not a list of objects.")
+        for request in requests:
+            _check_fields(request, _names(RolloutInferRequest))
+            _check_messages(request)
+    elif path == '/v1/completions':
+        _check_settings(body)
+        _check_fields(body, _names(CompletionRequest) | _WITHOUT_EFFECT)
+        if not isinstance(body.get('prompt'), str):
+            raise RequestError(f"'prompt' is {_kind(body.get('prompt'))}, not a string.")
+    elif path == '/v1/chat/completions':
+        _check_settings(body)
+        _check_fields(body, _names(ChatCompletionRequest) | _WITHOUT_EFFECT)
+        _check_messages(body)
+    else:
+        raise RequestError(f'{path} is not served: a Citrus-V model answers at /v1/chat/completions.')
+
+
+def _check_fields(given: Mapping[str, Any], known: set[str]) -> None:
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise RequestError(f'Unknown field {unknown[0]!r}. Known are {", ".join(sorted(known))}.')
+
+
+def _check_settings(body: dict[str, Any]) -> None:
+    longest = body.pop('max_completion_tokens', None)
+    if longest is not None:
+        if body.get('max_tokens') not in (None, longest):
+            raise RequestError("'max_tokens' and 'max_completion_tokens' differ. Leave one of them out.")
+        body['max_tokens'] = longest
+    if body.get('response_format') == {'type': 'text'}:
+        del body['response_format']
+    if isinstance(body.get('stop'), str):
+        body['stop'] = [body['stop']]
+    stop = body.get('stop')
+    if stop is not None and not (isinstance(stop, list) and all(isinstance(word, str) and word for word in stop)):
+        raise RequestError(f"'stop' is {shown_name(stop)}, not a string or a list of strings.")
+    for name in _SWITCHES:
+        if not isinstance(body.get(name, False), bool):
+            raise RequestError(f'{name!r} is {_kind(body[name])}, not true or false.')
+    for name, (low, high) in _RANGES.items():
+        value = body.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int if name in _INTEGERS else (int, float)):
+            raise RequestError(f'{name!r} is {_kind(value)}, not {"an integer" if name in _INTEGERS else "a number"}.')
+        # `not low <= value` also refuses NaN.
+        if not low <= value <= high:
+            raise RequestError(
+                f'{name!r} is {value}, out of range (from {low}{"" if high == math.inf else f" to {high}"}).')
+    defaults = RequestConfig()
+    for name in _NOT_HONOURED:
+        if body.get(name) not in (None, getattr(defaults, name)):
+            raise RequestError(f'{name!r} is not honoured by this server. Leave it out.')
+    if body.get('stream') and body.get('n') not in (None, 1):
+        raise RequestError("A stream has one answer: set 'n' to 1, or 'stream' to false.")
+
+
+def _check_messages(request: dict[str, Any]) -> None:
+    messages = request.get('messages')
+    if not isinstance(messages, list) or not messages:
+        raise RequestError(f"'messages' is {_kind(messages)}, not a list of at least one message.")
+    for i, message in enumerate(messages):
+        name = f'messages[{i}]'
+        if not isinstance(message, dict):
+            raise RequestError(f'{name} is {_kind(message)}, not an object.')
+        if message.get('role') not in _ROLES:
+            raise RequestError(f'{name} has the role {shown_name(message.get("role"))}. Known are {", ".join(_ROLES)}.')
+        content = message.get('content')
+        if content is None and message.get('tool_calls'):
+            continue
+        if not isinstance(content, (str, list)) or not content and message['role'] == 'user':
+            raise RequestError(f"The 'content' of {name} is {_kind(content)}, not a text or a list of parts.")
+        for j, part in enumerate(content if isinstance(content, list) else ()):
+            _check_part(part, f"{name}['content'][{j}]")
+    if messages[-1]['role'] == 'assistant':
+        raise RequestError('The last message is the assistant\'s, so that there is nothing to answer.')
+
+
+def _check_part(part: Any, name: str) -> None:
+    kind = part.get('type') if isinstance(part, dict) else None
+    known = ['text', *_MEDIA, *(f'{medium}_url' for medium in _MEDIA)]
+    if kind not in known:
+        raise RequestError(f'{name} has the type {shown_name(kind)}. Known are {", ".join(known)}.')
+    value = part.get(kind)
+    if isinstance(value, dict):
+        value = value.get('url')
+    if not isinstance(value, str):
+        raise RequestError(f'{name} has no {kind!r}, or it is {_kind(value)}.')
+
+
+def _names(request: Any) -> set[str]:
+    return {field.name for field in fields(request)}
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return 'missing or null'
+    if isinstance(value, (list, str)) and not value:
+        return 'empty'
+    names = {
+        dict: 'an object',
+        list: 'a list',
+        str: 'a string',
+        bool: 'true or false',
+        int: 'a number',
+        float: 'a number'
+    }
+    return names.get(type(value), type(value).__name__)
+
+
+# ---- files
+
+
+class _Reference(NamedTuple):
+    """A file that a request names: the medium, where it stands, and the name of that place."""
+    medium: str
+    holder: Any
+    key: Any
+    name: str
+
+
+def check_media(body: dict[str, Any]) -> None:
+    """Opens the images of a request under `images.FileRules`, by their headers, and takes files and URLs in.
+
+    Afterwards the request names no file of this machine and no URL of an image: their content stands there as a data:
+    URL. May take long: call it in a thread.
+
+    Args:
+        body: As `check_request` leaves it.
+
+    Raises:
+        RowError: A file cannot be read, or must not be.
+        RequestError: The images together are too large.
+    """
+    rules = file_rules()
+    # Of all that is sent at once: one by one they could still fill the memory.
+    pixels = 0
+    for reference in _references(body):
+        value = reference.holder[reference.key]
+        try:
+            if reference.medium == 'image':
+                value, size = _image(value, rules)
+                pixels += size
+            elif reference.medium == 'video':
+                value = checked_video(value, rules)
+            else:
+                raise ValueError('Citrus-V hears nothing')
+        except IMAGE_ERRORS as e:
+            error = unreadable('The request', f'{reference.name}={shown_name(value)}', e,
+                               f'{reference.medium}-unreadable')
+            raise error from e
+        reference.holder[reference.key] = value
+        if pixels > rules.max_pixels:
+            raise RequestError(f'The images up to {reference.name} have {pixels} pixels together, more than '
+                               f'max_image_pixels={rules.max_pixels}. Send fewer, or smaller ones.')
+
+
+def _references(body: dict[str, Any]) -> Iterator[_Reference]:
+    for request in body.get('infer_requests', [body]):
+        for medium, column in _MEDIA.items():
+            files = request.get(column)
+            if isinstance(files, str):
+                files = request[column] = [files]
+            if files is not None and not isinstance(files, list):
+                raise RequestError(f'{column!r} is {_kind(files)}, not a list.')
+            yield from (_Reference(medium, files, i, f'{column}[{i}]') for i in range(len(files or ())))
+        for i, message in enumerate(request.get('messages', ())):
+            content = message.get('content')
+            for j, part in enumerate(content if isinstance(content, list) else ()):
+                medium = part['type'].removesuffix('_url')
+                if medium in _MEDIA:
+                    holder, key = (part[part['type']],
+                                   'url') if isinstance(part[part['type']], dict) else (part, part['type'])
+                    yield _Reference(medium, holder, key, f"messages[{i}]['content'][{j}]")
+
+
+def _image(value: Any, rules: FileRules) -> tuple[str, int]:
+    """An image as a data: URL or base64 text, and its pixels."""
+    if not isinstance(value, str):
+        raise TypeError(f'it is {_kind(value)}, not a string')
+    text = value.strip()
+    if text.lower().startswith(_URL):
+        if not rules.allow_urls:
+            raise FileError('this server fetches no URLs', 'Send the image itself, as a data: URL.', 'url')
+        url, _, fragment = text.partition('#')
+        seconds = float(os.environ.get('SWIFT_TIMEOUT', '20'))
+        text = _data_url(SafeUrlFetcher.read(url, timeout=seconds if seconds > 0 else None), fragment)
+    path = fragment = ''
+    if not text.startswith('data:'):
+        try:
+            path, fragment = rules.image_path(text)
+        except (OSError, ValueError):
+            # Not a name, but the image itself in base64; or `open` says what is wrong with it.
+            pass
+        else:
+            # What ms-swift would ask, if it saw the name.
+            SafeMediaPath.check(path)
+    with open_image(text, rules) as image:
+        pixels = image.width * image.height
+    if path:
+        num_bytes = os.path.getsize(path)
+        if num_bytes > 8 * rules.max_pixels:
+            raise FileError(f'it has {num_bytes} bytes', 'Send the image itself, as a data: URL.', 'too-many-pixels')
+        with open(path, 'rb') as file:
+            text = _data_url(file.read(), fragment)
+    return text, pixels
+
+
+def _data_url(content: bytes, fragment: str) -> str:
+    url = f'data:application/octet-stream;base64,{base64.b64encode(content).decode()}'
+    return f'{url}#{fragment}' if fragment else url

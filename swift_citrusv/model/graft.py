@@ -1,0 +1,88 @@
+"""Grafts a fresh segmentation head on a plain Qwen2.5-VL: `[SEG]`, the projector and SAM2."""
+import logging
+import math
+import torch
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from torch import nn
+from transformers import AddedToken, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from ..constants import SEG_TOKEN, SEGMENTATION_MODULES
+from .config import CitrusVConfig
+from .modeling import CitrusVForConditionalGeneration
+from .sam2_weights import Sam2Source, load_sam2_weights
+
+# A child of ms-swift's logger, which need not be loaded: its handlers and level count where it is.
+logger = logging.getLogger('swift.citrusv')
+
+
+def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager:
+    """Whole parameters that may be written to, where ZeRO-3 keeps a share of each on every rank; rank 0's are kept."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    # Embeddings may be tied.
+    return deepspeed.zero.GatheredParameters(list(dict.fromkeys(parameters)), modifier_rank=0)
+
+
+def add_seg_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Adds `[SEG]` to the tokenizer, where it is not there yet, and returns its id.
+
+    It is an ordinary added token, not a special one, so that decoding with `skip_special_tokens` keeps it in the text.
+    """
+    tokenizer.add_tokens([AddedToken(SEG_TOKEN, normalized=False, special=False)])
+    return tokenizer.convert_tokens_to_ids(SEG_TOKEN)
+
+
+def resize_for_seg(model: PreTrainedModel, seg_token_id: int) -> None:
+    """Makes room for `[SEG]` in the embeddings (a multiple of 128, as Qwen pads them), and gives it a typical vector.
+
+    Qwen2.5-VL has more rows than tokens, so mostly nothing grows; but the spare rows were never trained, and are
+    replaced by the mean of the others.
+    """
+    weight = model.get_input_embeddings().weight
+    rows = getattr(weight, 'ds_shape', weight.shape)[0]
+    if seg_token_id >= rows:
+        model.resize_token_embeddings(math.ceil((seg_token_id + 1) / 128) * 128)
+    weights = [layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings())]
+    with torch.no_grad(), gathered(weights):
+        for weight in weights:
+            weight[seg_token_id] = weight[:seg_token_id].float().mean(dim=0).to(weight.dtype)
+
+
+def graft_config(config: PretrainedConfig, sam2: Sam2Source, seg_token_id: int,
+                 multimask_output: bool) -> CitrusVConfig:
+    """A Citrus-V configuration around that of a plain Qwen2.5-VL."""
+    values = {
+        k: v
+        for k, v in config.to_dict().items() if k not in {'model_type', 'architectures', 'transformers_version'}
+    }
+    return CitrusVConfig(
+        **values, sam2_preset=sam2.preset, seg_token_id=seg_token_id, multimask_output=multimask_output)
+
+
+@contextmanager
+def fresh_head_expected() -> Iterator[None]:
+    """Leaves the segmentation parts out of Transformers' report of missing weights, and nothing else.
+
+    A plain Qwen2.5-VL never has them, and a hundred lines about it would bury one about a weight that it should have.
+    """
+    model_class = CitrusVForConditionalGeneration
+    before = model_class._keys_to_ignore_on_load_missing
+    model_class._keys_to_ignore_on_load_missing = [*(before or ()), *(rf'^{name}\.' for name in SEGMENTATION_MODULES)]
+    try:
+        yield
+    finally:
+        model_class._keys_to_ignore_on_load_missing = before
+
+
+def finish_graft(model: CitrusVForConditionalGeneration, sam2: Sam2Source, seg_token_id: int) -> None:
+    """Completes a model that was loaded from a plain Qwen2.5-VL: SAM2's weights from `sam2`, room for `[SEG]`."""
+    if sam2.path is not None:
+        with gathered(model.segmenter.parameters()):
+            load_sam2_weights(model.segmenter, sam2.path)
+    resize_for_seg(model, seg_token_id)
+    model.config.seg_token_id = seg_token_id
+    logger.info(f'Grafted a fresh segmentation head: SAM2 {sam2.preset} from {sam2.path or "random initialisation"}.')

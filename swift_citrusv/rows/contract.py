@@ -1,0 +1,250 @@
+"""The row contract of a segmentation data set: what a JSONL row must look like before anything is opened or decoded.
+
+A row pairs each `[SEG]` of its assistant turns with one entry of `masks`, and each entry with one image. `parse_row`
+checks that pairing and the form of every entry; `masks.decode_mask` then turns an entry into pixels. Only what the
+row itself can tell is checked here, so a whole data set can be validated without touching its image files.
+"""
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, NoReturn
+
+from ..constants import SEG_TOKEN
+from ..errors import RowError
+from .mask_format import FORMS, checked_entry, is_coordinate, is_int, shown
+
+_MASK_IMAGES_REMEDY = ("'mask_images' lists for each mask the index of its image in 'images', counted from 0; with one "
+                       'image it may be left out.')
+_IMAGES_REMEDY = "Write 'images' as a list of file names."
+_BOXES_REMEDY = ("Write 'objects' as {'ref': [...], 'bbox': [[x1, y1, x2, y2], ...]}, a box with two or four numbers "
+                 'in pixels.')
+_MESSAGES_REMEDY = "Write 'messages' as a list of {'role': ..., 'content': ...}, one a turn."
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The segmentation side of one row, checked.
+
+    Attributes:
+        row: The row's name in messages, e.g. 'train.jsonl:12'.
+        masks: The mask entries, one for each `[SEG]` of the assistant turns, in order, without None-valued keys;
+            () for an ordinary row. `masks.decode_mask` reads them.
+        mask_images: For each mask the index of its image in `row['images']`.
+        seg_images: The distinct indices in `mask_images`, ascending: the images that SAM2 must see.
+    """
+    row: str
+    masks: tuple[Any, ...]
+    mask_images: tuple[int, ...]
+    seg_images: tuple[int, ...]
+
+    @property
+    def mask_image_index(self) -> tuple[int, ...]:
+        """For each mask the position of its image within `seg_images`."""
+        position = {image: i for i, image in enumerate(self.seg_images)}
+        return tuple(position[image] for image in self.mask_images)
+
+
+def count_seg_tokens(messages: Iterable[Mapping[str, Any]]) -> int:
+    """Counts `[SEG]` in the assistant turns; anywhere else (user, system, tool, tool_call) it is text.
+
+    Args:
+        messages: The turns, each with 'role' and 'content'; content is a string or a list of typed parts.
+    """
+    return sum(_text(message.get('content')).count(SEG_TOKEN) for message in messages if message['role'] == 'assistant')
+
+
+def check_tags(messages: Iterable[Mapping[str, Any]], *, num_images: int, num_videos: int, row_id: str) -> None:
+    """Refuses more `<image>` or `<video>` than the row has: ms-swift would train on the tags left over as on words.
+
+    Fewer are fine: ms-swift puts those that are missing in front.
+
+    Raises:
+        RowError: Of kind 'image-tags' or 'video-tags'.
+    """
+    # ms-swift writes what is no text in a tool's turn as JSON.
+    texts = [json.dumps(m['content']) if 'tool' in m['role'] else _text(m['content']) for m in messages]
+    for medium, count in (('image', num_images), ('video', num_videos)):
+        num_tags = sum(text.count(f'<{medium}>') for text in texts)
+        if num_tags > count:
+            raise RowError(row_id, f'the messages say <{medium}> {num_tags} times, but the row has {count} {medium}s.',
+                           f"List each in '{medium}s', or take out the tags that have none.", f'{medium}-tags')
+
+
+def num_seg_images(row: Mapping[str, Any]) -> int:
+    """The number of distinct images that have a mask, for the packer: `len(parse_row(row).seg_images)`, but cheap.
+
+    Args:
+        row: A row that `parse_row` accepts; nothing is checked again.
+    """
+    if row.get('mask_images'):
+        return len(set(row['mask_images']))
+    masks = row.get('masks')
+    if isinstance(masks, str):
+        masks = json.loads(masks)
+    return 1 if masks else 0
+
+
+def parse_row(row: Mapping[str, Any], *, row_id: str) -> Sample:
+    """Checks a row's structure. No file is opened, and a compressed RLE is not decoded.
+
+    `masks` may be a list, or a JSON string of that list (which carries mixed forms through Arrow); None and [] make an
+    ordinary row, whose assistant turns may still say `[SEG]` (text supervision only). `mask_images` may be left out
+    with one image. Images are those of `images`, or, where that is empty, the image parts of the messages.
+
+    Args:
+        row: One row, as JSON or as ms-swift's dataset loading leaves it.
+        row_id: The row's name in messages, e.g. 'train.jsonl:12'.
+
+    Raises:
+        RowError: The row breaks the contract; `kind` names the problem.
+    """
+    if not isinstance(row, Mapping):
+        raise RowError(row_id, f'the row is {shown(row)}.', 'Write one JSON object a line.', 'row')
+    messages = _checked_messages(row.get('messages'), row_id)
+    for key in ('system', 'system_prompt'):
+        if not isinstance(row.get(key), (str, type(None))):
+            raise RowError(row_id, f'{key!r} is {shown(row[key])}.', f'Write {key!r} as a text.', 'message')
+    settings = row.get('chat_template_kwargs')
+    if not isinstance(settings, (Mapping, type(None))):
+        raise RowError(row_id, f"'chat_template_kwargs' is {shown(settings)}.", 'Write an object, or leave it out.',
+                       'media-settings')
+    _check_images(row.get('images'), row_id)
+    _check_objects(row.get('objects'), row_id)
+    entries = _mask_list(row.get('masks'), row_id)
+    mask_images = row.get('mask_images')
+    if mask_images is not None and not isinstance(mask_images, (list, tuple)):
+        raise RowError(row_id, f"'mask_images' is {shown(mask_images)}.", _MASK_IMAGES_REMEDY, 'mask-images')
+    if not entries:
+        if mask_images:
+            raise RowError(row_id, f"'mask_images' is {shown(mask_images)}, but the row has no masks.",
+                           "Add 'masks', or remove 'mask_images'.", 'mask-images-without-masks')
+        return Sample(row_id, (), (), ())
+    num_seg_tokens = count_seg_tokens(messages)
+    if len(entries) != num_seg_tokens:
+        raise RowError(
+            row_id, f"'masks' has {len(entries)} entries, but the assistant turns say {SEG_TOKEN} {num_seg_tokens} "
+            'times.', f'Give one mask for each {SEG_TOKEN} of the assistant turns, in order.', 'mask-count')
+    num_images = _num_media(row, messages, 'image')
+    if not num_images:
+        _raise_no_image(row, messages, len(entries), row_id)
+    indices = _checked_mask_images(mask_images, len(entries), num_images, row_id)
+    masks = tuple(checked_entry(entry, f'masks[{i}]', row_id) for i, entry in enumerate(entries))
+    return Sample(row_id, masks, indices, tuple(sorted(set(indices))))
+
+
+def _checked_messages(messages: Any, row_id: str) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise RowError(row_id, f"'messages' is {shown(messages)}.", _MESSAGES_REMEDY, 'messages')
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            problem = f'is {shown(message)}'
+        elif not isinstance(message.get('role'), str) or not message['role']:
+            problem = f'has the role {shown(message.get("role"))}'
+        # ms-swift takes an object as the content of a tool turn; what no turn can have is no content at all.
+        elif not isinstance(message.get('content'), (str, list, tuple, Mapping)):
+            problem = f'has the content {shown(message.get("content"))}'
+        else:
+            continue
+        raise RowError(row_id, f'messages[{i}] {problem}.', _MESSAGES_REMEDY, 'message')
+    return messages
+
+
+def _mask_list(masks: Any, row_id: str) -> Sequence[Any]:
+    decoded = masks
+    if isinstance(masks, str):
+        try:
+            decoded = json.loads(masks)
+        except (ValueError, RecursionError) as error:
+            raise RowError(row_id, f"'masks' is the string {shown(masks)}, which is not JSON ({error}).",
+                           "Write 'masks' as a list, or as the JSON text of a list.", 'masks') from error
+    if decoded is None:
+        return ()
+    if not isinstance(decoded, (list, tuple)):
+        raise RowError(row_id, f"'masks' is {shown(masks)}, not a list.", f'Give a list of entries. {FORMS}', 'masks')
+    return decoded
+
+
+def _parts(content: Any) -> list[Mapping[str, Any]]:
+    """The typed parts of a content; none for a string, for token ids and for the object of a tool turn."""
+    if not isinstance(content, (list, tuple)):
+        return []
+    return [part for part in content if isinstance(part, Mapping)]
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    # ms-swift joins the parts like this too, so that `<image>`, and a `[SEG]` across two parts, count for both of us.
+    pieces = [(str(part.get('type')).removesuffix('_url'), part) for part in _parts(content)]
+    return ''.join(str(part.get('text')) if kind == 'text' else f'<{kind}>' for kind, part in pieces)
+
+
+def _has_media(part: Mapping[str, Any], medium: str) -> bool:
+    # A part without a value only marks the place of an entry of `images`, as `<image>` does in a string.
+    kind = part.get('type')
+    return kind in (medium, f'{medium}_url') and bool(part.get(kind))
+
+
+def _check_images(images: Any, row_id: str) -> None:
+    if images is not None and not isinstance(images, (str, Mapping, list, tuple)):
+        raise RowError(row_id, f"'images' is {shown(images)}.", _IMAGES_REMEDY, 'images')
+    images = images if isinstance(images, (list, tuple)) else []
+    for i, image in enumerate(images):
+        # What else may stand here, bytes or an open image, is for ms-swift to read.
+        if image is None or isinstance(image, (Real, list, tuple)):
+            raise RowError(row_id, f'images[{i}] is {shown(image)}.', _IMAGES_REMEDY, 'image-unreadable')
+        # Of a list ms-swift looks at the first entry only.
+        if isinstance(image, (str, Mapping)) and isinstance(image, str) != isinstance(images[0], str):
+            raise RowError(row_id, f'images[{i}] is {shown(image)}, but images[0] is {shown(images[0])}.',
+                           'Write all as file names, or all as objects.', 'images')
+
+
+def _check_objects(objects: Any, row_id: str) -> None:
+    """Refuses boxes that are no numbers: on their way through Arrow, NaN becomes None and a huge integer text."""
+    if objects is None:
+        return
+    boxes = objects.get('bbox') if isinstance(objects, Mapping) else None
+    if not isinstance(boxes, (list, tuple)):
+        raise RowError(row_id, f"'objects' is {shown(objects)}.", _BOXES_REMEDY, 'objects')
+    for key, wanted in (('ref', str), ('image_id', Integral)):
+        values = objects.get(key)
+        if values is not None and not (isinstance(values,
+                                                  (list, tuple)) and all(isinstance(v, wanted) for v in values)):
+            raise RowError(row_id, f"'objects' has {key!r}: {shown(values)}.", _BOXES_REMEDY, 'objects')
+    for i, box in enumerate(boxes):
+        if not isinstance(box, (list, tuple)) or len(box) not in (2, 4) or not all(is_coordinate(x) for x in box):
+            raise RowError(row_id, f"'objects' has the box {shown(box)} at bbox[{i}].", _BOXES_REMEDY, 'objects')
+
+
+def _num_media(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], medium: str) -> int:
+    media = row.get(f'{medium}s')
+    if media:
+        return len(media) if isinstance(media, (list, tuple)) else 1
+    return sum(_has_media(part, medium) for message in messages for part in _parts(message['content']))
+
+
+def _raise_no_image(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], num_masks: int,
+                    row_id: str) -> NoReturn:
+    if _num_media(row, messages, 'video'):
+        raise RowError(row_id, f"'masks' has {num_masks} entries, but the row has videos only.",
+                       "Masks belong to images: list the frames in 'images', or remove 'masks'.", 'masks-on-video')
+    raise RowError(row_id, f"'masks' has {num_masks} entries, but the row has no image.",
+                   "List the masks' images in 'images', or remove 'masks'.", 'masks-without-image')
+
+
+def _checked_mask_images(mask_images: Sequence[Any] | None, num_masks: int, num_images: int,
+                         row_id: str) -> tuple[int, ...]:
+    if not mask_images:
+        if num_images > 1:
+            raise RowError(row_id, f"the row has {num_images} images and {num_masks} masks, but no 'mask_images'.",
+                           f'Add it: {_MASK_IMAGES_REMEDY}', 'mask-images-missing')
+        return (0, ) * num_masks
+    if len(mask_images) != num_masks:
+        raise RowError(row_id, f"'mask_images' has {len(mask_images)} entries for {num_masks} masks.",
+                       _MASK_IMAGES_REMEDY, 'mask-images-length')
+    for i, image in enumerate(mask_images):
+        if not is_int(image) or not 0 <= image < num_images:
+            raise RowError(row_id, f'mask_images[{i}] is {shown(image)}, but the row has {num_images} images.',
+                           _MASK_IMAGES_REMEDY, 'mask-images-value')
+    return tuple(int(image) for image in mask_images)

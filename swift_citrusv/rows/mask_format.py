@@ -1,0 +1,107 @@
+"""The forms of a mask entry: what can be told of one before any file is opened or any pixel decoded."""
+import reprlib
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from ..errors import RowError
+from ..files.rules import file_rules
+
+FORMS = ("Write an RLE {'size': [h, w], 'counts': ...}, a polygon list [[x1, y1, x2, y2, x3, y3], ...] or a file "
+         "{'path': 'm.png', 'label': 3} (label optional).")
+_SIZE_REMEDY = "Write 'size' as [height, width] of the image, two positive integers."
+_COUNTS_REMEDY = ("Write 'counts' as a compressed string (.decode('ascii') if it is bytes), or as non-negative run "
+                  'lengths, column by column and zeros first, that sum to height * width.')
+POLYGON_REMEDY = 'Write each polygon as a flat list of numbers [x1, y1, x2, y2, x3, y3, ...], three points or more.'
+_PATH_REMEDY = "Give 'path' the name of an image file."
+_LABEL_REMEDY = "Make 'label' an integer from 0 to 65535, or leave it out to take all non-zero pixels."
+
+
+def checked_entry(entry: Any, where: str, row_id: str) -> Any:
+    """Checks the form of one entry and returns it without None-valued keys.
+
+    Args:
+        entry: A COCO RLE, a COCO polygon list, or a file with or without a label.
+        where: Its place in the row, for messages ('masks[2]').
+        row_id: The row's name, for messages.
+
+    Raises:
+        RowError: The entry has none of the forms (kind 'mask-form'), or breaks its own ('mask-rle', 'mask-polygon',
+            'mask-path', 'mask-label'), or is an RLE of more pixels than an image may have ('too-many-pixels').
+    """
+    if isinstance(entry, Mapping):
+        # Arrow gives every object of a column the keys of all of them.
+        entry = {key: value for key, value in entry.items() if value is not None}
+        if entry.keys() == {'size', 'counts'}:
+            _check_rle(entry, where, row_id)
+            return entry
+        if 'path' in entry and entry.keys() <= {'path', 'label'}:
+            _check_file(entry, where, row_id)
+            return entry
+    elif isinstance(entry, (list, tuple)) and entry:
+        _check_polygons(entry, where, row_id)
+        return entry
+    raise RowError(row_id, f'{where} is {shown(entry)}.', FORMS, 'mask-form')
+
+
+def _check_rle(entry: Mapping[str, Any], where: str, row_id: str) -> None:
+    size, counts = entry['size'], entry['counts']
+    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(is_int(x) and x > 0 for x in size):
+        raise RowError(row_id, f'{where} has the size {shown(size)}.', _SIZE_REMEDY, 'mask-rle')
+    most = file_rules().max_pixels
+    if size[0] * size[1] > most:
+        raise RowError(row_id, f'{where} has the size {shown(size)}, more pixels than max_image_pixels={most}.',
+                       'Cut image and mask into tiles; raise max_image_pixels only for data that you trust.',
+                       'too-many-pixels')
+    if isinstance(counts, str) and counts:
+        return
+    if not isinstance(counts, (list, tuple)) or not counts:
+        raise RowError(row_id, f'{where} has the counts {shown(counts)}.', _COUNTS_REMEDY, 'mask-rle')
+    for i, count in enumerate(counts):
+        if not is_int(count) or count < 0:
+            raise RowError(row_id, f'{where} has the run length {shown(count)} at counts[{i}].', _COUNTS_REMEDY,
+                           'mask-rle')
+    if sum(counts) != size[0] * size[1]:
+        raise RowError(
+            row_id, f'{where} has counts that sum to {shown(sum(counts))}, but its size {shown(size)} has '
+            f'{shown(size[0] * size[1])} pixels.', _COUNTS_REMEDY, 'mask-rle')
+
+
+def _check_polygons(polygons: Sequence[Any], where: str, row_id: str) -> None:
+    for i, polygon in enumerate(polygons):
+        if not isinstance(polygon, (list, tuple)):
+            problem = f'is {shown(polygon)}'
+        elif len(polygon) < 6 or len(polygon) % 2:
+            problem = f'has {len(polygon)} coordinates'
+        elif bad := [value for value in polygon if not is_coordinate(value)]:
+            problem = f'has the coordinate {shown(bad[0])}'
+        else:
+            continue
+        raise RowError(row_id, f'{where}: polygon {i} {problem}.', POLYGON_REMEDY, 'mask-polygon')
+
+
+def _check_file(entry: Mapping[str, Any], where: str, row_id: str) -> None:
+    if not isinstance(entry['path'], str) or not entry['path']:
+        raise RowError(row_id, f'{where} has the path {shown(entry["path"])}.', _PATH_REMEDY, 'mask-path')
+    if 'label' in entry and not (is_int(entry['label']) and 0 <= entry['label'] <= 65535):
+        raise RowError(row_id, f'{where} has the label {shown(entry["label"])}.', _LABEL_REMEDY, 'mask-label')
+
+
+def is_int(value: Any) -> bool:
+    """Whether a value is an integer; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_coordinate(value: Any) -> bool:
+    """Whether a value is a finite number of pixels; True and False are not."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    # A comparison, false for NaN too: math.isfinite overflows on a huge integer.
+    return is_number and bool(-2**29 < value < 2**29)
+
+
+def shown(value: Any) -> str:
+    """A short repr for a message: a mask entry may hold a million characters."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python refuses to print an integer of more than 4,300 digits.
+        return f'a huge {type(value).__name__}'

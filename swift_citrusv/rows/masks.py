@@ -1,0 +1,248 @@
+"""Masks between the forms of a data set and arrays: decoding, resizing, and RLE for the way out.
+
+pycocotools reads and writes RLE and rasterises polygons, but trusts its input: a broken RLE string comes back as
+whatever was in memory. So everything is checked here before it gets there, in time and memory bounded by the entry
+and the image.
+"""
+import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from PIL import Image, ImageFile
+from pycocotools import mask as coco_mask
+from typing import Any
+
+from ..errors import RowError
+from ..files.errors import IMAGE_ERRORS, shown_name, unreadable
+from ..files.images import open_label_map
+from .mask_format import POLYGON_REMEDY, checked_entry, shown
+
+# pycocotools gives each run of an encoded RLE six characters of five bits, sign included, and does not look further.
+_MAX_PIXELS = 2**29 - 1
+# The rasteriser walks along the outline in steps of a fifth of a pixel and keeps each step: some 60 MB at this length.
+_MAX_OUTLINE = 2**20
+# Polygons that pycocotools unites at a time.
+_MERGED = 16
+_GREY_MODES = ('1', 'L', 'P', 'LA', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N')
+_COLOUR_MODES = ('RGB', 'RGBA')
+# PIL stretches the values of 2- and 4-bit grey PNGs to 0-255: label 3 of a 2-bit file would be read as 255.
+_PNG_STRETCH = {'L;2': 85, 'L;4': 17}
+
+_RLE_REMEDY = ("Write the RLE as pycocotools does ('size' is [height, width]; 'counts' is its string, .decode('ascii') "
+               'if it is bytes, or a list of run lengths), e.g. with `swift_citrusv.masks.encode_rle`.')
+_PATH_REMEDY = 'Check the path, and that the file there is a whole image that PIL can read.'
+
+
+def decode_mask(entry: Any,
+                *,
+                size: tuple[int, int],
+                row: str,
+                position: int,
+                load_image: Callable[[str], Image.Image] | None = None) -> np.ndarray:
+    """Decodes one mask entry of a row.
+
+    An empty mask (no pixel set) is legal and says 'not present'. The exception is a polygon list: one that covers no
+    pixel cannot be meant, and is an error.
+
+    - RLE, compressed or not: its size must be the image's.
+    - Polygons, in pixels from the upper left corner: rasterised and united by pycocotools, which takes a pixel when
+      its centre lies inside, to about a fifth of a pixel. What lies outside the image is cut off there; a polygon that
+      is wholly outside is an error.
+    - File: opened with PIL; its size must be the image's. Without `label` the mask is all non-zero pixels (for colour:
+      non-zero in red, green or blue; alpha is ignored), with `label` the pixels of just that value. In a palette file
+      the value is the palette index, never its colour. JPEG is read as any other file, but blurs the edges of a mask
+      into non-zero pixels.
+
+    Args:
+        entry: The entry, in one of the forms above; None-valued keys are ignored.
+        size: (height, width) of the image that the mask belongs to, in pixels.
+        row: The row's name in messages, e.g. 'train.jsonl:12'.
+        position: The mask's index in the row, for messages ('masks[2]').
+        load_image: Opens the image at a path, by default `images.open_image`. Its image is closed after use.
+
+    Returns:
+        uint8 array of shape (height, width) with values 0 and 1.
+
+    Raises:
+        RowError: The entry cannot be decoded, or does not fit the image; `kind` names the problem.
+    """
+    where = f'masks[{position}]'
+    if size[0] * size[1] > _MAX_PIXELS:
+        raise RowError(row, f'{where} belongs to an image of height {size[0]} and width {size[1]}.',
+                       'Cut the image into tiles below 2^29 pixels.', 'mask-size')
+    entry = checked_entry(entry, where, row)
+    if not isinstance(entry, Mapping):
+        return _decode_polygons(entry, size, where, row)
+    if 'path' in entry:
+        return _decode_file(entry, size, where, row, load_image or open_label_map)
+    return _decode_rle(entry, size, where, row)
+
+
+def resize_mask(mask: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Resizes a mask to its nearest pixels, so that no value appears that was not there.
+
+    The centre of each output pixel is mapped back into the mask (as PIL's NEAREST and torch's 'nearest-exact' do), in
+    exact integer arithmetic. A structure smaller than one output pixel may vanish.
+
+    Args:
+        mask: uint8 array of shape (height, width).
+        size: (height, width) of the output, or its side if it is square.
+
+    Returns:
+        uint8 array of shape `size`; a copy, never a view.
+
+    Raises:
+        ValueError: `mask` is not a uint8 array with two axes and at least one pixel, or `size` is not positive.
+    """
+    _check_array(mask)
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f'Cannot resize a mask to {size}: give positive sizes.')
+    rows = (2 * np.arange(height) + 1) * mask.shape[0] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * mask.shape[1] // (2 * width)
+    return mask[rows[:, None], columns]
+
+
+def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    """Encodes a mask as compressed COCO RLE that `json.dumps` takes.
+
+    Args:
+        mask: uint8 or bool array of shape (height, width) with values 0 and 1. It may be empty (all 0).
+
+    Returns:
+        {'size': [height, width], 'counts': str}.
+
+    Raises:
+        ValueError: `mask` has another dtype or shape, another value than 0 and 1, or 2^29 pixels or more.
+    """
+    if mask.dtype == bool:
+        mask = mask.astype(np.uint8)
+    _check_array(mask)
+    if mask.max() > 1:
+        raise ValueError(f'A mask holds the value {mask.max()}: give 0 and 1 only, e.g. mask > 0.')
+    if mask.size > _MAX_PIXELS:
+        raise ValueError(f'A mask of shape {mask.shape} is too large for RLE: cut it into tiles below 2^29 pixels.')
+    rle = coco_mask.encode(np.asfortranarray(mask))
+    return {'size': [int(side) for side in rle['size']], 'counts': rle['counts'].decode('ascii')}
+
+
+def _check_array(mask: np.ndarray) -> None:
+    if mask.dtype != np.uint8 or mask.ndim != 2 or not mask.size:
+        raise ValueError(f'A mask is {mask.dtype} of shape {mask.shape}: give uint8 of shape (height, width).')
+
+
+def _check_size(mask_size: Sequence[int], size: tuple[int, int], where: str, row: str) -> None:
+    if tuple(mask_size) != tuple(size):
+        raise RowError(
+            row, f'{where} has [height, width] {shown(list(mask_size))}, but its image has {list(size)}.',
+            "Draw the mask at the image's own size, or point 'mask_images' at the image that it belongs to.",
+            'mask-size')
+
+
+def _decode_rle(entry: Mapping[str, Any], size: tuple[int, int], where: str, row: str) -> np.ndarray:
+    counts = entry['counts']
+    # Before a compressed string is read: nothing is allocated for a size that only the entry claims.
+    _check_size(entry['size'], size, where, row)
+    if isinstance(counts, str):
+        runs = _run_lengths(counts, where, row)
+        bad = [run for run in runs if run < 0]
+        if bad or sum(runs) != size[0] * size[1]:
+            problem = (f'hold the run length {shown(bad[0])}'
+                       if bad else f'sum to {shown(sum(runs))}, not to the {size[0] * size[1]} pixels of its size')
+            raise RowError(row, f'{where} has a broken RLE: its counts {problem}.', _RLE_REMEDY, 'mask-rle')
+        counts = runs
+    rle = coco_mask.frPyObjects({'size': list(size), 'counts': list(counts)}, size[0], size[1])
+    return np.ascontiguousarray(coco_mask.decode(rle))
+
+
+def _run_lengths(counts: str, where: str, row: str) -> list[int]:
+    """Reads a compressed counts string; the lengths themselves are checked by the caller.
+
+    Each character holds five bits, lowest first, and 32 says that more follow; the top bit of the last is the sign.
+    From the fourth run on, a value is the difference to the run before the last one.
+    """
+    runs: list[int] = []
+    value, shift = 0, 0
+    for i, character in enumerate(counts):
+        code = ord(character) - 48
+        # Six characters hold any run of a legal image; without a bound, a long string would build one huge integer.
+        if not 0 <= code <= 63 or shift == 30:
+            problem = 'an illegal character' if shift < 30 else 'a run of more than six characters'
+            raise RowError(row, f'{where} has a broken RLE: {problem} at counts[{i}] ({character!r}).', _RLE_REMEDY,
+                           'mask-rle')
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            value -= (code & 16) << (shift - 4)
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value, shift = 0, 0
+    if shift:
+        raise RowError(row, f'{where} has a broken RLE: its counts end within a run ({shown(counts)}).', _RLE_REMEDY,
+                       'mask-rle')
+    return runs
+
+
+def _decode_polygons(polygons: Sequence[Any], size: tuple[int, int], where: str, row: str) -> np.ndarray:
+    height, width = int(size[0]), int(size[1])
+    outline = 0.
+    for i, polygon in enumerate(polygons):
+        points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
+        low, high = points.min(axis=0), points.max(axis=0)
+        outline += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+        if (high <= 0).any() or low[0] >= width or low[1] >= height:
+            raise RowError(
+                row, f'{where}: polygon {i} spans x, y {low.tolist()} to {high.tolist()}, but the image is {width} x '
+                f'{height} pixels.', POLYGON_REMEDY, 'mask-outside')
+        if outline > _MAX_OUTLINE:
+            raise RowError(
+                row, f'{where}: polygon {i} brings the length of the outlines to {outline:g} pixels, of '
+                f'{_MAX_OUTLINE} allowed.', POLYGON_REMEDY, 'mask-polygon')
+    rles = coco_mask.frPyObjects([[float(value) for value in polygon] for polygon in polygons], height, width)
+    # It goes through the united runs once more for each polygon, which takes hours for a million of them.
+    while len(rles) > 1:
+        rles = [coco_mask.merge(rles[i:i + _MERGED]) for i in range(0, len(rles), _MERGED)]
+    mask = np.ascontiguousarray(coco_mask.decode(rles[0]))
+    if not mask.any():
+        raise RowError(row, f'{where}: the polygons {shown(polygons)} cover no pixel of the image.',
+                       "Draw them larger; to say 'not present', give an RLE of zeros.", 'mask-outside')
+    return mask
+
+
+def _decode_file(entry: Mapping[str, Any], size: tuple[int, int], where: str, row: str,
+                 load_image: Callable[[str], Image.Image]) -> np.ndarray:
+    path, label = entry['path'], entry.get('label')
+    where = f'{where} ({shown_name(path)})'
+    try:
+        with load_image(path) as image:
+            # The header tells all of this; only then is the file decoded.
+            _check_size((image.height, image.width), size, where, row)
+            stretch = _check_layout(image, label, where, row)
+            pixels = np.asarray(image)
+    except RowError:
+        raise
+    except IMAGE_ERRORS as error:
+        raise unreadable(row, where, error, 'mask-file', _PATH_REMEDY) from error
+    if pixels.ndim == 3:
+        # With a label only LA comes here, whose one value channel is left without alpha.
+        pixels = (pixels[..., :-1] if image.mode.endswith('A') else pixels).max(axis=-1)
+    mask: np.ndarray = pixels != 0 if label is None else pixels == int(label) * stretch
+    return mask.astype(np.uint8)
+
+
+def _check_layout(image: Image.Image, label: int | None, where: str, row: str) -> int:
+    """Refuses images whose pixels PIL cannot give as they are; returns the factor that PIL puts on their values."""
+    # How the pixels lie in a PNG file, e.g. 'L;2' (2-bit grey).
+    tile = image.tile if image.format == 'PNG' and isinstance(image, ImageFile.ImageFile) else []
+    raw_mode = str(tile[0][3]) if tile else image.mode
+    num_frames = getattr(image, 'n_frames', 1)
+    if num_frames != 1:
+        problem = f'has {num_frames} frames'
+        remedy = 'Save each frame as a file of its own.'
+    elif image.mode in _COLOUR_MODES and label is not None:
+        problem = f"is a colour image (mode {image.mode!r}), in which 'label' {label} means nothing"
+        remedy = "Save the label map as a grey or palette image, or leave 'label' out to take all non-zero pixels."
+    elif image.mode not in _GREY_MODES + _COLOUR_MODES or raw_mode in ('LA;16B', 'RGB;16B', 'RGBA;16B'):
+        # PIL drops the low byte of 16-bit PNGs with several channels: values below 256 would all become 0.
+        problem = f'has the image mode {raw_mode!r}'
+        remedy = 'Save it as an 8- or 16-bit grey, a palette or an 8-bit RGB image.'
+    else:
+        return _PNG_STRETCH.get(raw_mode, 1)
+    raise RowError(row, f'{where} {problem}.', remedy, 'mask-mode')

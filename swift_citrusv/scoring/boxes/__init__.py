@@ -1,0 +1,1 @@
+"""Tasks that score boxes: detection, and reasoning that cites boxes (grounding)."""

@@ -1,0 +1,260 @@
+"""The report of an evaluation: one HTML file that asks for nothing else, and runs no script.
+
+The same input gives the same file, to the last byte: no date, no path, no host.
+"""
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from ..evaluate import Evaluation
+from .charts import axis_of, forest
+from .markup import escaped, fold, folded, items, table
+from .number_format import cell, forest_row, key_of, shown_name, shown_range, shown_value
+from .report_cases import cards, case_measure, choose
+from .report_groups import distributions, group_charts
+from .style import CSS
+
+_MAX_FLAGS = 40
+# What is said of each kind of `pairing.Found`.
+KINDS = {
+    'missing': 'rows without a prediction; scored as no answer',
+    'doubled': 'further predictions for a row that has one; the first counts',
+    'unknown': 'predictions that belong to no row; not scored',
+    'malformed': 'lines and predictions that cannot be read; their rows are scored as not answered',
+    'reordered': 'lines that stand elsewhere than their rows; they were joined all the same',
+    'failed': 'rows that the run itself could not answer; scored as no answer'
+}
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def write_report(evaluation: Evaluation, path: str, version: str) -> None:
+    """Writes the report.
+
+    Args:
+        evaluation: What it shows. Pictures are read from the files that the rows name.
+        path: The HTML file.
+        version: Of this package.
+    """
+    with open(path, 'w', encoding='utf-8', newline='\n') as file:
+        file.write(report_html(evaluation, version))
+
+
+def report_html(evaluation: Evaluation, version: str) -> str:
+    """The report as a text that UTF-8 can hold."""
+    sections = {
+        'Scores': _scores(evaluation),
+        'Predictions': _predictions(evaluation),
+        'Single cases': distributions(evaluation),
+        'Groups': group_charts(evaluation),
+        'Pictures': _pictures(evaluation),
+        'Rules': _rules(evaluation),
+        'How it was made': _made(evaluation, version)
+    }
+    evaluation.pairs.close()
+    links = ''.join(f'<a href="#{_anchor(name)}">{name}</a>' for name in sections)
+    body = '\n'.join(f'<section id="{_anchor(name)}" aria-labelledby="{_anchor(name)}-title">'
+                     f'<h2 id="{_anchor(name)}-title">{name}</h2>\n{content}\n</section>'
+                     for name, content in sections.items())  # yapf: disable
+    title = escaped(f'{evaluation.task.TITLE}: {os.path.basename(evaluation.pairs.predictions.path)}')
+    return f'''<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>{CSS}</style>
+</head>
+<body>
+<header>
+{_head(evaluation)}
+<nav aria-label="Sections">{links}</nav>
+</header>
+<main>
+{body}
+</main>
+<footer>swift-citrusv {escaped(version)}, <code>citrusv eval {escaped(evaluation.task.NAME)}</code></footer>
+</body>
+</html>
+'''
+
+
+def _anchor(name: str) -> str:
+    return name.lower().replace(' ', '-')
+
+
+# ---- the head
+
+
+def _head(evaluation: Evaluation) -> str:
+    pairs, first = evaluation.pairs, evaluation.task.measures[0]
+    predictions, references = (os.path.basename(lines.path) for lines in (pairs.predictions, pairs.references))
+    files = f'<bdi class="file">{escaped(predictions)}</bdi>'
+    if pairs.references is not pairs.predictions:
+        files += f' against <bdi class="file">{escaped(references)}</bdi>'
+    score = evaluation.scores[first.name]
+    wrong = sum(count for kind, count in evaluation.found.counts.items() if kind != 'reordered')
+    facts = [(shown_name(first), shown_value(first, score.value), shown_range(first, score)),
+             ('rows', f'{len(pairs):,}', f'joined {pairs.how}'),
+             ('cases', f'{len(evaluation.table):,}', f'{evaluation.clusters}: {len(set(evaluation.table.clusters)):,}'),
+             ('problems', f'{wrong:,}', 'in the predictions' if wrong else 'each row has its prediction')]
+    tiles = ''.join(f'<div class="tile"><dt>{escaped(name)}</dt><dd><strong>{escaped(value)}</strong>'
+                    f'<span class="dim">{escaped(note)}</span></dd></div>' for name, value, note in facts)
+    return (f'<p class="over">Evaluation</p><h1>{escaped(evaluation.task.TITLE)}</h1><p class="files">{files}</p>'
+            f'<dl class="tiles">{tiles}</dl>')
+
+
+# ---- scores
+
+
+def _scores(evaluation: Evaluation) -> str:
+    measures, scores = evaluation.task.measures, evaluation.scores
+    rows = [[escaped(shown_name(measure)), shown_value(measure, score.value), shown_range(measure, score) or '–',
+             f'{score.count:,}', f'{score.clusters:,}']
+            for measure, score in ((measure, scores[measure.name]) for measure in measures)]  # yapf: disable
+    header = ['score', 'value', 'interval', 'cases', escaped(evaluation.clusters)]
+    caption = f'All cases, with 95 % intervals. The resampling draws together: {evaluation.clusters}.'
+    if not evaluation.settings.repeats:
+        caption = 'All cases'
+        for line in (header, *rows):
+            del line[2]
+    found = table(caption, header, rows)
+    if any(not measure.higher_is_better for measure in measures):
+        found += '<p class="dim">↓ lower is better.</p>'
+    undefined = [measure.name for measure in measures if math.isnan(scores[measure.name].value)]
+    if undefined:
+        found += f'<p>Not defined for these cases: {escaped(", ".join(undefined))}.</p>'
+    return f'<div class="beside"><div>{found}</div>{_forests(evaluation)}</div>{_macros(evaluation)}'
+
+
+def _forests(evaluation: Evaluation) -> str:
+    measures, scores = evaluation.task.measures, evaluation.scores
+    charts = []
+    shared = [measure for measure in measures if measure.percent]
+    # Others have units of their own, and so an axis each.
+    for chosen in [shared, *([measure] for measure in measures if not measure.percent)]:
+        known = [measure for measure in chosen if not math.isnan(scores[measure.name].value)]
+        if known:
+            lines = [forest_row(measure, scores[measure.name], measure.name, '') for measure in known]
+            label = 'score in %' if known[0].percent else known[0].name
+            if not known[0].percent and not known[0].higher_is_better:
+                label += ', lower is better'
+            limits = [value for row in lines for value in (row.value, row.low, row.high)]
+            charts.append(forest(lines, axis_of(limits, label, known[0].percent)))
+    key = f'<figcaption>{key_of([*scores.values()])}</figcaption>'
+    return f'<figure aria-label="The scores">{"".join(charts)}{key}</figure>' if charts else ''
+
+
+def _macros(evaluation: Evaluation) -> str:
+    columns = [column for column, scores in evaluation.macros.items() if scores]
+    if not columns:
+        return ''
+    rows = [[escaped(shown_name(measure)), cell(measure, evaluation.scores[measure.name]),
+             *(cell(measure, evaluation.macros[column].get(measure.name)) for column in columns)]
+            for measure in evaluation.task.measures
+            if not math.isnan(evaluation.scores[measure.name].value)]  # yapf: disable
+    header = ['score', 'all cases', *(f'{escaped(column)}<br><span class="dim">{len(evaluation.groups[column]):,} '
+                                      'groups</span>' for column in columns)]  # yapf: disable
+    return '<h3>Macro means</h3>' + table(
+        'Each group counts alike: the mean of the scores of the groups of a column, beside the score of all cases.',
+        header, rows)
+
+
+# ---- predictions
+
+
+def _predictions(evaluation: Evaluation) -> str:
+    counts, examples = evaluation.found.counts, evaluation.found.examples
+    found = [kind for kind, count in counts.items() if count]
+    none = [kind for kind, count in counts.items() if not count]
+    if found:
+        rows = [[escaped(kind), f'{counts[kind]:,}', f'{escaped(KINDS[kind])}{_examples(examples.get(kind, ()))}']
+                for kind in found]  # yapf: disable
+        parts = [table('What is wrong with the predictions', ['kind', 'count', 'what that is, with examples'], rows,
+                       'words')]  # yapf: disable
+        if none:
+            parts.append(f'<p>None are {escaped(", ".join(none))}.</p>')
+    else:
+        size = f'{len(evaluation.pairs):,}'
+        parts = [f'<p class="good">Nothing is wrong: {size} of {size} rows have one prediction that can be read, in '
+                 f'the order of the rows. None are {escaped(", ".join(none))}.</p>']  # yapf: disable
+    return ''.join([*parts, _flags(evaluation)])
+
+
+def _flags(evaluation: Evaluation) -> str:
+    cases = evaluation.table
+    flags = cases.flag_counts()
+    if not flags:
+        return '<p class="good">No case has a flag.</p>'
+    rows = [[escaped(flag), f'{count:,}', f'{100 * count / len(cases):.1f} %',
+             escaped(', '.join(map(cases.case_name, cases.flags[flag][:3])))]
+            for flag, count in [*flags.items()][:_MAX_FLAGS]]  # yapf: disable
+    found = table('Remarkable cases, as the rules below name them', ['flag', 'cases', 'share', 'first cases'], rows,
+                  'flags')  # yapf: disable
+    if len(flags) > _MAX_FLAGS:
+        found += f'<p>{len(flags) - _MAX_FLAGS:,} more flags are in scores.json.</p>'
+    return f'<h3>Flags</h3>{found}'
+
+
+def _examples(messages: Sequence[str]) -> str:
+    shown = [f'<li>{folded(message)}</li>' for message in messages]
+    if len(shown) < 3:
+        return f'<ul>{"".join(shown)}</ul>' if shown else ''
+    rest = fold(f'{len(shown) - 2} more examples', f'<ul>{"".join(shown[2:])}</ul>')
+    return f'<ul>{"".join(shown[:2])}</ul>{rest}'
+
+
+# ---- cases
+
+
+def _pictures(evaluation: Evaluation) -> str:
+    measure = case_measure(evaluation)
+    values = evaluation.table.columns[measure.per_case] if measure and measure.per_case else None
+    chosen = choose(values, measure.higher_is_better if measure else True, len(evaluation.table),
+                    evaluation.settings.seed)  # yapf: disable
+    parts = []
+    if measure is None:
+        parts.append('<p>No score says how good a single case is: these are random ones.</p>')
+    elif not chosen.best:
+        parts.append(f'<p>There is no best and no worst case: all have the same {escaped(measure.name)}.</p>')
+    by = f' by {escaped(measure.name)}' if measure else ''
+    for title, cases, name in ((f'Best cases{by}', chosen.best, 'best'), (f'Worst cases{by}', chosen.worst, 'worst'),
+                               ('Random cases', chosen.others, 'random')):  # yapf: disable
+        if cases:
+            parts.append(f'<h3>{title}</h3>{cards(evaluation, cases, measure, name)}')
+    if len(chosen.best) + len(chosen.worst) + len(chosen.others) == len(evaluation.table):
+        parts.append('<p>There are no other cases.</p>')
+    return ''.join(parts)
+
+
+# ---- rules and settings
+
+
+def _rules(evaluation: Evaluation) -> str:
+    return items([(name, f'<span dir="auto">{escaped(text)}</span>') for name, text in evaluation.task.rules.items()])
+
+
+def _made(evaluation: Evaluation, version: str) -> str:
+    settings, pairs, clusters = evaluation.settings, evaluation.pairs, len(set(evaluation.table.clusters))
+    intervals = (f'the middle 95 % of {settings.repeats:,} resamplings with replacement of the {clusters:,} clusters '
+                 f'({evaluation.clusters}), seed {settings.seed}' if settings.repeats else 'none (--repeats 0)')
+    own = pairs.references is pairs.predictions
+    facts = {
+        'program': f'swift-citrusv {version}, citrusv eval {evaluation.task.NAME}',
+        'predictions': os.path.basename(pairs.predictions.path),
+        'references': 'in the predictions' if own else os.path.basename(pairs.references.path),
+        'joined': pairs.how,
+        'intervals': intervals,
+        'groups': ', '.join(evaluation.groups) or 'none',
+        'random cases': f'seed {settings.seed}',
+    }
+    facts |= {f'option {name}': _option(value) for name, value in asdict(evaluation.task).items()}  # type: ignore
+    return items([(name, f'<span dir="auto">{escaped(text)}</span>') for name, text in facts.items()])
+
+
+def _option(value: object) -> str:
+    return 'not set' if value is None else str(value)

@@ -1,0 +1,1 @@
+"""The task that scores masks (segmentation): overlap and surface distances."""

@@ -1,0 +1,45 @@
+"""Whether an answer says yes or no, in English and Chinese."""
+import re
+
+from .final_answer import after_cue, boxed, plain
+from .open_answers import tokens
+
+YES = frozenset('yes yeah yep true correct affirmative'.split())
+NO = frozenset('no nope false incorrect'.split())
+_YES_ZH = re.compile('是的|是$|是(?=[,。.;!\\s])|对的?(?=$|[,。.;!\\s])|正确|有(?!关|些|无|没有|可能|待|时)|存在|包含|可以|能够|属于')
+_NO_ZH = re.compile('不是|没有(?!答案|足够|办法|把握)|否|不存在|不包含|不正确|错误?(?=$|[,。.;!的\\s])|不对|'
+                    '无(?!法|从|关)|不可以|不能(?!确定|判断|肯定|排除)|不属于|不(?=$|[,。.;!\\s])|没(?=$|[,。.;!\\s])')
+_YES_OR_NO = re.compile(r'(?:yes|true)\s*(?:/|or)\s*(?:no|false)\b', re.IGNORECASE)
+_NO_WHAT = frozenset('idea way answer comment information opinion'.split())
+
+
+def polarity(text: str) -> str | None:
+    """'yes' or 'no' for an answer that begins so, 'ambiguous' for 'yes or no', None for any other.
+
+    'True' and 'correct' are yes, 'false' and 'incorrect' are no; in Chinese '是', '有', '正确', '存在' are yes and '否',
+    '没有', '无', '不是', '错误', '不存在' are no, not so '是否', '无法判断' or '不能确定'.
+    """
+    inside = boxed(text)
+    text = plain(inside if inside is not None else text)
+    for part in filter(None, (after_cue(text), text)):
+        if _YES_OR_NO.match(part):
+            return 'ambiguous'
+        words = tokens(part)
+        if words and words[0] in YES:
+            return 'yes'
+        if words and words[0] in NO and (len(words) == 1 or words[1] not in _NO_WHAT):
+            return 'no'
+        part = part.lstrip(' "\'“”(')
+        # '是肺炎' says yes, '是否' and '是什么' ask.
+        if _YES_ZH.match(part) or re.match('是(?!否|不是|什么|哪)', part):
+            return 'yes'
+        if _NO_ZH.match(part):
+            return 'no'
+    return None
+
+
+def is_polar(reference: str) -> bool:
+    """Whether a reference is nothing but a yes or a no, so that the answer is judged by `polarity`."""
+    words = tokens(reference)
+    return (len(words) == 1 and (words[0] in YES or words[0] in NO)) or plain(reference).rstrip('。.') in (
+        '是', '否', '有', '没有', '无', '是的', '不是', '对', '错', '正确', '错误', '存在', '不存在', '不', '没')

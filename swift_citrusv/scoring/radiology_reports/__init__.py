@@ -1,0 +1,1 @@
+"""The task that scores the text of radiology reports."""

@@ -1,0 +1,185 @@
+"""Rows from JSONL to the trainer: reading with row numbers, and skips that are counted.
+
+ms-swift reads JSONL with column types guessed from the first chunk, so that a file whose masks take several forms
+fails in the middle, and no error says which row it was. `load_jsonl` reads the lines itself.
+"""
+import datasets as hf_datasets
+import hashlib
+import json
+import os
+import tempfile
+from array import array
+from collections.abc import Collection, Iterator
+from swift.dataset.preprocessor import RowPreprocessor
+from swift.utils import get_logger, is_master
+from tqdm import tqdm
+from typing import Any
+
+from .. import __version__
+from ..constants import PIECES_COLUMN, ROW_COLUMN
+from ..errors import RowError
+from ..rows.jsonl import check_columns, filled_columns, parse_line, read_lines
+from ..rows.skips import Skips
+
+logger = get_logger()
+# Written as JSON text, since one Arrow column cannot hold an RLE, a polygon and a path.
+_TEXT_COLUMNS = ('masks', 'mask_images')
+_EXTRA_COLUMNS = (*_TEXT_COLUMNS, ROW_COLUMN, PIECES_COLUMN)
+
+
+def keep_columns() -> None:
+    """Tells ms-swift's preprocessors to keep the columns of the row contract."""
+    RowPreprocessor.standard_keys += [key for key in _EXTRA_COLUMNS if key not in RowPreprocessor.standard_keys]
+
+
+def scan_jsonl(path: str, strict: bool) -> tuple[list[str], list[int], int]:
+    """Checks every line.
+
+    Args:
+        path: The JSONL file.
+        strict: Whether the first bad row ends the run; otherwise it is skipped, and counted.
+
+    Returns:
+        The names of all columns, the numbers of the skipped lines, and the number of rows.
+
+    Raises:
+        RowError: A bad row, with `strict`, or one that the other rows' columns spoil; or a file without any good row.
+    """
+    name = os.path.basename(path)
+    columns: dict[str, None] = {}
+    layouts: dict[frozenset[str], array] = {}
+    bad: list[int] = []
+    num_rows, skips = 0, Skips()
+
+    def refuse(number: int, error: RowError) -> None:
+        if strict:
+            raise error
+        skips.add(error)
+        bad.append(number)
+
+    for number, line in tqdm(read_lines(path), desc=f'Checking {name}', unit=' rows', disable=not is_master()):
+        num_rows += 1
+        try:
+            row = parse_line(line, f'{name}:{number}')
+        except RowError as e:
+            refuse(number, e)
+            continue
+        columns.update(dict.fromkeys(row))
+        layouts.setdefault(filled_columns(row), array('Q')).append(number)
+    for number, error in _spoilt(layouts, columns, name):
+        refuse(number, error)
+    skips.report(path, num_rows)
+    if len(bad) == num_rows:
+        raise RowError(name, f'none of its {num_rows} rows can be used.', 'See the errors above.', 'empty')
+    return list(columns), bad, num_rows
+
+
+def _spoilt(layouts: dict[frozenset[str], array], columns: Collection[str], name: str) -> list[tuple[int, RowError]]:
+    """The rows that `check_columns` refuses, in order. `layouts` has the lines of the rows with the same columns."""
+    errors = {}
+    for filled, numbers in layouts.items():
+        for number in numbers:
+            try:
+                check_columns(filled, columns, f'{name}:{number}')
+            except RowError as e:
+                errors[number] = e
+            else:
+                break
+    return sorted(errors.items())
+
+
+def _generate(path: str, columns: tuple[str, ...], bad: tuple[int, ...], stamp: tuple[int,
+                                                                                      int]) -> Iterator[dict[str, Any]]:
+    del stamp  # part of the cache's key: the file's size and time
+    skipped = set(bad)
+    for number, line in read_lines(path):
+        if number in skipped:
+            continue
+        # A column of `datasets.Json` would take a string that reads as JSON ('true', '12') for what it says.
+        row = {
+            key: json.dumps(value) if isinstance(value, str) and key not in _TEXT_COLUMNS else value
+            for key, value in json.loads(line).items()
+        }
+        row[ROW_COLUMN] = f'{os.path.basename(path)}:{number}'
+        for key in _TEXT_COLUMNS:
+            if row.get(key):
+                row[key] = json.dumps(row[key], ensure_ascii=False)
+            else:
+                row[key] = None
+        yield {key: row.get(key) for key in (*columns, *_TEXT_COLUMNS, ROW_COLUMN)}
+
+
+def _scan_once(path: str, strict: bool, cache_dir: str) -> tuple[list[str], list[int]]:
+    """As `scan_jsonl`, but a file in which every line was good is not read again until it changes."""
+    stat = os.stat(path)
+    key = repr((__version__, os.path.abspath(path), stat.st_size, stat.st_mtime_ns))
+    note = os.path.join(cache_dir, 'citrusv_scans', f'{hashlib.sha256(key.encode()).hexdigest()[:32]}.json')
+    try:
+        with open(note, encoding='utf-8') as file:
+            return json.load(file)['columns'], []
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        logger.warning(f'{note} cannot be read ({e}); {path} is checked anew.')
+    columns, bad, num_rows = scan_jsonl(path, strict)
+    if not bad and is_master():
+        os.makedirs(os.path.dirname(note), exist_ok=True)
+        with tempfile.NamedTemporaryFile('w', dir=os.path.dirname(note), delete=False, encoding='utf-8') as new:
+            json.dump({'path': os.path.abspath(path), 'rows': num_rows, 'columns': columns}, new)
+        os.replace(new.name, note)
+    return columns, bad
+
+
+def load_jsonl(path: str, *, strict: bool, cache_dir: str) -> hf_datasets.Dataset:
+    """Reads a JSONL file of rows.
+
+    Args:
+        path: The file.
+        strict: See `scan_jsonl`.
+        cache_dir: Where `datasets` keeps its Arrow files.
+
+    Returns:
+        The columns of the file, `masks` and `mask_images` as JSON text, and `ROW_COLUMN` with "file.jsonl:line".
+    """
+    columns, bad = _scan_once(path, strict, cache_dir)
+    columns = [key for key in columns if key not in _EXTRA_COLUMNS]
+    stat = os.stat(path)
+    text = hf_datasets.Value('string')
+    features = {key: hf_datasets.Json() for key in columns}
+    features.update(dict.fromkeys((*_TEXT_COLUMNS, ROW_COLUMN), text))
+    return hf_datasets.Dataset.from_generator(
+        _generate,
+        features=hf_datasets.Features(features),
+        cache_dir=cache_dir,
+        gen_kwargs={
+            'path': os.path.abspath(path),
+            # Lists would be taken for shards.
+            'columns': tuple(columns),
+            'bad': tuple(bad),
+            'stamp': (stat.st_size, stat.st_mtime_ns),
+        })
+
+
+def note_dropped(before: hf_datasets.Dataset, after: hf_datasets.Dataset, *, strict: bool) -> None:
+    """Looks for rows that ms-swift's preprocessors left out, of which they do not tell.
+
+    Args:
+        before: Rows as they were read, with `ROW_COLUMN`.
+        after: What the preprocessors made of them.
+        strict: Whether such a row ends the run; otherwise all are logged and counted.
+
+    Raises:
+        RowError: The first of them, with `strict`.
+    """
+    if len(before) == len(after):
+        return
+    left = set(after[ROW_COLUMN]) if len(after) else set()
+    skips = Skips()
+    for row_id in before[ROW_COLUMN]:
+        if row_id not in left:
+            error = RowError(row_id, "ms-swift's preprocessor leaves it out.",
+                             "Compare the row with ms-swift's data format.", 'preprocessor')
+            if strict:
+                raise error
+            skips.add(error)
+    skips.report("ms-swift's preprocessor", len(before))

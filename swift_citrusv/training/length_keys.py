@@ -1,0 +1,134 @@
+"""What decides the length of a row: a key of its content, and a text of all settings."""
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from qwen_vl_utils import vision_process
+from typing import Any
+
+from ..constants import PIECES_COLUMN, ROW_COLUMN
+from ..encoding.row_media import IMAGE_TAG
+from ..files.rules import FileRules, file_rules
+
+# ms-swift's name for the column of token counts.
+LENGTHS_COLUMN = 'lengths'
+# What a row is called, and what the length pass adds to it, is not its content.
+_NOT_CONTENT = (ROW_COLUMN, LENGTHS_COLUMN, PIECES_COLUMN)
+# The code that decides a length: modules of ours, and packages (PIL reads the headers).
+_SOURCES = ('encoding/template', 'encoding/chunks', 'encoding/row_length', 'encoding/row_media', 'files/dicom',
+            'files/dicom_size', 'files/errors', 'files/images', 'files/medical', 'files/nifti', 'files/rules',
+            'files/slices', 'rows/contract', 'rows/mask_format', 'rows/masks', 'training/length_keys')
+_PACKAGES = ('ms-swift', 'transformers', 'tokenizers', 'qwen-vl-utils', 'pillow')
+_PACKAGE = Path(__file__).parents[1]
+# Settings of the template that change no length.
+_NO_LENGTH = {
+    'packing', 'padding_free', 'padding_side', 'sequence_parallel_size', 'use_megatron', 'input_side', 'mask_side'
+}
+
+
+def settings_text(template: Any) -> str:
+    """All that decides the length of a row beside the row itself, as JSON."""
+    tokenizer, processor = template.tokenizer, template.processor
+    constants = {name: value for name, value in vars(vision_process).items() if name.isupper()}
+    versions = {name: version(name) for name in _PACKAGES} | {'swift-citrusv': _source_digest()}
+    # The state is without models and hooks, whose coming and going is no setting, and so is that of a cache.
+    state = template.__getstate__()
+    settings = {key: value for key, value in state.items() if key not in _NO_LENGTH and not key.endswith('_cache')}
+    return json.dumps(
+        {
+            'versions': versions,
+            'template': _plain_values(settings),
+            'template_meta': _plain_values(vars(template.template_meta)),
+            'tokenizer': hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+            'chat_template': tokenizer.chat_template,
+            'image_processor': _plain_values(processor.image_processor.to_dict()),
+            'video_processor': _plain_values(processor.video_processor.to_dict()),
+            'qwen_vl_utils': _plain_values(constants),
+            'files': asdict(file_rules()),
+        },
+        sort_keys=True)
+
+
+def _source_digest() -> str:
+    # A release number would be the same for two commits.
+    digest = hashlib.sha256()
+    for name in _SOURCES:
+        digest.update((_PACKAGE / f'{name}.py').read_bytes())
+    return digest.hexdigest()
+
+
+def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those values that are JSON; models, caches and functions are no settings."""
+    plain = {}
+    for name, value in values.items():
+        try:
+            plain[name] = json.loads(json.dumps(value))
+        except (TypeError, ValueError):
+            continue
+    return plain
+
+
+def row_key(row: dict[str, Any]) -> bytes:
+    """16 bytes that change when the row, or one of its image, video and mask files, does."""
+    content = [(name, row[name]) for name in sorted(row) if name not in _NOT_CONTENT]
+    text = json.dumps(content, ensure_ascii=False, default=_as_json)
+    digest = hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16)
+    rules = file_rules()
+    for name in _file_names(row):
+        digest.update(repr(_stamp(name, rules)).encode())
+    return digest.digest()
+
+
+def _as_json(value: Any) -> Any:
+    content = value if isinstance(value, bytes) else pickle.dumps(value)
+    return [type(value).__name__, hashlib.blake2b(content, digest_size=16).hexdigest()]
+
+
+def _file_names(row: dict[str, Any]) -> Iterator[str]:
+    """Every text of the row that may name an image, a video or a mask file; a row of any shape will do."""
+    for column, value in row.items():
+        if column.endswith(('images', 'videos')):
+            yield from _texts(value)
+        elif column.endswith('messages'):
+            for message in value if isinstance(value, (list, tuple)) else ():
+                content = message.get('content') if isinstance(message, dict) else None
+                yield from IMAGE_TAG.findall(content) if isinstance(content, str) else _texts(content)
+        elif column == 'masks':
+            yield from _mask_files(value)
+
+
+def _mask_files(masks: Any) -> Iterator[str]:
+    # JSON text, as it comes from Arrow. Most masks are RLEs, which name no file.
+    if isinstance(masks, str):
+        try:
+            masks = json.loads(masks) if '"path"' in masks else None
+        except (ValueError, RecursionError):  # measuring will say so
+            return
+    for entry in masks if isinstance(masks, (list, tuple)) else ():
+        if isinstance(entry, dict):
+            yield from _texts(entry.get('path'))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+def _stamp(name: str, rules: FileRules) -> tuple[int, int] | None:
+    """Size and time of the file that the name stands for; None where it stands for none."""
+    # A slice is named behind a '#' that the file's own name may have too.
+    base = name.rpartition('#')[0]
+    for path in rules.places(name) + (rules.places(base) if base else []):
+        try:
+            stat = os.stat(path)
+        except (OSError, ValueError):  # ValueError: a name that no file can have
+            continue
+        return stat.st_size, stat.st_mtime_ns
+    return None

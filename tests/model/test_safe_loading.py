@@ -1,0 +1,169 @@
+"""Nothing in a checkpoint is run: no Python file of its folder, no pickle."""
+import ast
+import json
+import pickle
+import pytest
+import shutil
+import torch
+from functools import partial
+from pathlib import Path
+from support.rows import Maker, write_jsonl
+from support.swift_run import run_sft
+
+from swift_citrusv.model.build import build_checkpoint
+from swift_citrusv.model.safe_loading import refuse_code
+from swift_citrusv.training.checkpoint_integrity import SEAL
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# ---- code
+
+
+def _evil(mark: Path, number: int) -> str:
+    # Another text each time: Transformers keeps modules that it has imported.
+    return (f'# {number}\nopen({str(mark)!r}, "a").close()\nfrom transformers import Qwen2_5_VLConfig as Evil\n'
+            'from transformers import Qwen2_5_VLProcessor as EvilProcessor\n')
+
+
+AUTO_MAPS = [('config.json', 'AutoConfig', 'evil.Evil'), ('config.json', 'AutoModel', 'evil.Evil'),
+             ('tokenizer_config.json', 'AutoTokenizer', ['evil.Evil', 'evil.Evil']),
+             ('preprocessor_config.json', 'AutoImageProcessor', 'evil.Evil'),
+             ('processor_config.json', 'AutoProcessor', 'evil.EvilProcessor'),
+             ('generation_config.json', 'x', 'evil.x'), ('custom_generate', '', '')]
+
+
+@pytest.mark.parametrize('plain', [False, True], ids=['citrusv', 'plain'])
+@pytest.mark.parametrize('file, key, value', AUTO_MAPS, ids=[f'{file} {key}' for file, key, _ in AUTO_MAPS])
+def test_no_code_of_a_checkpoint(file, key, value, plain, tiny_mllm, tiny_checkpoint, tmp_path, monkeypatch):
+    from swift.model import get_model_processor
+
+    from swift_citrusv.plugin.register import register
+    register()
+    monkeypatch.setenv('SAM2', 'tiny')
+    folder, mark = tmp_path / 'model', tmp_path / 'mark'
+    shutil.copytree(tiny_mllm if plain else tiny_checkpoint, folder)
+    code = _evil(mark, hash((file, key, plain)))
+    if file == 'custom_generate':
+        (folder / file).mkdir()
+        (folder / file / 'generate.py').write_text(code)
+    else:
+        (folder / 'evil.py').write_text(code)
+        path = folder / file
+        content = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**content, 'auto_map': {key: value}}))
+    for load in (partial(get_model_processor, model_type='citrusv'), partial(get_model_processor, load_model=False)):
+        if plain and load.keywords.get('model_type') is None:
+            continue  # a plain Qwen2.5-VL is ms-swift's own affair
+        with pytest.raises(ValueError, match='No code of a checkpoint is run'):
+            load(str(folder))
+    with pytest.raises(ValueError, match='No code of a checkpoint is run'):
+        build_checkpoint(str(folder), 'tiny', str(tmp_path / 'built'))
+    assert not mark.exists()
+
+
+def test_what_else_a_config_may_name(tmp_path, tiny_checkpoint):
+    refuse_code(tiny_checkpoint)
+    (tmp_path / 'config.json').write_text('{"text_config": {"attn_implementation": "someone/attention"}}')
+    with pytest.raises(ValueError, match='an attention of a hub.*someone/attention'):
+        refuse_code(str(tmp_path))
+    (tmp_path / 'config.json').write_text('{"a": [{"auto_map": {}}]}')
+    with pytest.raises(ValueError, match='auto_map'):
+        refuse_code(str(tmp_path))
+    (tmp_path / 'config.json').write_text('{')
+    with pytest.raises(ValueError, match='config.json cannot be read as JSON'):
+        refuse_code(str(tmp_path))
+
+
+def test_a_preset_is_no_class_path(tiny_checkpoint, tmp_path):
+    from swift_citrusv.model.config import CitrusVConfig
+    from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
+    folder = tmp_path / 'model'
+    shutil.copytree(tiny_checkpoint, folder)
+    config = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps({**config, 'sam2_preset': 'os.system'}))
+    with pytest.raises((ValueError, KeyError), match='os.system'):
+        CitrusVForConditionalGeneration(CitrusVConfig.from_pretrained(str(folder)))
+
+
+# ---- pickles
+
+
+class _Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), 'w')
+
+
+def test_weights_are_no_pickles(tiny_checkpoint, tmp_path):
+    from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
+    from swift_citrusv.model.sam2_weights import load_sam2_weights
+    from swift_citrusv.model.segmenter import Segmenter
+    mark, folder = tmp_path / 'mark', tmp_path / 'model'
+    shutil.copytree(tiny_checkpoint, folder)
+    (folder / 'model.safetensors').unlink()
+    torch.save({'a': _Evil(mark)}, folder / 'pytorch_model.bin')
+    with pytest.raises((pickle.UnpicklingError, ValueError, OSError)):
+        CitrusVForConditionalGeneration.from_pretrained(str(folder))
+    with pytest.raises(ValueError, match='refused'):
+        load_sam2_weights(Segmenter('tiny'), str(folder / 'pytorch_model.bin'))
+    assert not mark.exists()
+    torch.load(folder / 'pytorch_model.bin', weights_only=False)
+    assert mark.exists()
+
+
+def test_a_resumed_run_reads_no_pickles(tiny_checkpoint, tmp_path):
+    rows = [row for row in Maker(tmp_path / 'images').every_kind() if not row.get('images')][:2]
+    arguments = ('--model', tiny_checkpoint, '--model_type', 'citrusv', '--tuner_type', 'full', '--dataset',
+                 write_jsonl(tmp_path / 'train.jsonl', rows), '--output_dir', str(tmp_path / 'out'),
+                 '--gradient_accumulation_steps', '1', '--per_device_train_batch_size', '1', '--save_strategy', 'steps',
+                 '--save_steps', '1', '--save_only_model', 'false')
+    run_sft(*arguments, stop_after=1)
+    checkpoint = tmp_path / 'out' / 'checkpoint-1'
+    # With its seal, a file of another size would be taken for half-written before anything is loaded.
+    (checkpoint / SEAL).unlink()
+    for name in ('optimizer.pt', 'scheduler.pt', 'rng_state.pth'):
+        path, mark = checkpoint / name, tmp_path / f'mark of {name}'
+        before = path.read_bytes()
+        torch.save({'a': _Evil(mark)}, path)
+        with pytest.raises((pickle.UnpicklingError, RuntimeError)):
+            run_sft(*arguments, '--resume_from_checkpoint', str(checkpoint))
+        assert not mark.exists(), name
+        path.write_bytes(before)
+
+
+# ---- the package's own source
+
+_FORBIDDEN = ('eval', 'exec', 'compile', 'pickle.load', 'pickle.loads', 'marshal.loads', 'os.system', 'os.popen',
+              'yaml.load', 'np.load', 'numpy.load', 'joblib.load', 'dill.load', 'dill.loads', 'shelve.open')
+
+
+def _findings(source: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if (name in _FORBIDDEN or name == 'torch.load' and given.get('weights_only') != 'True'
+                or given.get('trust_remote_code', 'False') != 'False' or given.get('shell', 'False') != 'False'
+                or given.get('allow_pickle', 'False') != 'False'):
+            found.append(f'{node.lineno}: {ast.unparse(node)[:80]}')
+    return found
+
+
+def test_the_check_below_sees_what_it_looks_for():
+    for line in ('eval("1")', 'pickle.load(f)', 'torch.load(f)', 'torch.load(f, weights_only=False)', 'np.load(f)',
+                 'f(trust_remote_code=True)', 'f(x, shell=True)', 'np.lib.format.read_array(f, allow_pickle=True)'):
+        assert len(_findings(line)) == 1, line
+    assert not _findings('torch.load(f, weights_only=True)\nmodel.eval()\nre.compile("a")\nf(shell=False)')
+
+
+@pytest.mark.parametrize('folder', ['swift_citrusv', 'examples'])
+def test_the_source_runs_and_unpickles_nothing(folder):
+    paths = sorted((ROOT / folder).rglob('*.py'))
+    assert paths
+    assert not {str(path): found for path in paths if (found := _findings(path.read_text(encoding='utf-8')))}

@@ -1,0 +1,38 @@
+"""The exact search against all assignments."""
+import itertools
+import random
+
+from swift_citrusv.packing.bin_packing import search
+
+
+def is_packing(bins, tokens, images, capacity, image_capacity, num_bins):
+    room = [[capacity, image_capacity] for _ in range(num_bins)]
+    for b, size, pictures in zip(bins, tokens, images):
+        room[b][0] -= size
+        room[b][1] -= pictures
+    return all(left >= 0 for pair in room for left in pair)
+
+
+def test_equals_all_assignments():
+    rng = random.Random(0)
+    num_found = 0
+    for _ in range(400):
+        capacity, image_capacity, num_bins = rng.randint(1, 12), rng.randint(0, 4), rng.randint(0, 3)
+        n = rng.randint(0, 6)
+        tokens = [rng.randint(0, capacity) for _ in range(n)]
+        images = [rng.randint(0, image_capacity) for _ in range(n)]
+        sizes = tokens, images, capacity, image_capacity, num_bins
+        exists = any(is_packing(bins, *sizes) for bins in itertools.product(range(num_bins), repeat=n))
+        found = search(*sizes, max_steps=10**6)
+        assert (found is not None) == exists
+        if found is not None:
+            assert len(found) == n and all(0 <= b < num_bins for b in found) and is_packing(found, *sizes)
+        num_found += exists
+    assert 100 < num_found < 300
+
+
+def test_gives_up_after_max_steps():
+    # 3 * 5 + 4 * 4 + 2 * 7 + ...: exactly three bins of 20, found only by going back.
+    tokens, images = [9, 8, 7, 7, 6, 6, 5, 4, 4, 4], [0] * 10
+    assert search(tokens, images, 20, 0, 3, max_steps=10**6) is not None
+    assert search(tokens, images, 20, 0, 3, max_steps=9) is None  # ten items take ten steps at the least

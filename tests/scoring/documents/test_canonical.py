@@ -1,0 +1,263 @@
+"""What is the same in lab reports however it is written, and what is not."""
+import pytest
+
+from swift_citrusv.scoring.documents.abnormality import canonical_abnormality, split_flag
+from swift_citrusv.scoring.documents.canonical import agree, canonical, same_answer
+from swift_citrusv.scoring.documents.cell_text import plain_cell
+
+SAME = [
+    # ---- units
+    ('unit', '10^9/L', '10*9/L'),
+    ('unit', '×10⁹/L', '10^9/L'),
+    ('unit', 'X10^9/l', '×10^9 / L'),
+    ('unit', '10E9/L', '10**9/L'),
+    ('unit', 'x10e9/L', '10^9/L'),
+    ('unit', '109/L', '10^9/L'),
+    ('unit', '10<sup>12</sup>/L', '10^12/L'),
+    ('unit', '$10^{12}/L$', '×10¹²/L'),
+    ('unit', r'$\times 10^{9}/\mathrm{L}$', '10*9/L'),
+    ('unit', '１０＾９／Ｌ', '10^9/L'),
+    ('unit', 'μmol/L', 'umol/L'),
+    ('unit', 'µmol/L', 'μmol/L'),
+    ('unit', 'mcg/L', 'μg/L'),
+    ('unit', 'g/l', 'g/L'),
+    ('unit', 'G/L', 'g/L'),
+    ('unit', 'MMOL/L', 'mmol/L'),
+    ('unit', 'mIU/mL', 'mIU/ml'),
+    ('unit', '％', '%'),
+    ('unit', 'mmol/L。', 'mmol/L'),
+    ('unit', '(mmol/L)', 'mmol／L'),
+    ('unit', '毫摩尔/升', 'mmol/L'),
+    ('unit', '克/升', 'g/L'),
+    ('unit', '微摩尔每升', 'umol/L'),
+    ('unit', '秒', 's'),
+    ('unit', 'sec', 'S'),
+    ('unit', 'mm/hr', 'mm/h'),
+    ('unit', 'mL/min/1.73m2', 'ml/min/1.73m²'),
+    ('unit', 'mL/(min·1.73m^2)', 'mL/min/1.73m2'),
+    ('unit', '-', '/'),
+    ('unit', 'N/A', ''),
+    # ---- ranges
+    ('reference', '3.5-5.5', '3.5~5.5'),
+    ('reference', '3.5—5.5', '3.5–5.5'),
+    ('reference', '3.5 – 5.5', '3.5～5.5'),
+    ('reference', '3.5--5.5', '3.5-5.5'),
+    ('reference', '3.50～5.50', '3.5－5.5'),
+    ('reference', '3.5至5.5', '3.5到5.5'),
+    ('reference', '3.5 to 5.5', '３．５～５．５'),
+    ('reference', '(3.5-5.5)', '[3.5, 5.5]'),
+    ('reference', '[100,200]', '100-200'),
+    ('reference', '-3~-1', '-3--1'),
+    ('reference', '-3.0～3.0', '−3 - 3'),
+    ('reference', '20%-40%', '20-40%'),
+    ('reference', r'$3.5 \sim 5.5$', '3.5-5.5'),
+    ('reference', '3.5-9.5×10^9/L', '3.5~9.5 (10*9/L)'),
+    ('reference', '男:4.3-5.8;女:3.8-5.1', '男：4.3～5.8；女：3.8～5.1'),
+    ('reference', '1,000-2,000', '1000~2000'),
+    ('reference', '≤5', '<=5.0'),
+    ('reference', '不大于5', '≤ 5'),
+    ('reference', '小于5', '＜5'),
+    ('reference', '&lt;5', '< 5'),
+    ('reference', '大于等于60', '≥60'),
+    ('reference', 'less than 5', '<5'),
+    ('reference', '阴性', '阴性(-)'),
+    ('reference', 'Negative', '阴性'),
+    ('reference', '-', '—'),
+    # ---- results
+    ('result', '5.0', '5.00'),
+    ('result', '5', '5.0'),
+    ('result', '.5', '0.5'),
+    ('result', '５．２', '5.2'),
+    ('result', '5.2↑', '5.2'),
+    ('result', '5.2 (H)', '5.2 ↑'),
+    ('result', '↑5.2', '5.2 偏高'),
+    ('result', '5.2 HH', '5.20'),
+    ('result', r'5.2$\downarrow$', '5.2 L'),
+    ('result', '5.2*', '**5.2**'),
+    ('result', '1.2E+03', '1,200'),
+    ('result', '1.2×10^3', '1.2*10^3'),
+    ('result', '<0.5', '＜0.50'),
+    ('result', '阳性(+)', 'positive'),
+    ('result', '(-)', '阴性'),
+    ('result', '-', 'neg'),
+    ('result', '++', '2+'),
+    ('result', '+++', '(３＋)'),
+    ('result', '+-', '±'),
+    ('result', '淡黄色', ' 淡黄色 '),
+    ('result', 'Not detected', '未检出'),
+    ('result', '--', '—'),
+    # ---- names
+    ('entry_name', '白细胞计数（WBC）', '白细胞计数(WBC)'),
+    ('entry_name', '★白细胞', '白细胞'),
+    ('entry_name', '*ALT', 'alt'),
+    ('entry_name', '1.血红蛋白', '血红蛋白'),
+    ('entry_name', 'γ-谷氨酰转移酶', 'γ谷氨酰转移酶'),
+    ('entry_name', 'White blood cell', 'WHITE  BLOOD CELL'),
+    ('entry_name', 'CA19-9', 'CA 19—9'),
+    ('entry_name', 'HBs-Ag', 'HBsAg'),
+    ('entry_name', 'β2微球蛋白', 'ß2-微球蛋白'),
+    ('entry_name', '白细胞<br>计数', '白细胞计数'),
+    ('entry_name', '载脂蛋白Ａ１', '载脂蛋白A1'),
+    # ---- abnormality
+    ('abnormality', '高', '偏高'),
+    ('abnormality', '↑', 'H'),
+    ('abnormality', 'High', '升高'),
+    ('abnormality', '异常（偏高）', '↑↑'),
+    ('abnormality', '高于参考范围', 'above reference range'),
+    ('abnormality', '低', 'L'),
+    ('abnormality', '偏低↓', 'decreased'),
+    ('abnormality', '正常', 'normal'),
+    ('abnormality', '-', 'Normal'),
+    ('abnormality', '未见异常', '否'),
+    ('abnormality', '在正常范围内', 'N'),
+    ('abnormality', '异常', 'abnormal'),
+]  # yapf: disable
+
+DIFFERENT = [
+    ('unit', 'mg/L', 'mg/dL'),
+    ('unit', 'mmol/L', 'Mmol/L'),
+    ('unit', 'mmol/L', 'umol/L'),
+    ('unit', 'mg/dL', 'Mg/dL'),
+    ('unit', '10^9/L', '10^12/L'),
+    ('unit', '10^3/uL', '10^9/L'),
+    ('unit', 'U/L', 'IU/L'),
+    ('unit', 'U/L', 'ug/L'),
+    ('unit', 'g/L', 'g/dL'),
+    ('unit', 'fL', 'pL'),
+    ('unit', 'ng/mL', 'pg/mL'),
+    ('unit', '%', ''),
+    ('unit', '克/升', '毫克/升'),
+    ('unit', 's', 'min'),
+    ('reference', '3.5-5.5', '3.5-5.6'),
+    ('reference', '3.5-5.5', '35-55'),
+    ('reference', '3-1', '-3-1'),
+    ('reference', '-3~3', '-3~-3'),
+    ('reference', '-3~1', '-3~-1'),
+    ('reference', '<5', '>5'),
+    ('reference', '<5', '≤5'),
+    ('reference', '<5', '0-5'),
+    ('reference', '100,200', '[100,200]'),
+    ('reference', '男:4.3-5.8', '女:4.3-5.8'),
+    ('reference', '阴性', '阳性'),
+    ('reference', '5.5-3.5', '3.5-5.5'),
+    ('result', '5.0', '50'),
+    ('result', '5.0', '0.5'),
+    ('result', '5.2', '5.20001'),
+    ('result', '5', '-5'),
+    ('result', '5.2↑', '5.2↓'),
+    ('result', '5.2 H', '5.2(L)'),
+    ('result', '>5.2', '5.2'),
+    ('result', '1.2E3', '1.2E4'),
+    ('result', '+', '-'),
+    ('result', '+', '++'),
+    ('result', '±', '+'),
+    ('result', '阴性', '弱阳性'),
+    ('result', '1 2', '12'),
+    ('result', '5.2 mmol/L', '5.2 mg/L'),
+    ('result', '1:100', '1:10'),
+    ('result', '无', ''),
+    ('entry_name', '总胆红素', '直接胆红素'),
+    ('entry_name', 'IgG', 'IgG4'),
+    ('entry_name', '中性粒细胞%', '中性粒细胞#'),
+    ('entry_name', '白细胞', '红细胞'),
+    ('entry_name', '白细胞(WBC)', '白细胞'),
+    ('entry_name', '25-羟维生素D', '羟维生素D'),
+    ('entry_name', 'Na', 'K'),
+    ('abnormality', '↑', '↓'),
+    ('abnormality', '高', '正常'),
+    ('abnormality', '不高', '高'),
+    ('abnormality', '异常', '正常'),
+    ('abnormality', '偏高或正常', '偏高'),
+    ('abnormality', '阴性', '正常'),
+]  # yapf: disable
+
+
+@pytest.mark.parametrize('field, first, second', SAME)
+def test_same(field, first, second):
+    assert agree(field, first, second), (canonical(first, field), canonical(second, field))
+    assert agree(field, second, first)
+    if field != 'entry_name':
+        assert agree(field, f' {first} ', f'{second}　'), 'blanks around'
+
+
+@pytest.mark.parametrize('field, first, second', DIFFERENT)
+def test_different(field, first, second):
+    assert not agree(field, first, second), canonical(first, field)
+    assert not agree(field, second, first)
+
+
+def test_tables_are_large_enough():
+    assert len(SAME) >= 60 and len(DIFFERENT) >= 30
+    assert len({*SAME}) == len(SAME) and len({*DIFFERENT}) == len(DIFFERENT)
+
+
+@pytest.mark.parametrize('field, text', sorted({(field, text) for field, *texts in SAME + DIFFERENT for text in texts}))
+def test_canonical_form_is_its_own(field, text):
+    form = canonical(text, field)
+    again = canonical(form, field)
+    # A lone sign of a result or a label has a meaning that its word has too.
+    assert again == form or form == '+-'
+    assert agree(field, text, text)
+
+
+@pytest.mark.parametrize('text, form', [
+    ('3.5 - 5.5', '3.5..5.5'), ('-3--1', '-3..-1'), ('＜5.0', '<5'), ('阴性', 'negative'), ('2020-01-02', '2020-01-02'),
+    ('0.5～1.0 mg/L', '0.5..1 mg/l'), ('00123', '00123'), ('5.2E3', '5200'), ('120/80', '120 /80'),
+])  # yapf: disable
+def test_canonical_reference(text, form):
+    assert canonical(text, 'reference') == form
+
+
+@pytest.mark.parametrize('text, value, flag', [
+    ('5.2 ↑', '5.2', 'high'), ('↓ 5.2', '5.2', 'low'), ('5.2(H)', '5.2', 'high'), ('5.2 mmol/L', '5.2 mmol/L', ''),
+    ('5.2 mmol/L ↑', '5.2 mmol/L', 'high'), ('24h', '24h', ''), ('H1N1', 'H1N1', ''), ('H 5.2', '5.2', 'high'),
+    ('5.2 L', '5.2', 'low'), ('阳性 ↑', '阳性', 'high'), ('AB', 'AB', ''), ('5.2 *', '5.2', 'abnormal'),
+    ('5.2 * ↑', '5.2', 'high'), ('↑', '', 'high'), ('5.2 [LL]', '5.2', 'low'), ('高密度', '高密度', ''), ('', '', ''),
+])  # yapf: disable
+def test_flags_beside_results(text, value, flag):
+    assert split_flag(text) == (value, flag)
+
+
+def test_own_unit_in_a_result_or_a_reference():
+    assert agree('result', '5.2 mmol/L', '5.2', 'mmol/l', 'mmol/l')
+    assert agree('reference', '3.5-5.5mmol/L', '3.5～5.5', 'mmol/l', 'mmol/l')
+    # Another unit is no repetition, and without a column of units it says more.
+    assert not agree('result', '5.2 mg/dL', '5.2', 'mmol/l', 'mmol/l')
+    assert not agree('result', '5.2 mmol/L', '5.2')
+    assert agree('result', '3.2 L', '3.2', 'l', 'l')
+
+
+@pytest.mark.parametrize('text, plain', [
+    ('a<br/>b', 'a b'), ('<b>5</b>', '5'), ('<5 and >3', '<5 and >3'), ('&lt;5', '<5'), (r'a\|b\_c', 'a|b_c'),
+    ('**bold**', 'bold'), ('10*9/L', '10*9/L'), ('a\u200bb', 'ab'), ('Ⅱ', 'II'), ('Ca²⁺', 'Ca^2+'), ('⬆️', '↑'),
+    ('《x》', '《x》'), ('≥5', '>=5'), ('\n a \t b', 'a b'), ('', ''), ('`5.2`', '5.2'),
+])  # yapf: disable
+def test_plain_cells(text, plain):
+    assert plain_cell(text) == plain
+
+
+@pytest.mark.parametrize('label, known', [
+    ('slightly elevated', 'high'), ('low', 'low'), ('within normal limits', 'normal'), ('yes', 'abnormal'), ('', ''),
+    ('true', 'abnormal'), ('False', 'normal'), ('HIGH (H)', 'high'), ('轻度升高', 'high'), ('阳性', '阳性'),
+    ('not elevated', 'notelevated'), ('high or low', 'highorlow'), ('异常', 'abnormal'), ('结果偏低', 'low'),
+])  # yapf: disable
+def test_labels_of_abnormality(label, known):
+    assert canonical_abnormality(label) == known
+
+
+@pytest.mark.parametrize('first, second', [
+    ('5.2', '5.20'), ('答案：5.2', '5.2'), ('Answer: 5.2 mmol/L', '5.2mmol/l'), ('2024年3月5日', '2024-03-05'),
+    ('2024/3/5', '2024.03.05'), ('偏高', '↑'), ('5.2 ↑', '5.2'), ('白细胞。', '白细胞'), ('O型', 'o型'), ('阴性（-）', '阴性'),
+    ('3.5～5.5', '3.5-5.5'), ('"血红蛋白"', '血红蛋白'), ('×10⁹/L', '10*9/L'), ('张三', ' 张三 '), ('γ-GT', 'γGT'), ('', ''),
+])  # yapf: disable
+def test_same_answers(first, second):
+    assert same_answer(first, second) and same_answer(second, first)
+
+
+@pytest.mark.parametrize('first, second', [
+    ('5.2', '52'), ('>5', '5'), ('5.2 ↑', '5.2 ↓'), ('2024-03-05', '2024-05-03'), ('00123', '123'), ('白细胞', '红细胞'),
+    ('偏高', '偏低'), ('是', '异常'), ('阴性', '阳性'), ('5.2 mg/L', '5.2 mg/dL'), ('', '5'), ('1-2', '12'), ('-5', '5'),
+    ('白细胞的结果是5.2', '5.2'), ('5.2, 6.1', '5.26.1'), ('Mmol/L', 'mmol/L'),
+])  # yapf: disable
+def test_different_answers(first, second):
+    assert not same_answer(first, second) and not same_answer(second, first)

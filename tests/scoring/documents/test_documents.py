@@ -1,0 +1,544 @@
+"""Lab reports read into fields: tables, JSON, the matching of names, and scores worked out by hand."""
+import itertools
+import json
+import numpy as np
+import pickle
+import pytest
+from PIL import Image
+from support.lab_reports import BLOOD, HEADING, markdown, pair, sums_of
+from typing import Any
+
+from swift_citrusv.cli.eval import command as _cli_eval
+from swift_citrusv.errors import RowError
+from swift_citrusv.scoring.cases import PredictionError
+from swift_citrusv.scoring.documents.documents import TASK, DocumentsTask
+from swift_citrusv.scoring.documents.lab_counts import count_fields
+from swift_citrusv.scoring.documents.lab_result_parser import (UnreadableAnswer, entries_of_json, entries_of_tables,
+                                                               entries_of_value, field_of)
+from swift_citrusv.scoring.documents.lab_results import Entry, assign, candidates, match_entries, similarity
+from swift_citrusv.scoring.documents.tables import split_row, tables_of
+from swift_citrusv.scoring.table import Table
+
+
+def score(task, pairs):
+    return sums_of(task, [case for one in pairs for case in task.score(one)])
+
+
+# ---- tables
+
+
+def entries(text):
+    return [(entry.entry_name, entry.result, entry.reference, entry.unit) for entry in entries_of_tables(text)[0]]
+
+
+@pytest.mark.parametrize('text', [
+    markdown(BLOOD),
+    markdown(BLOOD, delimiter=False),
+    f'```markdown\n{markdown(BLOOD)}\n```',
+    f'好的，以下是结果：\n\n{markdown(BLOOD)}\n\n以上。',
+    markdown(BLOOD, ('项目', '结果', '参考范围', '单位')),
+    markdown(BLOOD, ('检验项目', '检测结果', '参考区间', '单位(Unit)')),
+    markdown(BLOOD, ('**Test name**', 'Result', 'Reference range', 'Units')),
+    markdown(BLOOD, ('项目/名称', '结果（Result）', '参考范围/参考值', '单位')),
+    markdown([(c, a, d, b) for a, b, c, d in BLOOD], ('参考值', '名称', '单位', '结果')),
+    markdown([(str(i), *row, '备注') for i, row in enumerate(BLOOD)], ('序号', *HEADING, '方法')),
+    '\n'.join(line.strip('| ') for line in markdown(BLOOD).splitlines()),
+    markdown(BLOOD).replace('\n', '\n\n'),
+    '\n'.join(f'> {line}' for line in markdown(BLOOD).splitlines()),
+    f'{markdown(BLOOD[:1])}\n\n第二页\n\n{markdown(BLOOD[1:])}',
+    f'{markdown(BLOOD[:1])}\n{markdown(BLOOD[1:])}',
+    f'{markdown(BLOOD[:1])}\n\n第二页\n\n' + '\n'.join(markdown(BLOOD[1:]).splitlines()[2:]),
+    markdown([BLOOD[0] + BLOOD[1], BLOOD[2] + ('', '', '', '')], HEADING + HEADING),
+    markdown([*BLOOD, ('', '', '', ''), ('-', '--', '-', '/')]),
+    '<table>' + ''.join('<tr>' + ''.join(f'<td>{cell}</td>' for cell in row) + '</tr>' for row in [HEADING, *BLOOD])
+    + '</table>',
+    '<table><thead><tr><th>项目<th>结果<th>参考值<th>单位</thead>'
+    + ''.join('<tr>' + ''.join(f'<td>{cell}' for cell in row) for row in BLOOD),
+], ids=range(20))  # yapf: disable
+def test_tables_in_many_forms(text):
+    assert sorted(entries(text)) == sorted(BLOOD)
+
+
+def test_cells():
+    assert split_row(r'| a \| b | c\\| |') == ['a | b', 'c\\\\', '']
+    assert split_row('a | b | ') == ['a', 'b'] and split_row('| a | | |') == ['a', '', '']
+    assert entries(markdown([('白细胞<br>(WBC)', r'5.2 \| 5.3', '', '-')])) == [
+        ('白细胞<br>(WBC)', '5.2 | 5.3', '', '-')]  # yapf: disable
+
+
+def test_spans_of_html():
+    rows = ('<tr><th rowspan="2">项目</th><th colspan="2">结果</th><th rowspan=2>单位</th></tr><tr><th>值<th>备注'
+            '<tr><td>钾</td><td>4.1</td><td>x</td><td rowspan=3>mmol/L</td></tr>'
+            '<tr><td>钠</td><td>140</td><td>x</td></tr>'
+            '<tr><td>氯</td><td>&lt;100</td><td>x</td></tr>')  # yapf: disable
+    found, flags = entries_of_tables(f'a<table>{rows}</table>b')
+    assert [(entry.entry_name, entry.result, entry.unit) for entry in found] == [
+        ('钾', '4.1', 'mmol/L'), ('钠', '140', 'mmol/L'), ('氯', '<100', 'mmol/L')]  # yapf: disable
+    assert flags == {'html_table'}
+
+
+def test_flags_of_tables():
+    assert entries_of_tables(markdown(BLOOD))[1] == set()
+    found, flags = entries_of_tables(markdown(BLOOD, ('A', 'B', 'C', 'D')))
+    assert flags == {'assumed_columns'} and [entry.entry_name for entry in found] == [row[0] for row in BLOOD]
+    found, flags = entries_of_tables(markdown(BLOOD)[len(markdown([], HEADING)) + 1:])
+    assert flags == {'assumed_columns'} and len(found) == 3
+    found, flags = entries_of_tables(markdown([('钾', '4.1'), ('钠', '140', '137-147', 'mmol/L', 'x')]))
+    assert flags == {'ragged_table'} and [entry.unit for entry in found] == ['', 'mmol/L']
+
+
+@pytest.mark.parametrize('text', [
+    '', '没有表格', '| a |', 'a | b', markdown(BLOOD, ('x', 'y', 'z', 'u'))[:14], '{"result": 5}', '<table></table>',
+    markdown([('5.2', '3-5')], ('结果', '参考值')), '<table>' * 50, '|' * 50,
+])  # yapf: disable
+def test_no_table(text):
+    with pytest.raises(UnreadableAnswer, match='no table'):
+        entries_of_tables(text)
+
+
+def test_markdown_against_markdown_it():
+    """On tables that follow the standard, another reader finds the same cells."""
+    markdown_it = pytest.importorskip('markdown_it')
+    reader = markdown_it.MarkdownIt('js-default')
+    generator = np.random.default_rng(0)
+    cells = ['5.2', r'a \| b', '白细胞', '', '<5', '10\\*9/L', '3.5 - 5.5', '↑', 'x y']
+    checked = 0
+    for _ in range(50):
+        width = int(generator.integers(2, 6))
+        rows = [[cells[i] for i in generator.integers(0, len(cells), width)] for _ in range(4)]
+        # A row without any cell is left out here, and one that is empty at its end looks like none.
+        rows = [['k', *row[1:]] for row in rows]
+        text = 'Intro.\n\n' + markdown(rows[1:], rows[0]) + '\n\nEnd.'
+        tokens = reader.parse(text)
+        starts = [i for i, token in enumerate(tokens) if token.type in ('th_open', 'td_open')]
+        expected = [tokens[i + 1].content for i in starts]
+        found, = tables_of(text)
+        assert [cell for row in found.rows for cell in row] == expected and found.has_heading
+        checked += len(expected)
+    assert checked > 500
+
+
+def test_headings():
+    assert [field_of(text) for text in ('Entry Name', 'ref. range', '是否异常', '计量单位', '医院', 'Result (x)')] == [
+        'entry_name', 'reference', 'abnormality', 'unit', None, 'result']  # yapf: disable
+    assert field_of('参考范围[Reference]') == 'reference' and field_of('') is None
+
+
+# ---- JSON
+
+
+@pytest.mark.parametrize('text', [
+    '[{"entry_name": "WBC", "result": "11.2", "reference": "3.5-9.5", "abnormality": "high"}]',
+    '{"项目": "WBC", "结果": 11.2, "参考范围": "3.5-9.5", "异常": "偏高"}',
+    '{"WBC": {"result": 11.2, "reference": [3.5, 9.5], "abnormality": "↑"}}',
+    '结果：\n```json\n{"results": [{"name": "WBC", "value": "11.2", "ref": "3.5~9.5", "flag": "H"}]}\n```\n完。',
+    "{'name': 'WBC', 'result': '11.2', 'reference': '3.5-9.5', 'abnormality': '高',}",
+    '[1] [] {"x": 1} then [{"name": "WBC", "result": "11.2", "reference": {"low": 3.5, "high": 9.5}, "status": "H"},]',
+    '{"异常项目": {"WBC": {"结果": "11.2↑", "参考值": "3.5-9.5"}}}',
+    '{"data": {"items": [{"项目名称": "WBC", "检验结果": "11.2", "参考区间": "3.5-9.5", "提示": "异常（高）"}]}}',
+])  # yapf: disable
+def test_json_in_many_forms(text):
+    # `[]` alone is an answer, so the one with prose is read from its fence or not at all.
+    text = text.replace('[] ', '')
+    found = entries_of_json(text)
+    gold = [Entry('wbc', '11.2', '3.5-9.5', '', 'high')]
+    counted = count_fields(gold, found, ('result', 'reference', 'abnormality'), .6)
+    assert sum(counted.right.values()) == 3 and sum(counted.predicted.values()) == 3
+
+
+def test_json_values():
+    assert entries_of_json('[]') == [] and entries_of_value([{'a': 1}]) is None
+    found, = entries_of_json('{"result": 5.20, "reference": null, "abnormality": false}')
+    assert (found.result, found.reference, found.abnormality) == ('5.20', '', 'false')
+    assert found.has('abnormality') and not found.has('reference')
+    # The flag beside a result is its label, where there is no other.
+    assert Entry(result='5.2 ↓').of('abnormality') == 'low' and Entry(result='5.2 ↓', abnormality='高').of(
+        'abnormality') == '高'  # yapf: disable
+
+
+@pytest.mark.parametrize('text', ['', 'WBC 11.2', '{"a": 1}', '{"result": ', '[1, 2]', '{' * 5000, '[' * 5000 + ']',
+                                  "{'result': __import__('os')}", '{"a": {"b": 1}}'])  # yapf: disable
+def test_no_json(text):
+    with pytest.raises(UnreadableAnswer, match='no JSON'):
+        entries_of_json(text)
+
+
+# ---- matching
+
+
+def test_assignment_against_brute_force():
+    generator = np.random.default_rng(1)
+    for _ in range(200):
+        rows, columns = (int(x) for x in generator.integers(1, 6, 2))
+        weights = np.where(generator.random((rows, columns)) < .4, 0, generator.random((rows, columns)))
+        best = max(
+            sum(weights[i, j] for i, j in (zip(range(rows), order) if rows <= columns else zip(order, range(columns))))
+            for order in itertools.permutations(range(max(rows, columns)), min(rows, columns)))
+        found = assign(weights)
+        assert sum(weights[i, j] for i, j in found) == pytest.approx(best)
+        assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)
+        assert all(weights[i, j] > 0 for i, j in found)
+
+
+def test_similarity():
+    assert similarity('白细胞计数', '白细胞计数') == 1 and similarity('', '') == 0
+    assert similarity('总胆红素', '直接胆红素') == pytest.approx(2 * 3 / 9)
+    assert similarity('甘油三酯', '甘油三脂') == pytest.approx(.75)
+    assert similarity('白细胞计数(wbc)', 'wbc') == similarity('wbc', '白细胞计数(wbc)') == .9
+    assert similarity('脂蛋白(a)', 'a') < .5
+
+
+def names(*texts):
+    return [Entry(text) for text in texts]
+
+
+def test_matching_of_names():
+    # Equal names go together, though another assignment would have as many pairs.
+    assert match_entries(names('总胆红素', '直接胆红素'), names('直接胆红素', '总胆红素x'), .6) == [(0, 1), (1, 0)]
+    assert match_entries(names('白细胞(WBC)', '红细胞(RBC)'), names('RBC', 'WBC'), .6) == [(0, 1), (1, 0)]
+    assert match_entries(names('钾', '钠'), names('氯', '钾'), .6) == [(0, 1)]
+    assert match_entries(names('甘油三酯'), names('甘油三脂'), .6) == [(0, 0)]
+    assert match_entries(names('甘油三酯'), names('甘油三脂'), .8) == []
+    assert match_entries([], names('钾'), .6) == match_entries(names('钾'), [], .6) == []
+    # One alone needs no name; of several without names those go together that agree.
+    assert match_entries([Entry('钾', '4')], [Entry('', '4')], .6) == [(0, 0)]
+    assert match_entries([Entry('', '4'), Entry('', '5')], [Entry('', '5'), Entry('', '4')], .6) == [(0, 1), (1, 0)]
+
+
+def test_doubled_names_go_by_their_cells():
+    gold = [Entry('白细胞', '5.2', '', '10^9/L'), Entry('白细胞', '3', '0-5', '/HPF')]
+    assert match_entries(gold, gold[::-1], .6) == [(0, 1), (1, 0)]
+    assert match_entries(gold, gold[1:], .6) == [(1, 0)]
+
+
+def test_candidates_for_the_judge():
+    gold = [Entry('丙氨酸氨基转移酶', '35', '9-50', 'U/L'), Entry('钾', '4.1'), Entry('氯', '100')]
+    predicted = [Entry('ALT', '35', '9~50', 'u/l'), Entry('K+', '4.10'), Entry('Na', '140')]
+    pairs = match_entries(gold, predicted, .6)
+    assert pairs == [] and candidates(gold, predicted, pairs) == [(0, 0), (1, 1)]
+    assert candidates(gold, predicted, [(0, 0)]) == [(1, 1)]
+
+
+def test_no_entry_is_lost():
+    generator = np.random.default_rng(2)
+    pool = ['白细胞', '红细胞', '血红蛋白', 'WBC', '白细胞(WBC)', '血小板', '血小板计数', '']
+    for _ in range(100):
+        gold, predicted = ([Entry(pool[i], str(generator.integers(3))) for i in generator.integers(0, len(pool), n)]
+                           for n in generator.integers(0, 6, 2))  # yapf: disable
+        pairs = match_entries(gold, predicted, .6)
+        assert len({i for i, _ in pairs}) == len({j for _, j in pairs}) == len(pairs)
+        for i, j in pairs:
+            assert gold[i].entry_name == predicted[j].entry_name or similarity(
+                gold[i].entry_name.casefold(), predicted[j].entry_name.casefold()) >= .6 or len(gold) == 1
+
+
+# ---- scores by hand
+# Each: gold rows, predicted rows (None: no answer), right, predicted and gold fields in all.
+
+CHINESE = BLOOD
+ENGLISH = (('Potassium', '4.1', '3.5-5.1', 'mmol/L'), ('Sodium', '140', '136-145', 'mmol/L'))
+BY_HAND: list[tuple[Any, Any, int, int, int]] = [
+    # As printed, in another notation: 3 entries of 4 fields.
+    (CHINESE, [('白细胞计数', '11.20', '3.5～9.5', '×10⁹/L'), ('红细胞计数', '4.50', '4.3—5.8', '10*12/L'),
+               ('血红蛋白', '135.0', '130 - 175', 'G/L')], 12, 12, 12),
+    # One result wrong, one unit wrong.
+    (CHINESE, [CHINESE[0], ('红细胞计数', '4.6', '4.3-5.8', '10^12/L'), ('血红蛋白', '135', '130-175', 'g/dL')], 10, 12, 12),
+    # One entry missing, one cell empty.
+    (CHINESE, [CHINESE[2], ('白细胞计数', '11.2', '', '10^9/L')], 7, 7, 12),
+    # One entry too many.
+    (ENGLISH, [*ENGLISH, ('Chloride', '101', '98-107', 'mmol/L')], 8, 12, 8),
+    # A name misread by one sign is matched, and wrong: 3 of 4 fields.
+    ((('甘油三酯', '1.2', '0-1.7', 'mmol/L'), ), [('甘油三脂', '1.2', '0-1.7', 'mmol/L')], 3, 4, 4),
+    # Another name altogether: nothing is matched.
+    ((('丙氨酸氨基转移酶', '35', '9-50', 'U/L'), ), [('ALT', '35', '9-50', 'U/L')], 0, 4, 4),
+    # Cells that are empty in both count nowhere; one that the reference does not have is one too many.
+    ((('尿蛋白', '阴性', '阴性', ''), ('尿糖', '-', '-', '')), [('尿蛋白', 'neg', '(-)', '-'), ('尿糖', '阴性', '阴性', '')], 5, 6, 5),
+    # Nothing said.
+    (ENGLISH, None, 0, 0, 8),
+    # Results and references exchanged between two entries.
+    (ENGLISH, [('Potassium', '140', '136-145', 'mmol/L'), ('Sodium', '4.1', '3.5-5.1', 'mmol/L')], 4, 8, 8),
+    # The flag contradicts, in the other entry it is left out.
+    ((('钾', '5.9 ↑', '3.5-5.1', ''), ('钠', '130 ↓', '', '')),
+     [('钾', '5.9 ↓', '3.5-5.1', ''), ('钠', '130', '', '')], 4, 5, 5),
+]  # yapf: disable
+
+
+@pytest.mark.parametrize('gold, predicted, right, num_predicted, num_gold', BY_HAND, ids=range(len(BY_HAND)))
+def test_documents_by_hand(gold, predicted, right, num_predicted, num_gold):
+    answer = None if predicted is None else markdown(predicted)
+    case, = DocumentsTask('parsing').score(pair(answer, markdown(gold)))
+    assert [case.values[name] for name in ('tp', 'predicted', 'gold')] == [right, num_predicted, num_gold]
+    assert case.values['document_precision'] == pytest.approx(right / num_predicted if num_predicted else 0)
+    assert case.values['document_recall'] == pytest.approx(right / num_gold)
+    assert case.values['document_f1'] == pytest.approx(2 * right / (num_predicted + num_gold))
+    assert ('no_answer' in case.flags) == (predicted is None)
+    # Whatever is wrong on either side is told.
+    counted = TASK('parsing')._counted(pair(answer, markdown(gold)), 'parsing')[0]
+    assert bool(counted.wrong) == (not right == num_predicted == num_gold)
+
+
+def test_scores_of_all_documents_by_hand():
+    pairs = [pair(None if predicted is None else markdown(predicted), markdown(gold), f'r:{i}')
+             for i, (gold, predicted, *_) in enumerate(BY_HAND)]  # yapf: disable
+    found = score(DocumentsTask('parsing'), pairs)
+    assert [sum(counts) for counts in zip(*(line[2:] for line in BY_HAND))] == [53, 70, 78]
+    assert found['precision'] == pytest.approx(53 / 70) and found['recall'] == pytest.approx(53 / 78)
+    assert found['f1'] == pytest.approx(106 / 148)
+    precisions = [1, 10 / 12, 1, 8 / 12, 3 / 4, 0, 5 / 6, 0, 1 / 2, 4 / 5]
+    recalls = [1, 10 / 12, 7 / 12, 1, 3 / 4, 0, 1, 0, 1 / 2, 4 / 5]
+    f1s = [1, 20 / 24, 14 / 19, 16 / 20, 6 / 8, 0, 10 / 11, 0, 8 / 16, 8 / 10]
+    assert found['macro_precision'] == pytest.approx(np.mean(precisions))
+    assert found['macro_recall'] == pytest.approx(np.mean(recalls))
+    assert found['macro_f1'] == pytest.approx(np.mean(f1s))
+    # By field: names 3, 3, 2, 2, 0, 0, 2, 0, 2, 2 right of 3, 3, 2, 3, 1, 1, 2, 0, 2, 2 and
+    # 3, 3, 3, 2, 1, 1, 2, 2, 2, 2.
+    assert found['entry_name_f1'] == pytest.approx(2 * 16 / (19 + 21))
+    # Results: 3, 2, 2, 2, 1, 0, 2, 0, 0, 1 of as many.
+    assert found['result_f1'] == pytest.approx(2 * 13 / (19 + 21))
+    # References: 3, 3, 1, 2, 1, 0, 1, 0, 0, 1 of 3, 3, 1, 3, 1, 1, 2, 0, 2, 1 and 3, 3, 3, 2, 1, 1, 1, 2, 2, 1.
+    assert found['reference_f1'] == pytest.approx(2 * 12 / (17 + 19))
+    # Units: 3, 2, 2, 2, 1, 0, 0, 0, 2, 0 of 3, 3, 2, 3, 1, 1, 0, 0, 2, 0 and 3, 3, 3, 2, 1, 1, 0, 2, 2, 0.
+    assert found['unit_f1'] == pytest.approx(2 * 12 / (15 + 17))
+
+
+def test_complex_questions_by_hand():
+    task = DocumentsTask('complex_qa')
+    gold = {'白细胞': {'result': '11.2', 'reference': '3.5-9.5', 'abnormality': '偏高'},
+            '血红蛋白': {'result': '90', 'reference': '130-175', 'abnormality': '偏低'}}  # yapf: disable
+    answers = [
+        ('[{"name": "白细胞", "result": "11.2 ↑", "reference": "3.5~9.5", "abnormality": "H"}, {"name": "血红蛋白", "result": '
+         '"90", "reference": "130-175", "abnormality": "low"}]', 6, 6),
+        ('{"白细胞": {"result": "11.2", "reference": "3.5-9.5", "abnormality": "偏低"}}', 2, 3),
+        ('{"白细胞": {"result": "11.2↑", "reference": ""}}', 2, 2),
+        ('{"红细胞": {"result": "4.5", "reference": "4.3-5.8", "abnormality": "正常"}}', 0, 3),
+        ('[]', 0, 0),
+        (None, 0, 0),
+    ]  # yapf: disable
+    pairs = [pair(answer, reference) for answer, *_ in answers
+             for reference in (gold, json.dumps(gold, ensure_ascii=False))]  # yapf: disable
+    for one, (_, right, predicted) in zip(pairs, [line for line in answers for _ in range(2)]):
+        case, = task.score(one)
+        assert [case.values[name] for name in ('tp', 'predicted', 'gold')] == [right, predicted, 6]
+    found = score(task, pairs)
+    assert found['f1'] == pytest.approx(2 * 10 / (14 + 36)) and found['precision'] == pytest.approx(10 / 14)
+    assert found['macro_f1'] == pytest.approx(np.mean([1, 4 / 9, 4 / 8, 0, 0, 0]))
+    # Of 6 answers 2, 1, 1, 1 state one, the third by its arrow; 2, 0, 1 are right.
+    assert found['abnormality_f1'] == pytest.approx(2 * 3 / (5 + 12))
+
+
+def test_simple_questions():
+    task = DocumentsTask('simple_qa')
+    answers = [('5.20', '5.2'), ('<think>6.1?</think>5.2', '5.2'), ('6.1', '5.2'), (None, '5.2')]
+    answers += [('3.5～9.5', '3.5-9.5'), ('mmol/l', 'mmol/L'), ('<answer>偏高</answer>', '↑'), ('白细胞的结果是5.2', '5.2')]
+    right = [1, 1, 0, 0, 1, 1, 1, 0]
+    cases = [task.score(pair(*answer))[0] for answer in answers]
+    assert [case.values['correct'] for case in cases] == right
+    assert sums_of(task, cases)['accuracy'] == pytest.approx(5 / 8)
+    case, = task.score(pair('<think>5.2', '5.2'))
+    assert case.values['correct'] == 0 and case.flags == ('empty_answer', ) and not case.data
+    # A judge would be asked about what was said and is wrong.
+    assert [bool(case.data) for case in cases] == [False, False, True, False, False, False, False, True]
+
+
+def test_both_without_entries():
+    empty = markdown([])
+    task = DocumentsTask('parsing')
+    case, = task.score(pair(empty, empty))
+    assert case.values['document_f1'] == case.values['document_precision'] == 1 and case.values['gold'] == 0
+    case, = task.score(pair(markdown(BLOOD), empty))
+    assert case.values['document_f1'] == case.values['document_recall'] == 0 and case.values['predicted'] == 12
+
+
+# ---- perfect and shuffled
+
+
+def reports(number, seed=0):
+    """Reports of random tests and values, each with names of its own choice."""
+    generator = np.random.default_rng(seed)
+    tests = [(f'{first}{second}', unit) for first, unit in (
+        ('血清', 'mmol/L'), ('尿', 'mg/L'), ('游离', 'pmol/L'), ('总', 'U/L'), ('高敏', 'ng/mL'), ('Plasma ', 'g/L'))
+        for second in ('甲状腺素', '肌酐', '皮质醇', '转铁蛋白', '胰岛素', 'ferritin', 'renin', 'lactate')]  # yapf: disable
+    documents = []
+    for _ in range(number):
+        rows = []
+        for i in generator.permutation(len(tests))[:generator.integers(4, 9)]:
+            low, high, value = np.sort(generator.integers(1, 900, 3)) / 10
+            rows.append((tests[i][0], str(value), f'{low}-{high}', tests[i][1]))
+        documents.append(rows)
+    return documents
+
+
+def test_perfect_and_shuffled():
+    documents = reports(60)
+    task = DocumentsTask('parsing')
+    perfect = score(task, [pair(f'```\n{markdown(rows)}\n```', markdown(rows)) for rows in documents])
+    assert all(value == 1 for value in perfect.values())
+    shuffled = score(task, [pair(markdown(documents[i - 1]), markdown(documents[i])) for i in range(60)])
+    # Some names and their units are in both by chance; their values are not.
+    assert shuffled['result_f1'] < .03 and shuffled['reference_f1'] < .03
+    assert shuffled['f1'] < .2 and shuffled['macro_f1'] < .2
+    # In one document: names stay, and cells go to other rows.
+    mixed = [[(row[0], *other[1:]) for row, other in zip(rows, rows[1:] + rows[:1])] for rows in documents]
+    found = score(task, [pair(markdown(one), markdown(rows)) for one, rows in zip(mixed, documents)])
+    assert found['entry_name_f1'] == 1 and found['result_f1'] < .03
+
+
+def test_perfect_and_shuffled_questions():
+    documents = reports(40)
+    task = DocumentsTask('complex_qa')
+    lists = [[{'name': name, 'result': value, 'reference': limits, 'abnormality': '正常'}
+              for name, value, limits, _ in rows] for rows in documents]  # yapf: disable
+    golds = [json.dumps(one, ensure_ascii=False) for one in lists]
+    assert all(value == 1 for value in score(task, [pair(gold, gold) for gold in golds]).values())
+    shuffled = score(task, [pair(golds[i - 1], golds[i]) for i in range(40)])
+    assert shuffled['result_f1'] < .03 and shuffled['reference_f1'] < .03
+    simple = DocumentsTask('simple_qa')
+    values = [rows[0][1] for rows in documents]
+    assert score(simple, [pair(value, value) for value in values])['accuracy'] == 1
+    assert score(simple, [pair(values[i - 1], values[i]) for i in range(40)])['accuracy'] < .05
+
+
+def test_order_and_notation_do_not_matter():
+    generator = np.random.default_rng(4)
+    task = DocumentsTask('parsing')
+    variants = [
+        lambda text: text, lambda text: text.replace('-', '～'), lambda text: f' {text} '.upper(),
+        lambda text: text.replace('(', '（').translate({c: c + 0xfee0
+                                                       for c in range(ord('0'),
+                                                                      ord('9') + 1)})
+    ]
+    for gold in reports(30, seed=9):
+        said = [gold[i] for i in generator.permutation(len(gold))[1:]] + [('另一项', '1', '2-3', 'g/L')]
+        plain, = task.score(pair(markdown(said), markdown(gold)))
+        columns = generator.permutation(4)
+        written = [[variants[generator.integers(4)](cell) for cell in row] for row in said]
+        answer = markdown([[row[i] for i in columns] for row in written], [HEADING[i] for i in columns])
+        other, = task.score(pair(answer, markdown(gold[::-1])))
+        assert other.values == plain.values and plain.values['tp'] == 4 * (len(gold) - 1)
+
+
+# ---- the task
+
+
+@pytest.mark.parametrize('subtask, answer', [('parsing', '没有'), ('complex_qa', '偏高'), ('parsing', '| a |')])
+def test_malformed_answers(subtask, answer):
+    task = DocumentsTask(subtask)
+    reference = markdown(BLOOD) if subtask == 'parsing' else {'result': '5'}
+    with pytest.raises(PredictionError, match='there is no'):
+        task.score(pair(answer, reference))
+    shown = task.show(pair(answer, reference), 0)
+    assert dict(shown.lines)['problem'].startswith('there is no') and dict(shown.lines)['answer'] == answer
+
+
+@pytest.mark.parametrize('subtask, reference, message', [
+    ('parsing', 'no table', 'headings entry_name'), ('complex_qa', 'no json', 'Write JSON'),
+    ('complex_qa', {'x': 1}, 'Write JSON'), ('simple_qa', None, 'no answer'),
+])  # yapf: disable
+def test_references_that_cannot_be_read(subtask, reference, message):
+    with pytest.raises(RowError, match=message) as error:
+        DocumentsTask(subtask).score(pair('x', reference, 'test.jsonl:7'))
+    assert error.value.row == 'test.jsonl:7'
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'subtask': 'tables'}, '--subtask'), ({'name_threshold': 0.}, '--name-threshold'),
+    ({'subtask': 'gmd'}, 'by a judge alone'), ({'judge': 'http://x'}, '--judge-model'),
+    ({'judge_model': 'm'}, '--judge URL'),
+    ({'judge_record': 'f'}, '--judge URL'), ({'judge_replay': 'f'}, '--judge-model'),
+    ({'judge_concurrency': 0}, '1 or more'),
+])  # yapf: disable
+def test_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        DocumentsTask(**options)
+
+
+def test_rows_say_their_subtask():
+    task = DocumentsTask()
+    pairs = [
+        pair(markdown(BLOOD), markdown(BLOOD), subtask='LTR full parsing'),
+        pair('5.2', '5.2', subtask='simple_qa'),
+        pair('5.3', '5.2', subtask='LTR Simple-QA'),
+        pair('{"result": "5", "abnormality": "H"}', {
+            'result': '5',
+            'abnormality': '正常'
+        }, subtask='complex_qa')
+    ]
+    cases = [task.score(one)[0] for one in pairs]
+    assert [case.groups['subtask'] for case in cases] == ['parsing', 'simple_qa', 'simple_qa', 'complex_qa']
+    found = sums_of(task, cases)
+    assert found['parsing_f1'] == 1 and found['simple_qa_accuracy'] == .5 and found['complex_qa_f1'] == .5
+    assert found['average'] == pytest.approx((1 + .5 + .5) / 3)
+    assert task.measures[0].columns[0] == 'rows' and all(case.values['rows'] == 1 for case in cases)
+    assert list(found)[0] == 'average' and not any('gmd' in name for name in found)
+    for said, message in ((None, 'None'), ('ocr', "'ocr'"), ('gmd', 'a judge alone')):
+        with pytest.raises(RowError, match=message):
+            task.score(pair('x', 'y', subtask=said))
+
+
+def test_without_a_judge_it_is_counted():
+    task = DocumentsTask('simple_qa')
+    table = Table()
+    for answer in ('5.2', '6', None, '七'):
+        table.add_row('r', 'r', {}, task.score(pair(answer, '5.2')))
+    table.close()
+    task.complete(table)
+    assert table.flag_counts() == {'not_judged': 2, 'no_answer': 1}
+    assert 'none' in task.rules['judge'] and 'not_judged' in task.rules['judge']
+
+
+def test_task_travels():
+    task = DocumentsTask('parsing', name_threshold=.7)
+    assert task._replies == {} and pickle.loads(pickle.dumps(task)) == task
+    assert len(task.rules) > 10 and all(isinstance(text, str) and text for text in task.rules.values())
+
+
+def test_show(tmp_path):
+    page = tmp_path / 'page.png'
+    Image.new('L', (1200, 600), 200).save(page)
+    task = DocumentsTask('parsing')
+    shown = task.show(
+        pair(
+            markdown([('白细胞计数', '11.3', '3.5-9.5', ''), ('血小板', '200', '', '')]),
+            markdown(BLOOD),
+            images=[str(page), 'b']), 0)
+    lines = dict(shown.lines)
+    assert shown.picture is not None and shown.picture.size == (512, 256)
+    assert shown.picture.mode == 'RGB' and lines['picture'] == 'the first of 2'
+    assert lines['question'] == '读一读。' and lines['reference'] == markdown(BLOOD)
+    assert lines['wrong by the rules'].splitlines() == [
+        "白细胞计数: result '11.3', not '11.2 ↑'", "白细胞计数: unit empty, not '10^9/L'", '红细胞计数: missing', '血红蛋白: missing',
+        '血小板: not in the reference']  # yapf: disable
+    assert '0.235' in shown.title
+    lines = dict(task.show(pair(None, markdown(BLOOD), images=['missing.png']), 0).lines)
+    assert 'missing.png' in lines['picture'] and lines['wrong by the rules'].count('missing') == 3
+    assert DocumentsTask('simple_qa').show(pair('5', '5'), 0).title.endswith('right by the rules')
+    many = [(f'项目{i}号', '1', '2', '') for i in range(60)]
+    assert 'and 20 more' in dict(task.show(pair(None, markdown(many)), 0).lines)['wrong by the rules']
+
+
+def test_command(tmp_path, capsys):
+    """Through the whole command, with what is missing, doubled and malformed."""
+    from swift_citrusv.cli.main import main
+    documents = reports(20, seed=3)
+    rows = [{'id': i, 'answer': markdown(one), 'messages': [{'role': 'user', 'content': '?'}], 'hospital': 'ab'[i % 2]}
+            for i, one in enumerate(documents)]  # yapf: disable
+    answers = [{'id': i, 'response': markdown(one)} for i, one in enumerate(documents)]
+    answers[4]['response'] = 'sorry'
+    answers = answers[:18] + answers[:1]
+    for name, lines in (('ref', rows), ('pred', answers)):
+        (tmp_path / f'{name}.jsonl').write_text(
+            ''.join(f'{json.dumps(line, ensure_ascii=False)}\n' for line in lines), encoding='utf-8')
+    code = main(['eval', 'documents', '--subtask', 'parsing', '--pred', str(tmp_path / 'pred.jsonl'), '--ref',
+                 str(tmp_path / 'ref.jsonl'), '--output', str(tmp_path / 'out'), '--by', 'hospital', '--repeats', '50',
+                 '--no-report'])  # yapf: disable
+    assert not code, capsys.readouterr()
+    found = json.loads((tmp_path / 'out' / 'scores.json').read_text(encoding='utf-8'))
+    counts = {name: count for name, count in found['found'].items() if count}
+    assert counts == {'missing': 2, 'doubled': 1, 'malformed': 1}
+    assert found['flags'] == {'no_answer': 3} and found['cases'] == 20
+    gold = [4 * len(one) for one in documents]
+    lost = gold[4] + gold[18] + gold[19]
+    assert found['scores']['recall']['value'] == pytest.approx(1 - lost / sum(gold))
+    assert found['scores']['precision']['value'] == 1 and found['scores']['macro_f1']['value'] == pytest.approx(.85)
+    assert set(found['groups']['hospital']) == {'a', 'b'} and found['options']['subtask'] == 'parsing'
+    assert 'documents' in {task.NAME for task in _cli_eval._TASKS}

@@ -1,0 +1,20 @@
+"""The distributed engines under test."""
+import json
+
+FSDP2_CONFIG = {
+    'fsdp': 'full_shard auto_wrap',
+    'fsdp_config': {
+        'fsdp_version': 2,
+        'reshard_after_forward': True,
+        'auto_wrap_policy': 'TRANSFORMER_BASED_WRAP',
+        'cpu_ram_efficient_loading': True,
+        'state_dict_type': 'SHARDED_STATE_DICT',
+    },
+}
+# engine -> its arguments; of FSDP2, activation checkpointing is a part
+ENGINES = {
+    'ddp': [],
+    'zero2': ['--deepspeed', 'zero2'],
+    'zero3': ['--deepspeed', 'zero3'],
+    'fsdp2': ['--fsdp', json.dumps(FSDP2_CONFIG)],
+}

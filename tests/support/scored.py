@@ -1,0 +1,57 @@
+"""A task for the tests of `swift_citrusv.scoring`: answers are numbers, and scored by how near they are."""
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from swift_citrusv.errors import RowError
+from swift_citrusv.scoring.cases import Case, Pair, PredictionError
+from swift_citrusv.scoring.task import Corpus, Shown, f1, mean, ratio
+
+
+def weighted_median(data: Any, weights: Any) -> float:
+    values = sorted(value for value, weight in zip(data, weights) for _ in range(weight))
+    return values[len(values) // 2]
+
+
+@dataclass(frozen=True)
+class NumbersTask:
+    """`numbers` of a row against `numbers` of its prediction; a case each."""
+    digits: int = 2
+
+    NAME: ClassVar[str] = 'numbers'
+    TITLE: ClassVar[str] = 'Numbers'
+
+    @property
+    def measures(self) -> tuple[Any, ...]:
+        return (mean('near'), ratio('micro', 'hit', 'one'), f1('f1', 'hit', 'one', 'one'),
+                mean('far', percent=False, higher_is_better=False), Corpus('median', weighted_median, percent=False))
+
+    @property
+    def rules(self) -> dict[str, str]:
+        return {'missing': 'A number that is missing is 100 away.'}
+
+    def score(self, pair: Pair) -> list[Case]:
+        wanted = pair.reference.get('numbers')
+        if not isinstance(wanted, list):
+            raise RowError(pair.name, 'the row has no numbers.', 'Write some.')
+        given = (pair.prediction or {}).get('numbers', [None] * len(wanted))
+        if not isinstance(given, list) or len(given) != len(wanted):
+            raise PredictionError(f"'numbers' is {given!r}")
+        cases = []
+        for right, value in zip(wanted, given):
+            away = 100. if value is None else float(abs(value - right))
+            groups = {'sign': 'negative' if right < 0 else 'positive'}
+            flags = ('nothing', ) if value is None else ()
+            values = {'near': max(0., 1 - away / 100), 'hit': float(away == 0), 'one': 1., 'far': away}
+            if value is None:
+                values['far'] = float('nan')
+            cases.append(Case(values, flags, groups, away))
+        return cases
+
+    def complete(self, table: Any) -> None:
+        pass
+
+    def show(self, pair: Pair, index: int) -> Shown:
+        return Shown(pair.name, None, (('reference', str(pair.reference)), ))
+
+
+TASK = NumbersTask

@@ -1,0 +1,302 @@
+"""Half-written checkpoints are recognised: every kind that ms-swift writes, cut off after any file and inside any."""
+import json
+import os
+import pytest
+import shutil
+import torch
+from collections.abc import Callable
+from pathlib import Path
+from safetensors.torch import save_file
+
+from swift_citrusv.training.checkpoint_integrity import (REPLACED, SEAL, checkpoints_of, fault, is_model_only, remove,
+                                                         seal)
+from swift_citrusv.training.checkpoint_selection import CheckpointError, Choice, choose, to_delete
+
+# The files of each kind, in the order in which they are written. (`args.json` tells the number of ranks.)
+PLAIN = ('config.json', 'model.safetensors', 'training_args.bin', 'args.json', 'tokenizer.json')
+STATES = ('optimizer.pt', 'scheduler.pt')
+ZERO = ('global_step4/mp_rank_00_model_states.pt', 'global_step4/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt',
+        'global_step4/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt', 'latest', 'scheduler.pt')
+RNG_2 = ('rng_state_0.pth', 'trainer_state.json', 'rng_state_1.pth')
+KINDS = {
+    'one rank': (*PLAIN, *STATES, 'rng_state.pth', 'trainer_state.json'),
+    'two ranks': (*PLAIN, *STATES, *RNG_2),
+    'shards': ('model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors', 'model.safetensors.index.json',
+               'args.json', *STATES, 'rng_state.pth', 'trainer_state.json'),
+    'LoRA': ('adapter_model.safetensors', 'adapter_config.json', 'args.json', *STATES, *RNG_2),
+    'ZeRO-2': (*PLAIN, *ZERO, *RNG_2),
+    'ZeRO-3, not gathered': ('args.json', *(f'global_step4/zero_pp_rank_{rank}_mp_rank_00_{kind}_states.pt'
+                                            for kind in ('model', 'optim') for rank in (0, 1)),
+                             'latest', 'scheduler.pt', *RNG_2),
+    'FSDP2': ('args.json', 'pytorch_model_fsdp_0/__0_0.distcp', 'pytorch_model_fsdp_0/__1_0.distcp',
+              'pytorch_model_fsdp_0/.metadata', 'optimizer_0/__0_0.distcp', 'optimizer_0/__1_0.distcp',
+              'optimizer_0/.metadata', 'scheduler.pt', *RNG_2),
+    'model only': (*PLAIN, 'trainer_state.json'),
+}  # yapf: disable
+# Files that a run can go on without, as far as anyone can tell who did not write the checkpoint.
+OPTIONAL = {'config.json', 'training_args.bin', 'args.json', 'tokenizer.json', 'adapter_config.json',
+            'model.safetensors.index.json', 'optimizer_0/__0_0.distcp', 'pytorch_model_fsdp_0/__0_0.distcp',
+            'pytorch_model_fsdp_0/__1_0.distcp', 'optimizer_0/__1_0.distcp'}  # yapf: disable
+# DeepSpeed has the weights in files of its own, and may have a scheduler of its own.
+OPTIONAL_WITH_ZERO = {'model.safetensors', 'scheduler.pt'}
+# Their length tells nothing.
+ENDLESS = ('.distcp', '.metadata', 'latest', 'args.json', 'config.json', 'tokenizer.json')
+
+
+def write(path: Path, kind: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.name
+    if name == 'args.json':
+        num_ranks = 2 if 'rng_state_1.pth' in KINDS[kind] else 1
+        path.write_text(json.dumps({'global_world_size': num_ranks, 'save_only_model': kind == 'model only'}))
+    elif name.endswith('.index.json'):
+        path.write_text(json.dumps({'weight_map': {'a': KINDS['shards'][0], 'b': KINDS['shards'][1]}}))
+    elif name.endswith('.json'):
+        path.write_text(json.dumps({'global_step': 4, 'log_history': [1.5] * 20}))
+    elif name.endswith('.safetensors'):
+        save_file({'a': torch.ones(7, 5), 'b': torch.ones(3, dtype=torch.bfloat16)}, path, metadata={'format': 'pt'})
+    elif name.endswith(('.pt', '.pth', '.bin')):
+        torch.save({'a': torch.ones(9), 'b': 'text'}, path)
+    else:
+        path.write_bytes(b'global_step4')
+
+
+def make(folder: Path, kind: str = 'one rank', num_files: int | None = None) -> Path:
+    for name in KINDS[kind][:num_files]:
+        write(folder / name, kind)
+    return folder
+
+
+def cut(path: Path, num_bytes: int) -> None:
+    os.truncate(path, num_bytes)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_written_up_to_any_byte(kind, tmp_path):
+    """With every file but the last written, and the next one up to some byte; then whole; then without one file."""
+    run = tmp_path / 'run'
+    # As in a run: the arguments are there from the start.
+    write(run / 'args.json', kind)
+    folder, names = run / 'checkpoint-4', KINDS[kind]
+    folder.mkdir()
+    assert fault(str(folder)) == 'trainer_state.json, which is written last, is missing'
+    for name in names:
+        path = folder / name
+        write(path, kind)
+        size = path.stat().st_size
+        is_last = name == names[-1]
+        if is_last:
+            assert fault(str(folder)) is None and is_model_only(str(folder)) == (kind == 'model only')
+        for num_bytes in {0, 1, 8, 9, 60, size // 2, size - 1} & set(range(size)):
+            cut(path, num_bytes)
+            assert fault(str(folder)), f'{name} with {num_bytes} of {size} bytes'
+        write(path, kind)
+    assert fault(str(folder)) is None
+    for name in names:
+        (folder / name).unlink()
+        optional = OPTIONAL | OPTIONAL_WITH_ZERO if 'ZeRO' in kind else OPTIONAL
+        assert bool(fault(str(folder))) == (name not in optional), name
+        write(folder / name, kind)
+        if not name.endswith(ENDLESS):
+            cut(folder / name, (folder / name).stat().st_size - 1)
+            assert fault(str(folder)), name
+            write(folder / name, kind)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_sealed(kind, tmp_path):
+    """With a seal, every file counts; those that people edit may have any size but none."""
+    folder = make(tmp_path / 'run' / 'checkpoint-4', kind)
+    (folder / 'empty.py').touch()
+    seal(str(folder), model_only=kind == 'model only')
+    assert fault(str(folder)) is None and is_model_only(str(folder)) == (kind == 'model only')
+    assert not list(folder.glob('*.tmp'))
+    (folder / 'note.txt').write_text('added later')
+    for name in KINDS[kind]:
+        path = folder / name
+        whole = path.read_bytes()
+        path.write_bytes(whole + b' ')
+        reason = None if path.suffix == '.json' else f'{name} has {len(whole) + 1:,} of its {len(whole):,} bytes'
+        assert fault(str(folder)) == reason
+        path.write_bytes(whole[:-1])
+        assert (fault(str(folder)) is None) == (path.suffix == '.json')
+        path.write_bytes(b'')
+        assert fault(str(folder)) == f'{name} has 0 of its {len(whole):,} bytes'
+        path.unlink()
+        assert fault(str(folder)) == f'{name} is missing'
+        path.write_bytes(whole)
+    assert fault(str(folder)) is None
+    (folder / SEAL).write_text('{"files": ')
+    assert fault(str(folder)) == f'{SEAL} cannot be read'
+
+
+def test_power_cut(tmp_path):
+    """A file system may keep the length of a file, and zeros for its content."""
+    folder = make(tmp_path / 'checkpoint-4')
+    for name in ('model.safetensors', 'optimizer.pt', 'rng_state.pth', 'trainer_state.json'):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(bytes(len(whole)))
+        assert fault(str(folder)), name
+        (folder / name).write_bytes(whole)
+
+
+def test_file_of_another_tool(tmp_path):
+    """DeepSpeed can be told to write pickles, and safetensors may be empty."""
+    folder = make(tmp_path / 'run' / 'checkpoint-4', 'ZeRO-2')
+    torch.save({'a': 1}, folder / KINDS['ZeRO-2'][-4], _use_new_zipfile_serialization=False)
+    save_file({}, folder / 'model.safetensors')
+    assert fault(str(folder)) is None
+
+
+def test_number_of_ranks(tmp_path):
+    """Where nobody tells it, what is there counts; on disks of their own, nodes have their own ranks' files."""
+    folder = make(tmp_path / 'run' / 'checkpoint-4', 'two ranks')
+    (folder / 'args.json').unlink()
+    assert fault(str(folder)) is None
+    arguments = {'global_world_size': 4, 'save_on_each_node': False}
+    (folder / 'args.json').write_text(json.dumps(arguments))
+    assert fault(str(folder)) == 'rng_state_2.pth is missing'
+    (folder / 'args.json').write_text(json.dumps({**arguments, 'save_on_each_node': True}))
+    assert fault(str(folder)) is None
+
+
+def test_deleted_halfway(tmp_path, monkeypatch):
+    """A checkpoint that is killed while it is deleted is not whole at any time."""
+    folder = make(tmp_path / 'run' / 'checkpoint-4', 'ZeRO-2')
+    seal(str(folder))
+    seen = []
+
+    def noting(function: Callable) -> Callable:
+
+        def noted(path, *args, **kwargs):
+            result = function(path, *args, **kwargs)
+            if folder.is_dir():
+                seen.append(fault(str(folder)))
+            return result
+
+        return noted
+
+    monkeypatch.setattr(os, 'unlink', noting(os.unlink))
+    monkeypatch.setattr(shutil, 'rmtree', noting(shutil.rmtree))
+    remove(str(folder))
+    assert not folder.exists() and len(seen) > 10 and all(seen)
+
+
+# ---- which one is chosen
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """Checkpoints 2, 4, 10 and 12; 4 and 12 are half-written, and 12 is the only one with a seal."""
+    for step in (2, 4, 10, 12):
+        folder = make(tmp_path / 'run' / f'checkpoint-{step}')
+        if step == 12:
+            seal(str(folder))
+        if step in (4, 12):
+            cut(folder / 'optimizer.pt', 100)
+    (tmp_path / 'run' / 'checkpoint-final').mkdir()
+    return tmp_path / 'run'
+
+
+@pytest.mark.parametrize('named, chosen, passed_over', [
+    ('', 10, [12]),
+    ('checkpoint-2', 2, []),
+    ('checkpoint-4', 2, [4]),
+    ('checkpoint-4/', 2, [4]),
+    ('checkpoint-10', 10, []),
+    ('checkpoint-12', 10, [12]),
+    ('last-checkpoint', 10, [12]),
+])
+def test_choice(named, chosen, passed_over, run):
+    (run / 'last-checkpoint').symlink_to('checkpoint-12')
+    choice = choose(f'{run}/{named}')
+    assert choice.path == str(run / f'checkpoint-{chosen}')
+    assert [folder for folder, _ in choice.passed_over] == [str(run / f'checkpoint-{step}') for step in passed_over]
+
+
+def test_line(run):
+    size = (run / 'checkpoint-10' / 'optimizer.pt').stat().st_size
+    assert choose(str(run)).line() == (
+        f'{run}/checkpoint-12 (optimizer.pt has 100 of its {size:,} bytes) is half-written. The run goes on from the '
+        f'last whole checkpoint before: {run}/checkpoint-10.')
+    cut(run / 'checkpoint-10' / 'model.safetensors', 50)
+    assert choose(str(run)).line().count('is cut short') == 2 and ' are half-written' in choose(str(run)).line()
+    assert choose(str(run / 'checkpoint-2')).line() == ''
+
+
+def test_checkpoint_under_another_name(run):
+    (run / 'checkpoint-10').rename(run / 'best')
+    assert choose(str(run / 'best')).path == str(run / 'best')
+    cut(run / 'best' / 'optimizer.pt', 100)
+    with pytest.raises(
+            CheckpointError, match=r'best \(optimizer.pt is cut short\). Whole ones in .*run: checkpoint-2.'):
+        choose(str(run / 'best'))
+
+
+def test_replaced_checkpoint_waits(run):
+    """While a whole checkpoint is written anew, and while nothing of the new one is there yet."""
+    (run / 'checkpoint-10').rename(run / f'{REPLACED}checkpoint-10')
+    for named in (run, run / 'checkpoint-10'):
+        assert choose(str(named)).path == str(run / f'{REPLACED}checkpoint-10')
+    make(run / 'checkpoint-10', num_files=3)
+    assert [folder for folder, _ in choose(str(run / 'checkpoint-10')).passed_over] == [str(run / 'checkpoint-10')]
+    assert choose(str(run / 'checkpoint-10')).path == str(run / f'{REPLACED}checkpoint-10')
+    make(run / 'checkpoint-10')
+    assert choose(str(run / 'checkpoint-10')) == Choice(str(run / 'checkpoint-10'))
+
+
+@pytest.mark.parametrize('named, message', [
+    ('run/checkpoint-3',
+     r'checkpoint-3 does not exist. Whole ones in .*: checkpoint-2, checkpoint-10. Name one of them'),
+    ('true', r'true is no folder. Name a checkpoint, or the folder of a run.'),
+    ('', r'neither a checkpoint nor the folder of a run with checkpoints. Name one of the runs in it: \S*run.$'),
+    ('run/checkpoint-final', r'neither a checkpoint .* Name a folder checkpoint-N, or the one that holds it.'),
+])
+def test_nothing_of_that_name(named, message, run):
+    with pytest.raises(CheckpointError, match=message):
+        choose(str(run.parent / named))
+
+
+def test_none_is_whole(run):
+    remove(str(run / 'checkpoint-2'))
+    with pytest.raises(
+            CheckpointError, match=r'checkpoint-4 \(optimizer.pt is cut short\). Whole ones in .*: checkpoint-10'):
+        choose(str(run / 'checkpoint-4'))
+    remove(str(run / 'checkpoint-10'))
+    message = r'go on from: \S*12 \(.*100 of its .*\), \S*4 \(.* short\). Start again without --resume_from_checkpoint.'
+    with pytest.raises(CheckpointError, match=message):
+        choose(str(run))
+    (run / 'args.json').write_text(json.dumps({'resume_from_checkpoint': '/before/checkpoint-8'}))
+    for folder in checkpoints_of(str(run)):
+        (Path(folder) / 'args.json').unlink()
+    with pytest.raises(CheckpointError, match='That run went on from /before/checkpoint-8, so name that one again.'):
+        choose(str(run))
+
+
+def test_weights_alone(tmp_path):
+    folder = make(tmp_path / 'checkpoint-4', 'model only')
+    for sealed in (False, True):
+        if sealed:
+            seal(str(folder), model_only=True)
+        assert choose(str(folder), needs_optimizer=False).path == str(folder)
+        with pytest.raises(CheckpointError, match='saved with --save_only_model true.*Add --resume_only_model true'):
+            choose(str(folder))
+
+
+# ---- which ones are deleted
+
+
+@pytest.mark.parametrize('limit, keep, deleted', [
+    (4, [10], []),
+    (3, [10], [4]),
+    (2, [10], [4, 12]),
+    (1, [10], [4, 12, 2]),
+    (1, [12, 2], [4, 10]),
+    (2, [4], [12, 2]),
+])
+def test_deleted(limit, keep, deleted, run):
+    """Half-written ones first, whatever their date and number; then those that were saved first."""
+    for i, step in enumerate((4, 12, 2, 10)):
+        os.utime(run / f'checkpoint-{step}', (i, i))
+    folders = to_delete(str(run), limit, [str(run / f'checkpoint-{step}') for step in keep])
+    assert [int(Path(folder).name.split('-')[1]) for folder in folders] == deleted
