@@ -1,5 +1,5 @@
-# `make demo` and `make test` need Python 3.11 (3.10 or newer) and a network for the first install; all else goes into
-# .venv (remove it to install anew). Other targets: lint, bench, setup, clean.
+# `make demo` and `make test` need Python 3.11 (3.10 or newer), a C compiler, and a network for the first install. Everything
+# is installed into .venv; remove it to install anew. `make help` lists the targets.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 WORKERS ?= 2
@@ -9,39 +9,43 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := swift_citrusv tests examples
 
-# Nothing below looks at a hub: the models of the tests and of the demo are made on the spot.
+# No model hub is contacted: the tests and the demo build their own models.
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint bench setup clean
+.PHONY: help demo test lint bench setup clean
 .DEFAULT_GOAL := test
 
-demo: setup
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup ## Train and score a tiny model on real images: about ten minutes.
 	$(BIN)/python examples/demo/run.py --output output/demo
 
-# One thread a worker: two workers with a thread for each core would fight over the cores.
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+# One thread per worker by default: two workers with a thread for each core would compete for the cores. The caller may
+# set OMP_NUM_THREADS, WORKERS (processes), PYTEST_ARGS, and ATEN_CPU_CAPABILITY (default, avx2) for other kernels.
+test: lint ## Run the linters and all CPU tests (PYTEST_ARGS="-x -n 0 tests/rows" for some).
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m 'not gpu' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-# The figures of the README's sections on packing and memory: about 20 minutes on a quiet machine.
-bench: setup
+# About 20 minutes on a quiet machine.
+bench: setup ## Measure the figures of docs/packing.md, memory.md, inference.md and medical.md.
 	@for name in packing lengths training memory inference estimate scans; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_$$name.py --output output/bench/$$name.json || exit 1; \
 	done
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/bench_packing.py --huge --output output/bench/huge.json
 
-lint: setup
+lint: setup ## Run yapf, isort, flake8, codespell and mypy.
 	$(BIN)/yapf --diff --recursive $(SOURCES)
 	$(BIN)/isort --check --diff --quiet $(SOURCES)
 	$(BIN)/flake8 $(SOURCES)
-	$(BIN)/codespell $(SOURCES) templates docs README.md Makefile setup.cfg
+	$(BIN)/codespell $(SOURCES) templates docs README.md CONTRIBUTING.md CHANGELOG.md Makefile setup.cfg
 	$(BIN)/mypy $(SOURCES)
 
-setup: $(STAMP)
+setup: $(STAMP) ## Install the package, its extras and the linters into .venv.
 
-# Made again only when the dependencies may have changed. pip draws its progress bars on a terminal alone.
+# Made again only if the dependencies may have changed. pip draws its progress bars only on a terminal.
 $(STAMP): setup.cfg pyproject.toml swift_citrusv/_build.py
 	@echo 'Installing swift-citrusv and its dependencies (PyTorch, ms-swift, ...) into $(VENV): about 3 to 5 minutes.'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -50,6 +54,6 @@ $(STAMP): setup.cfg pyproject.toml swift_citrusv/_build.py
 	$(BIN)/python -m pip install $$quiet --editable '.[demo,test,dev]'
 	@touch $@
 
-clean:
+clean: ## Remove build products, caches and output.
 	rm -rf build dist output *.egg-info .mypy_cache .pytest_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
-"""For `--external_plugins examples/citrusv_plugin.py`: registers Citrus-V where the installed import hook is off.
+"""For `--external_plugins examples/citrusv_plugin.py`: registers Citrus-V if the installed import hook is off.
 
-ms-swift runs this file under a name of its own; it must not use relative imports.
+ms-swift runs this file under its own module name, so it must not use relative imports.
 """
 from swift_citrusv.plugin.register import register
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Adds segmentation to a LoRA run on a plain Qwen2.5-VL: LoRA on the language model, and the projector, SAM2 and the
-# embedding of [SEG] in full. All of them are saved with the adapter, and loaded back with it.
+# Adds segmentation to a LoRA run on a plain Qwen2.5-VL: trains LoRA on the language model, and the projector, SAM2 and
+# the embedding of [SEG] in full. All of them are saved with the adapter and loaded with it.
 #
-# --modules_to_save seg_projector segmenter is the default of --model_type citrusv; [SEG] is a trainable token of PEFT.
+# With --model_type citrusv, --modules_to_save defaults to seg_projector segmenter, and [SEG] is a trainable token of PEFT.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,8 +13,8 @@ OUTPUT=${OUTPUT:-output/lora}
 
 citrusv check-data "$DATASET"
 
-# sam2 names the weights that are grafted on the plain model. Give it again wherever the adapter is loaded (the export
-# below): ms-swift does not keep --model_kwargs with an adapter.
+# sam2 names the weights that are grafted onto the plain model. Pass it again wherever the adapter is loaded, as in the
+# export below: ms-swift does not save --model_kwargs with an adapter.
 NPROC_PER_NODE=${NPROC_PER_NODE:-8} \
 swift sft \
     --model "$MODEL" \

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Stage 1 on 8 GPUs, concept alignment: the vision encoder and the aligner learn from image-caption pairs.
-# Once, before stage 1: a Citrus-V directory out of Qwen2.5-VL and SAM2.
+# Stage 1 on 8 GPUs, concept alignment: trains the vision encoder and the aligner on image-caption pairs.
+# Once before stage 1, build a Citrus-V directory from Qwen2.5-VL and SAM2:
 #   citrusv build --mllm Qwen/Qwen2.5-VL-7B-Instruct --sam2 facebook/sam2.1-hiera-large --output output/citrusv-7b
-# Learning rates, epochs and what is frozen stand in templates/stage1.yaml; flags after the script's name go to swift sft
-# and win over the file, e.g. examples/stage1.sh --max_length 4096.
+# Learning rates, epochs and frozen parts are set in templates/stage1.yaml. Flags after the script's name are passed to
+# swift sft and override the file, e.g. examples/stage1.sh --max_length 4096.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,10 +11,10 @@ MODEL=${MODEL:-output/citrusv-7b}
 DATASET=${DATASET:-data/captions.jsonl}
 OUTPUT=${OUTPUT:-output/stage1}
 
-# A bad row found in hour ten is found in minute one; the output of every failing row is its number.
+# Finds bad rows in the first minute instead of hour ten, and lists each with its line number.
 citrusv check-data "$DATASET"
 
-# ZeRO-2 (section 4.3.1); swift starts torchrun by itself when NPROC_PER_NODE is set.
+# ZeRO-2 (section 4.3.1). swift starts torchrun itself if NPROC_PER_NODE is set.
 NPROC_PER_NODE=${NPROC_PER_NODE:-8} \
 swift sft "templates/stage1.yaml" \
     --model "$MODEL" \

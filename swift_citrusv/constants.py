@@ -1,28 +1,30 @@
-"""Names and numbers that several modules share. Imports nothing of ours, and nothing heavy."""
+"""Names and numbers that several modules share. Imports nothing."""
 
-# Of `--eval_metric`: the scores of `citrusv eval segmentation` during training.
+# A value of --eval_metric: the scores of `citrusv eval segmentation` during training.
 SEG_METRIC = 'citrusv_seg'
 MODEL_TYPE = 'citrusv'
 SEG_TOKEN = '[SEG]'
+# Marks the place of an image in the text of a message, as ms-swift writes it.
+IMAGE_PLACEHOLDER = '<image>'
 IGNORE_INDEX = -100
-# The modules of the model that a plain Qwen2.5-VL does not have.
+# The modules that Citrus-V adds to Qwen2.5-VL.
 SEGMENTATION_MODULES = ('seg_projector', 'segmenter')
-# Marks the empty tail of `mask_image_index` and `mask_token_index` in a padded batch.
+# Padding value of `mask_image_index` and `mask_token_index` in a batch.
 NO_MASK = -1
 # Pixel statistics of ImageNet, as `sam2.utils.transforms.SAM2Transforms` uses them (RGB, range 0 to 1).
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 # The column that carries "file.jsonl:line" from the dataset to the error message.
 ROW_COLUMN = 'citrusv_row'
-# The key of a batch with the names of its rows, a list of such strings.
+# Key of a batch: the names of its rows, a list of such strings.
 ROWS_KEY = 'citrusv_rows'
-# The key of a batch with the errors of the rows that are left out of it, and of what stands in such a row's place.
-LEFT_OUT_KEY = 'citrusv_left_out'
-# The column with the pieces of a row (`pieces.Piece`), four numbers each, one after another.
-PIECES_COLUMN = 'citrusv_pieces'
-# The key of a row that asks `template.encode` for one of its pieces.
-PIECE_KEY = 'citrusv_piece'
-# The name of our attention for packs: a value of --attn_impl.
+# Key of a batch: the errors of its skipped rows. Also the key of the placeholder that replaces a skipped row.
+SKIPPED_KEY = 'citrusv_skipped'
+# The column with the chunks of a row (`chunks.Chunk`), flattened: four numbers a chunk.
+CHUNKS_COLUMN = 'citrusv_chunks'
+# Key of a row: the one chunk of it that `template.encode` encodes.
+CHUNK_KEY = 'citrusv_chunk'
+# A value of --attn_impl: variable-length attention over packs, in PyTorch.
 TORCH_VARLEN = 'torch_varlen'
-# Where a request that is to be answered keeps its images at their own size (`template.SegRequest`).
+# Key of an inference request: its images at their original size (`template.SegRequest`).
 SEG_REQUEST_KEY = 'citrusv_seg_request'

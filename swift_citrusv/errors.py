@@ -1,6 +1,7 @@
-"""The errors that a user can cause. Imports nothing of ours."""
+"""Errors that user input can cause."""
 
-# What a row can make ms-swift, Transformers and the libraries below raise; MemoryError and the like are not its doing.
+# What ms-swift, Transformers and the libraries below them raise on a bad row. Not MemoryError, which a row does not
+# cause.
 ROW_ERRORS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError, OSError,
               RuntimeError)
 
@@ -9,10 +10,10 @@ class RowError(ValueError):
     """A dataset row that breaks the row contract.
 
     Args:
-        row: Which row, e.g. 'train.jsonl:12' (lines count from 1).
+        row: The row's name, e.g. 'train.jsonl:12' (lines count from 1).
         problem: What is wrong, with the value.
         remedy: What the user can do about it.
-        kind: A short, stable name of the problem, e.g. 'mask-count', for counts by kind.
+        kind: A short, stable name of the problem, e.g. 'mask-count'; skipped rows are counted by it.
     """
 
     def __init__(self, row: str, problem: str, remedy: str, kind: str = 'row') -> None:
@@ -28,4 +29,4 @@ class RowError(ValueError):
 
 
 class CompatibilityError(RuntimeError):
-    """A symbol of ms-swift or Transformers that no longer has the shape a patch expects."""
+    """A symbol of ms-swift or Transformers has changed, so that a patch does not fit it."""

@@ -1,4 +1,4 @@
-"""Text and masks from a checkpoint, in Python: no command line, no arguments of ms-swift.
+"""The Python interface: text and masks from a checkpoint.
 
     pipe = CitrusVPipeline('output/last-checkpoint')
     answer = pipe('slice.png', 'Segment the left atrium.')
@@ -14,25 +14,26 @@ from tqdm import tqdm
 from typing import Any
 
 from .constants import MODEL_TYPE
+from .inference.generation import until_end
 from .inference.results import MaskResult
-from .inference.teacher_forcing import answer_ids, draw_answers, until_end
+from .inference.teacher_forcing import answer_ids, draw_answers
 from .plugin.register import register
 
-# A name (docs/medical.md for DICOM and NIfTI), an open image, an array [h, w] or [h, w, 3], a pydicom Dataset.
+# A file name (DICOM and NIfTI: docs/medical.md), a PIL image, an array [h, w] or [h, w, 3], or a pydicom Dataset.
 ImageLike = Any
 Images = ImageLike | list[ImageLike] | None
-# Images and prompt, or a row of the row contract that ends with the user's turn.
+# Images and prompt, or a row of the row contract ending with the user's turn.
 Request = tuple[Images, str | list[dict[str, Any]]] | dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, and a mask for each `[SEG]` in it.
+    """An answer: its text, and a mask for each `[SEG]` in it.
 
     Attributes:
-        text: The answer, without the end token.
-        masks: In the order of the `[SEG]`; `mask.array` is uint8 {0, 1} [h, w] at the image's own size.
-        finish_reason: 'stop', 'length' where max_tokens ended it, or 'given' (`masks_of`).
+        text: The text, without the end token.
+        masks: In the order of the `[SEG]`; `mask.array` is uint8 {0, 1} [h, w] at the image's original size.
+        finish_reason: 'stop'; 'length' if max_tokens ended it; 'given' for `masks_of`.
     """
     text: str
     masks: tuple[MaskResult, ...]
@@ -40,27 +41,27 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A piece of an answer as it is written; the last one has its masks.
+class AnswerDelta:
+    """A part of a streamed answer.
 
     Attributes:
-        text: What is new.
-        masks: Of the whole answer, in the last piece; None before.
+        text: The new text.
+        masks: The masks of the whole answer, in the last part; None in the others.
     """
     text: str
     masks: tuple[MaskResult, ...] | None
 
 
 class CitrusVPipeline:
-    """Asks a Citrus-V model.
+    """A Citrus-V model for inference.
 
     Args:
-        model: A checkpoint directory or a hub name; or a model and its template.
-        template: The template, where `model` is a model.
-        adapters: Directories of LoRA adapters on top of it.
-        device: 'cpu', 'cuda', 'cuda:1', ...; the best there is by default.
-        dtype: Of the MLLM; the checkpoint's own by default.
-        batch_size: Most requests that are answered at once.
+        model: A checkpoint directory, a hub name, or a loaded model.
+        template: The template of a loaded model.
+        adapters: Directories of LoRA adapters.
+        device: 'cpu', 'cuda', 'cuda:1', ...; by default the best available.
+        dtype: Data type of the MLLM; by default that of the checkpoint.
+        batch_size: Maximum number of requests in a batch.
     """
 
     def __init__(self,
@@ -78,27 +79,28 @@ class CitrusVPipeline:
             template = get_template(processor)
         self.engine = TransformersEngine(
             model.eval(), template=template, adapters=list(adapters), max_batch_size=batch_size)
-        # An error about a request is raised, and not put into the place of its answer.
+        # Errors are raised instead of returned in place of answers.
         self.engine.strict = True
 
     def __call__(self, images: Images, prompt: str | list[dict[str, Any]], **generation: Any) -> Answer:
         """Answers one request.
 
         Args:
-            images: None, one image or several: paths, PIL images or arrays [h, w] or [h, w, 3] (`windows.to_image`).
-            prompt: The question; images whose `<image>` it does not place stand before it. Or the messages of a
-                conversation, [{'role': 'user', 'content': ...}, ...], that ends with the user's turn.
+            images: None, one image or several: paths, PIL images, or arrays [h, w] or [h, w, 3]
+                (`files.windowing.array_to_image`).
+            prompt: The question; images without an `<image>` tag in it come first. Or the messages of a conversation,
+                [{'role': 'user', 'content': ...}, ...], ending with the user's turn.
             generation: Fields of ms-swift's `RequestConfig`: max_tokens, temperature, top_p, top_k, num_beams, stop,
                 seed, repetition_penalty, ... Greedy by default.
 
         Raises:
-            RowError: An image cannot be read, or must not be (`images.FileRules`).
+            RowError: An image cannot be read, or is refused (`files.rules.FileRules`).
             ValueError: A setting is unknown, or the request leaves no room for an answer.
         """
         return self.batch([(images, prompt)], **generation)[0]
 
     def batch(self, requests: Sequence[Request], **generation: Any) -> list[Answer]:
-        """Answers several requests, `batch_size` at a time; each gets its own masks, whatever stands beside it.
+        """Answers several requests, `batch_size` at a time.
 
         Args:
             requests: Pairs of images and prompt, or rows.
@@ -117,26 +119,26 @@ class CitrusVPipeline:
                 bar.update(len(part))
         return answers
 
-    def stream(self, images: Images, prompt: str | list[dict[str, Any]], **generation: Any) -> Iterator[Piece]:
-        """Answers one request piece by piece; the last piece has the masks."""
+    def stream(self, images: Images, prompt: str | list[dict[str, Any]], **generation: Any) -> Iterator[AnswerDelta]:
+        """Streams the answer to one request; the last part has the masks."""
         config = _config({**generation, 'stream': True})
         for chunk in self.engine.infer([self._request(images, prompt)], config, use_tqdm=False)[0]:
             delta = chunk.choices[0].delta
             masks = getattr(delta, 'masks', None)
-            yield Piece(delta.content or '', None if masks is None else _masks(masks))
+            yield AnswerDelta(delta.content or '', None if masks is None else _masks(masks))
 
     def masks_of(self, requests: Sequence[Request], answers: Sequence[str | Sequence[int]]) -> list[Answer]:
-        """The masks of answers that another engine has written, by one pass over each prompt and its answer.
+        """Computes the masks of answers from another engine, by one pass over each prompt and its answer.
 
-        They are those that this model would have drawn had it written the answer itself, token for token.
+        They are the masks that this model would have produced had it generated the same tokens.
 
         Args:
             requests: As in `batch`.
-            answers: For each request its answer: a text, in which `[SEG]` asks for a mask, or better the ids of the
-                tokens that the engine chose, since a text can be cut into other tokens.
+            answers: For each request its answer: a text with `[SEG]`, or better the token ids of the engine, since a
+                text may tokenize differently.
 
         Returns:
-            In the same order; `finish_reason` is 'given'.
+            The answers in the same order; `finish_reason` is 'given'.
         """
         template = self.engine.template
         ids = [answer_ids(template, answer)[0] if isinstance(answer, str) else until_end(template, answer)

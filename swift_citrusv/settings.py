@@ -1,7 +1,7 @@
-"""Plugin settings: environment variables, or keys of ms-swift's `--model_kwargs`. Imports nothing heavy.
+"""Plugin settings: environment variables, or keys of ms-swift's `--model_kwargs`.
 
-ms-swift copies every key of `--model_kwargs '{"seg_lr": 8e-5}'` into the environment in upper case, so both ways end
-here. This block is the specification of all settings, and the one home of their defaults.
+ms-swift copies every key of `--model_kwargs '{"seg_lr": 8e-5}'` into the environment in upper case, so `Settings` reads
+the environment only. It defines all settings, their defaults and their ranges. Imports nothing heavy.
 """
 import os
 from collections.abc import Mapping
@@ -12,56 +12,62 @@ _TRUE = {'1', 'true', 'yes', 'on'}
 _FALSE = {'0', 'false', 'no', 'off'}
 
 
-def _setting(default: Any,
-             help_text: str,
-             *,
-             low: float | None = None,
-             high: float | None = None,
-             choices: tuple[str, ...] | None = None) -> Any:
-    return field(default=default, metadata={'help': help_text, 'low': low, 'high': high, 'choices': choices})
+class SettingError(ValueError):
+    """A setting (environment variable or `--model_kwargs` key) with a value that cannot be used."""
+
+
+def _setting(default: Any, help_text: str, *, low: float | None = None, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={'help': help_text, 'low': low, 'choices': choices})
 
 
 @dataclass(frozen=True)
 class Settings:
     """All settings of the plugin; `Settings.from_env()` reads and checks them."""
     sam2: str | None = _setting(
-        None, 'SAM2 weights for a plain Qwen2.5-VL directory: a .pt file, a hub name (facebook/sam2.1-hiera-large), '
-        'or a preset name (sam2.1_hiera_l, ..., tiny) for random weights.')
-    sam2_preset: str | None = _setting(None, 'The preset of a .pt file whose name does not tell it.')
+        None, 'SAM2 weights to add to a plain Qwen2.5-VL: a .pt file, a hub name (facebook/sam2.1-hiera-large), or a '
+        'preset name (sam2.1_hiera_l, ..., tiny) for random weights. Default: none.')
+    sam2_preset: str | None = _setting(
+        None, 'The SAM2 preset of a .pt file whose name does not contain it. Default: from the file name.')
     multimask_output: bool | None = _setting(
-        None, 'Take the best of the three multimask heads by predicted IoU instead of the single-mask head. Only for '
-        'checkpoints trained so. Default: what the checkpoint says.')
+        None, 'Use the best of the three multimask heads by predicted IoU instead of the single-mask head. Only for '
+        "checkpoints trained that way. Default: the checkpoint's own setting.")
     seg_lr: float | None = _setting(
-        None, 'Learning rate of the segmentation projector and SAM2. Default: --learning_rate.', low=0.)
+        None, 'Learning rate of the segmentation projector and SAM2 (>= 0). Default: --learning_rate.', low=0.)
     mask_grad_scale: float = _setting(
-        1., "Factor on the mask loss's gradient where it enters the MLLM (stage 3: 0.001).", low=0.)
-    token_weight: float | None = _setting(None, 'Weight of the token loss (equation 4; default 1).', low=0.)
-    dice_weight: float | None = _setting(None, 'Weight of the Dice loss (equation 4; default 2).', low=0.)
-    bce_weight: float | None = _setting(None, 'Weight of the BCE loss (equation 4; default 1).', low=0.)
-    pack_images: int = _setting(8, 'Most segmentation images in one pack.', low=1)
-    pack_buffer: int = _setting(1000, 'Rows among which a stream is packed (--streaming true --packing true).', low=1)
-    seg_chunk: int = _setting(4, 'Images that the SAM2 encoder sees at a time.', low=1)
+        1.,
+        'Factor on the gradient of the mask loss where it enters the MLLM (>= 0; stage 3: 0.001). Default: 1.',
+        low=0.)
+    token_weight: float | None = _setting(None, 'Weight of the token loss in equation 4 (>= 0). Default: 1.', low=0.)
+    dice_weight: float | None = _setting(None, 'Weight of the Dice loss in equation 4 (>= 0). Default: 2.', low=0.)
+    bce_weight: float | None = _setting(None, 'Weight of the BCE loss in equation 4 (>= 0). Default: 1.', low=0.)
+    pack_images: int = _setting(8, 'Maximum number of segmentation images in a pack (>= 1). Default: 8.', low=1)
+    pack_buffer: int = _setting(
+        1000, 'Number of rows buffered to pack a stream (>= 1; --streaming true --packing true). Default: 1000.', low=1)
+    seg_chunk: int = _setting(4, 'Images that the SAM2 encoder processes at a time (>= 1). Default: 4.', low=1)
     overlay_dir: str | None = _setting(
-        None, 'A folder for pictures of answers: a PNG for each image that an answer draws on. Default: none.')
-    eval_pictures: int = _setting(8, 'Masks drawn at each evaluation (0: none).', low=0)
+        None, 'Folder for pictures of the predicted masks: one PNG for each image with a mask. Default: none.')
+    eval_pictures: int = _setting(8, 'Number of masks drawn at each evaluation (>= 0). Default: 8.', low=0)
     data_root: str | None = _setting(
-        None, 'The folder that images, videos and mask files must lie in, symbolic links followed; relative names in '
-        'rows start there. Default: no bound.')
-    allow_urls: bool = _setting(False, 'Whether rows may name images and videos by http:// and https:// URLs.')
+        None, 'Folder that must contain all images, videos and mask files of rows, symbolic links followed; relative '
+        'names start there. Default: no restriction.')
+    allow_urls: bool = _setting(
+        False, 'Whether rows may name images and videos by http:// and https:// URLs. Default: false.')
     max_image_pixels: int = _setting(
-        178956970, 'Most pixels of an image, a frame or a mask; a larger one is refused before it is decoded. The '
-        "default is PIL's own limit.",
+        178956970, 'Maximum number of pixels of an image, a frame or a mask (>= 1); a larger one is rejected before it '
+        "is decoded. Default: 178956970, PIL's own limit.",
         low=1)
     max_volume_voxels: int = _setting(
-        2**31, 'Most voxels that a NIfTI file, of all its volumes together, or a DICOM series may claim.', low=1)
+        2**31, 'Maximum number of voxels of a NIfTI file (all its volumes together) or a DICOM series (>= 1). Default: '
+        '2147483648.',
+        low=1)
     # Not `window`: GNU screen sets WINDOW in every shell.
     image_window: str = _setting(
-        'auto', "How DICOM and NIfTI images are windowed where their names do not say it: 'auto' (the file's own, else "
-        "percentiles), 'percentile', a preset for CT (lung, bone, brain, soft_tissue), or level and width, e.g. "
-        "'40,400'.")
+        'auto', "Window for DICOM and NIfTI images whose names do not set one: 'auto' (the file's own, else "
+        "percentiles), 'percentile', a CT preset (lung, bone, brain, soft_tissue), or level and width, e.g. '40,400'. "
+        'Default: auto.')
     nonfinite: str = _setting(
         'stop',
-        'What a NaN or Inf in loss or gradient does: stop the run, or skip the optimizer step.',
+        'Response to a NaN or Inf in the loss or the gradient: stop the run, or skip the optimizer step. Default: stop.',
         choices=('stop', 'skip'))
 
     @classmethod
@@ -72,7 +78,7 @@ class Settings:
             env: The environment; `os.environ` by default.
 
         Raises:
-            SettingError: A value of the wrong type or out of its range.
+            SettingError: A value has the wrong type or is out of range.
         """
         env = os.environ if env is None else env
         values = {}
@@ -94,16 +100,10 @@ def _parse(spec, text: str) -> Any:
         value = int(text) if kind.startswith('int') else float(text) if 'float' in kind else text
     except ValueError:
         raise SettingError(f'Setting {spec.name}={text!r} is not of type {kind}. {spec.metadata["help"]}') from None
-    choices = spec.metadata['choices']
+    low, choices = spec.metadata['low'], spec.metadata['choices']
     if choices is not None and value not in choices:
-        raise SettingError(f'Setting {spec.name}={text!r} is none of: {", ".join(choices)}. {spec.metadata["help"]}')
-    low, high = spec.metadata['low'], spec.metadata['high']
-    # `not low <= value` also refuses NaN.
-    if low is not None and not low <= value or high is not None and not value <= high or value == float('inf'):
-        upper = '' if high is None else f' to {high}'
-        raise SettingError(f'Setting {spec.name}={text} is out of range (from {low}{upper}). {spec.metadata["help"]}')
+        raise SettingError(f'Setting {spec.name}={text!r} is not one of: {", ".join(choices)}. {spec.metadata["help"]}')
+    # `not value >= low` also rejects NaN.
+    if low is not None and not value >= low or value == float('inf'):
+        raise SettingError(f'Setting {spec.name}={text} is out of range (>= {low:g}). {spec.metadata["help"]}')
     return value
-
-
-class SettingError(ValueError):
-    """A plugin setting (environment variable or `--model_kwargs` key) that cannot be used."""

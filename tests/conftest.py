@@ -56,3 +56,21 @@ def talkative_checkpoint(tiny_checkpoint, tmp_path_factory) -> str:
     """A tiny Citrus-V directory whose answers have words and `[SEG]`s: see `talkative`."""
     from support.talkative import build_talkative
     return build_talkative(tiny_checkpoint, str(tmp_path_factory.mktemp('tiny') / 'talkative'))
+
+
+@pytest.fixture(scope='session')
+def make_template(tiny_checkpoint):
+    """Makes templates of `tiny_checkpoint`: `make_template(max_length, mode, **settings of get_template)`."""
+    from swift.model import get_model_processor
+    from swift.template import get_template
+
+    from swift_citrusv.plugin.register import register
+    register()
+    _, processor = get_model_processor(tiny_checkpoint, model_type='citrusv', load_model=False)
+
+    def make(max_length: int | None = None, mode: str = 'train', **settings):
+        template = get_template(processor, max_length=max_length, **settings)
+        template.set_mode(mode)
+        return template
+
+    return make

@@ -102,7 +102,7 @@ def train(stage: int, model: str, splits: dict[str, str], output: Path) -> tuple
     summary = history[-1]
     steps = [entry for entry in history if 'loss_token' in entry]
     log = (output / f'stage{stage}.log').read_text(encoding='utf-8', errors='replace')
-    packed = re.search(r'packed (\d+) rows \(\d+ pieces\) into (\d+) packs', log)
+    packed = re.search(r'packed (\d+) rows \(\d+ chunks\) into (\d+) packs', log)
     assert packed is not None and steps
     losses = ('loss', 'loss_token', 'loss_dice', 'loss_bce')
     report = {

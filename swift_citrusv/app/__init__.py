@@ -1,4 +1,4 @@
 """The browser page of `swift app` and `citrusv app`: its layout, sessions, uploads and downloads.
 
-It asks for answers through `inference`, and knows nothing of training or of the command line.
+Answers come from `inference`. The room imports neither training nor the command line.
 """

@@ -1,4 +1,4 @@
-"""Answers for the page, piece by piece, from an engine that answers several visitors at once."""
+"""Streamed answers for the page, from an engine that several visitors share."""
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -8,37 +8,38 @@ from typing import Any
 
 from ..inference.results import MaskResult
 
-# Seconds between two looks whether a visitor still waits for the beginning.
-_LOOK_SECONDS = 0.1
+# Seconds between two checks whether the visitor has stopped the answer before its first token.
+_POLL_SECONDS = 0.1
 
 
-async def answer(engine: Any, images: Sequence[Image.Image], messages: Sequence[dict[str, Any]],
-                 generation: Mapping[str, Any],
-                 stopped: Callable[[], bool]) -> AsyncGenerator[tuple[str, tuple[MaskResult, ...] | None], None]:
-    """Answers one request.
+async def stream_answer(engine: Any, images: Sequence[Image.Image], messages: Sequence[dict[str, Any]],
+                        generation: Mapping[str, Any],
+                        stopped: Callable[[], bool]) -> AsyncGenerator[tuple[str, tuple[MaskResult, ...] | None], None]:
+    """Streams the answer to one request.
 
     Args:
-        engine: Of a `CitrusVPipeline`; `serving` puts requests that wait at the same time into one batch.
-        images: RGB, of the whole conversation.
-        messages: The conversation, up to the question.
+        engine: The engine of a `CitrusVPipeline`; `inference.request_queue` batches concurrent requests.
+        images: All images of the conversation, RGB.
+        messages: The conversation up to the question.
         generation: Fields of ms-swift's `RequestConfig`.
-        stopped: Asked now and then: whether nobody wants the rest. Then the generation ends, too.
+        stopped: Polled while the answer is generated; generation ends once it returns True.
 
-    Returns:
-        Pieces of the text; the last one comes with the masks, unless it was stopped.
+    Yields:
+        Parts of the text, each with None; the last part comes with the masks, unless the answer was stopped.
 
     Raises:
-        What `serving.answer` does.
+        The errors of `inference.request_queue.answer`.
     """
     config = RequestConfig(**{**generation, 'stream': True})
-    # Not `CitrusVPipeline.stream`: who stops reading it does not stop the generation.
-    head = asyncio.ensure_future(engine.infer_async(InferRequest(messages=list(messages), images=list(images)), config))
+    # `CitrusVPipeline.stream` would keep generating after the reader has stopped.
+    request = asyncio.ensure_future(
+        engine.infer_async(InferRequest(messages=list(messages), images=list(images)), config))
     try:
-        while not head.done():
+        while not request.done():
             if stopped():
                 return
-            await asyncio.wait({head}, timeout=_LOOK_SECONDS)
-        async with aclosing(head.result()) as chunks:
+            await asyncio.wait({request}, timeout=_POLL_SECONDS)
+        async with aclosing(request.result()) as chunks:
             async for chunk in chunks:
                 delta = chunk.choices[0].delta
                 masks = getattr(delta, 'masks', None)
@@ -46,4 +47,4 @@ async def answer(engine: Any, images: Sequence[Image.Image], messages: Sequence[
                 if stopped():
                     return
     finally:
-        head.cancel()
+        request.cancel()

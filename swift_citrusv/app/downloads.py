@@ -1,4 +1,4 @@
-"""What the page gives away of an answer: overlays, label maps and RLEs."""
+"""Downloads of an answer's masks: overlays, label maps and RLE."""
 import io
 import json
 import numpy as np
@@ -14,33 +14,33 @@ from ..inference.overlays import draw_overlay, mask_colour
 from ..inference.results import MaskResult
 from ..volumes.export import label_type, write_nifti
 from ..volumes.volume import Volume
-from .session import Picture, Session, Turn
-from .view import layers
+from .session import InputImage, Session, Turn
+from .view import mask_layers
 
 _SUFFIX = re.compile(r'(\.nii)?\.\w{1,5}(?=$|, )')
 
-Numbered = Sequence[tuple[int, MaskResult]]
+NumberedMasks = Sequence[tuple[int, MaskResult]]
 
 
 class Download(NamedTuple):
-    """A file for the user."""
+    """A file to download."""
     name: str
     media_type: str
     content: bytes
 
 
-def download(session: Session, turn: Turn, kind: str, ticked: Collection[int] | None, opacity: float) -> Download:
-    """A file of an answer's masks; where they lie on several pictures, a zip of a file for each.
+def make_download(session: Session, turn: Turn, kind: str, ticked: Collection[int] | None, opacity: float) -> Download:
+    """Makes the file of an answer's masks; with masks on several images, a zip with one file per image.
 
     Args:
         session: The conversation.
-        turn: The question that was answered.
+        turn: The answered question.
         kind: 'overlay', 'png', 'rle' or 'nifti'.
-        ticked: The numbers of the masks, counted from 1; None: all.
-        opacity: Of the tints of an overlay, 0 to 1.
+        ticked: The numbers of the masks, from 1; None: all.
+        opacity: Opacity of the masks in an overlay, 0 to 1.
 
     Raises:
-        ValueError: It cannot be had; the text is for the user.
+        ValueError: No mask is ticked, or there is no such kind. The message is shown to the user.
     """
     masks = [(i, mask) for i, mask in enumerate(turn.masks, 1) if ticked is None or i in ticked]
     if not masks:
@@ -49,31 +49,31 @@ def download(session: Session, turn: Turn, kind: str, ticked: Collection[int] | 
         return Download('masks.json', 'application/json', _rle(session, turn, masks))
     files = []
     for index in sorted({mask.image_index for _, mask in masks}):
-        picture = session.pictures[index]
+        source = session.images[index]
         here = [(i, mask) for i, mask in masks if mask.image_index == index]
-        # The name of the file, and of a slice its numbers.
-        stem = re.sub(r'[^\w.()-]+', '-', _SUFFIX.sub('', picture.title)).strip('-')
+        # File name, with plane and index of a slice.
+        stem = re.sub(r'[^\w.()-]+', '-', _SUFFIX.sub('', source.title)).strip('-')
         if kind == 'overlay':
-            files.append(
-                Download(f'{stem}_overlay.png', 'image/png', _png(overlay(session.image(picture), here, opacity))))
+            image = tinted_overlay(session.load_image(source), here, opacity)
+            files.append(Download(f'{stem}_overlay.png', 'image/png', _png(image)))
         elif kind == 'png':
-            files.append(Download(f'{stem}_labels.png', 'image/png', _png(label_picture(here, picture.size))))
+            files.append(Download(f'{stem}_labels.png', 'image/png', _png(label_image(here, source.size))))
         elif kind == 'nifti':
-            files.append(Download(f'{stem}_labels.nii.gz', 'application/gzip', _nifti(picture, here)))
+            files.append(Download(f'{stem}_labels.nii.gz', 'application/gzip', _nifti(source, here)))
         else:
             raise ValueError(f'There is no download {kind!r}.')
     return files[0] if len(files) == 1 else _zipped(kind, files)
 
 
-# ---- pictures
+# ---- images
 
 
-def overlay(image: Image.Image, masks: Numbered, opacity: float) -> Image.Image:
-    """As `overlays.draw_overlay`, with tints of any opacity."""
-    # Its legend is below the picture.
+def tinted_overlay(image: Image.Image, masks: NumberedMasks, opacity: float) -> Image.Image:
+    """Draws the masks like `inference.overlays.draw_overlay`, with the given opacity (0 to 1)."""
+    # Restores the image; the legend stays below it.
     canvas = draw_overlay(image, masks)
     canvas.paste(image, (0, 0))
-    drawn = [(mask_colour(number), *layers(mask, image.size)) for number, mask in masks if mask.area]
+    drawn = [(mask_colour(number), *mask_layers(mask, image.size)) for number, mask in masks if mask.area]
     for colour, place, inside, _ in drawn:
         canvas.paste(colour, place, Image.fromarray((inside * opacity).round().astype(np.uint8)))
     for colour, place, _, edge in drawn:
@@ -81,16 +81,16 @@ def overlay(image: Image.Image, masks: Numbered, opacity: float) -> Image.Image:
     return canvas
 
 
-def label_map(masks: Numbered, size: tuple[int, int]) -> np.ndarray:
-    """Unsigned integers [h, w]: the number of the mask at each pixel, of several the last; 0 is background."""
+def label_map(masks: NumberedMasks, size: tuple[int, int]) -> np.ndarray:
+    """Returns the mask number at each pixel (0: background, overlaps: the last mask), unsigned integers [h, w]."""
     labels = np.zeros(size[::-1], label_type(max(number for number, _ in masks)))
     for number, mask in masks:
         labels[mask.array > 0] = number
     return labels
 
 
-def label_picture(masks: Numbered, size: tuple[int, int]) -> Image.Image:
-    """The label map as an image, whose values are the numbers, and whose palette has the colours of the masks."""
+def label_image(masks: NumberedMasks, size: tuple[int, int]) -> Image.Image:
+    """Returns the label map as an image; the palette has the colours of the masks."""
     labels = label_map(masks, size)
     image = Image.fromarray(labels)
     if labels.dtype == np.uint8:
@@ -107,47 +107,48 @@ def _png(image: Image.Image) -> bytes:
 # ---- other files
 
 
-def _rle(session: Session, turn: Turn, masks: Numbered) -> bytes:
+def _rle(session: Session, turn: Turn, masks: NumberedMasks) -> bytes:
     used = {mask.image_index for _, mask in masks}
     content = {
         'question': turn.question,
         'answer': turn.answer,
-        'images': [{'image_index': i, 'name': picture.title, 'size': [picture.size[1], picture.size[0]]}
-                   for i, picture in enumerate(session.pictures) if i in used],
+        'images': [{'image_index': i, 'name': source.title, 'size': [source.size[1], source.size[0]]}
+                   for i, source in enumerate(session.images) if i in used],
         'masks': [{'number': number, **mask.to_dict()} for number, mask in masks],
     }  # yapf: disable
     return json.dumps(content, ensure_ascii=False, indent=1).encode()
 
 
-def _nifti(picture: Picture, masks: Numbered) -> bytes:
+def _nifti(source: InputImage, masks: NumberedMasks) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'labels.nii.gz')
-        if picture.cut is None:
-            # [column, row, slice], as NIfTI has it.
-            write_nifti(path, label_map(masks, picture.size).T[:, :, None], None)
+        if source.slice is None:
+            # NIfTI order: [column, row, slice].
+            write_nifti(path, label_map(masks, source.size).T[:, :, None], None)
         else:
-            _save_volume(path, picture, masks)
+            _save_volume(path, source, masks)
         with open(path, 'rb') as file:
             return file.read()
 
 
-def _save_volume(path: str, picture: Picture, masks: Numbered) -> None:
-    """The masks of a slice, at their place in a volume that is empty elsewhere."""
-    cut = picture.cut
-    assert cut is not None
-    is_nifti = picture.upload.num_volumes > 1 or cut.plane is not None
-    volume = Volume(picture.upload.path, cut.plane, volume=cut.volume if is_nifti else None, rules=picture.upload.rules)
+def _save_volume(path: str, source: InputImage, masks: NumberedMasks) -> None:
+    """Writes the masks of a slice as a label map of its volume, empty in the other slices."""
+    selected = source.slice
+    assert selected is not None
+    is_nifti = source.upload.num_volumes > 1 or selected.plane is not None
+    volume = Volume(
+        source.upload.path, selected.plane, volume=selected.volume if is_nifti else None, rules=source.upload.rules)
     found = dict(masks)
     for number in range(1, max(found) + 1):
-        # Labels get their values in the order in which they come.
+        # `put` numbers the labels in order, so gaps are filled with empty masks.
         mask = found[number].array if number in found else np.zeros(volume.size, np.uint8)
-        volume.put(cut.index, mask, str(number))
+        volume.put(selected.index, mask, str(number))
     volume.save(path)
 
 
 def _zipped(kind: str, files: Sequence[Download]) -> Download:
     content = io.BytesIO()
-    # All of them are compressed already.
+    # The files are compressed already.
     with zipfile.ZipFile(content, 'w', zipfile.ZIP_STORED) as archive:
         for i, file in enumerate(files, 1):
             archive.writestr(f'{i}_{file.name}', file.content)

@@ -1,8 +1,8 @@
-"""The page of `swift app` and `citrusv app`: images in, questions, streamed answers, coloured masks, and files out.
+"""The page of `swift app` and `citrusv app`: upload images, ask, read streamed answers, view and save masks.
 
-ms-swift's own page shows the text of an answer alone. This one is Gradio's too; what Gradio has no element for (masks
-on pictures, their legend, their files) is in `app_view`, `app_files` and `app_style`. Each visitor has a `Session` of
-his own. Nothing of the page comes from elsewhere than its own server, and nothing is told to anyone.
+ms-swift's own page only shows the text of an answer. This Gradio page adds what Gradio has no element for: masks on
+images and their legend (`view`), and downloads (`downloads`). Each visitor has a `Session`. The page loads nothing from
+other hosts and sends nothing to them.
 """
 import asyncio
 import html
@@ -13,17 +13,17 @@ from contextlib import aclosing
 from swift.utils import get_logger
 from typing import Any
 
+from ..constants import IMAGE_PLACEHOLDER
 from ..errors import ROW_ERRORS
 from ..files.rules import file_rules
-from ..inference.request_queue import is_own_doing
-from ..rows.target_image import IMAGE_TAG
-from .answers import answer
+from ..inference.request_queue import is_request_error
+from .answers import stream_answer
 from .session import Session, Turn
-from .texts import LANGUAGES, Words
-from .uploads import Cut, UploadError
-from .view import chat, legend_html, save_layers, view_html
+from .texts import LANGUAGES, PageTexts
+from .uploads import UploadError, VolumeSlice
+from .view import chatbot_messages, legend_html, save_layers, view_html
 
-# Before Gradio is imported.
+# Gradio reads it when it is imported.
 os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
 import gradio as gr  # noqa: E402
 
@@ -31,30 +31,30 @@ from .layout import Layout  # noqa: E402
 
 logger = get_logger()
 
-# Seconds: how often files that nobody needs any more are looked for, and how old they are then.
-_CLEANING = (3600, 86400)
-# Seconds between two pieces of an answer: browsers take longer to show one than models to write it.
-_PAUSE = 0.1
-# Whose events are handled at once; others wait for their turn.
+# Seconds between two clean-ups of Gradio's cache, and the age of the files that they delete.
+_CACHE_CLEANUP = (3600, 86400)
+# Seconds between two updates of an answer. Browsers are slower to show a token than models to write it.
+_UPDATE_SECONDS = 0.1
+# Visitors whose events are handled at the same time; the others wait.
 _MAX_VISITORS = 32
 _SKIP = gr.skip()
 
 
 class Page:
-    """The page and what happens on it.
+    """The page and its event handlers.
 
     Args:
         pipe: A `CitrusVPipeline`.
-        folder: Where the files of sessions go.
-        name: Of the model.
-        language: 'en' or 'zh', of the page; questions may be in any.
-        examples: Questions to begin with.
-        system: A system prompt.
-        generation: Fields of ms-swift's `RequestConfig`, from which users may choose others.
+        folder: Folder for the files of sessions.
+        name: Name of the model.
+        language: Language of the page, 'en' or 'zh'; questions may be in any language.
+        examples: Example questions.
+        system: System prompt.
+        generation: Fields of ms-swift's `RequestConfig`; users may change temperature, max_tokens and seed.
 
     Attributes:
-        sessions: By token.
-        blocks: Gradio's.
+        sessions: Sessions by token.
+        blocks: The `gr.Blocks` of the page.
     """
 
     def __init__(self,
@@ -68,140 +68,145 @@ class Page:
                  generation: Mapping[str, Any] | None = None) -> None:
         self.engine = pipe.engine
         self.folder = folder
-        self.words: Words = LANGUAGES[language]
+        self.texts: PageTexts = LANGUAGES[language]
         self.system = system
         self.generation = {'temperature': 0., 'max_tokens': 512, 'seed': None, **(generation or {})}
         self.sessions: dict[str, Session] = {}
-        with gr.Blocks(title='Citrus-V', analytics_enabled=False, delete_cache=_CLEANING) as self.blocks:
-            state = gr.State(Session(), delete_callback=self.forget)
-            self._listen(Layout(self.words, name, examples, self.generation), state)
+        with gr.Blocks(title='Citrus-V', analytics_enabled=False, delete_cache=_CACHE_CLEANUP) as self.blocks:
+            state = gr.State(Session(), delete_callback=self.close_session)
+            self._connect(Layout(self.texts, name, examples, self.generation), state)
         self.blocks.queue(default_concurrency_limit=_MAX_VISITORS)
 
-    def _listen(self, on: Layout, state: gr.State) -> None:
-        # Not for programs: `swift deploy` is.
-        quiet: dict[str, Any] = {'api_visibility': 'private'}
-        shown = [on.choice, on.view, on.legend]
-        cutter = [on.slice, on.plane, on.index, on.volume, on.window]
-        talk = [on.chat, on.question, on.files, on.problem, *shown, on.ask, on.stop]
-        gr.on([on.files.upload, on.files.delete, on.files.clear], self._change_files, [state, on.files],
-              [state, on.files, on.problem, *shown, *cutter], **quiet)
-        gr.on([on.plane.input, on.index.release, on.volume.release, on.window.input], self._change_slice,
-              [state, on.plane, on.index, on.volume, on.window], [on.problem, *shown, *cutter], **quiet)
-        on.leave_out.click(self._leave_out, state, shown, **quiet)
-        begun = gr.on([on.ask.click, on.question.submit], self._begin, [state, on.question], talk, **quiet)
-        answered = begun.then(
-            self._answer, [state, on.temperature, on.max_tokens, on.seed],
-            talk,
+    def _connect(self, layout: Layout, state: gr.State) -> None:
+        # No API: that is `swift deploy`.
+        private: dict[str, Any] = {'api_visibility': 'private'}
+        shown = [layout.choice, layout.view, layout.legend]
+        slice_controls = [layout.slice, layout.plane, layout.index, layout.volume, layout.window]
+        conversation = [layout.chat, layout.question, layout.files, layout.problem, *shown, layout.ask, layout.stop]
+        gr.on([layout.files.upload, layout.files.delete, layout.files.clear], self._change_files, [state, layout.files],
+              [state, layout.files, layout.problem, *shown, *slice_controls], **private)
+        gr.on([layout.plane.input, layout.index.release, layout.volume.release, layout.window.input],
+              self._change_slice, [state, layout.plane, layout.index, layout.volume, layout.window],
+              [layout.problem, *shown, *slice_controls], **private)
+        layout.remove_slice.click(self._remove_slice, state, shown, **private)
+        started = gr.on([layout.ask.click, layout.question.submit], self._start_answer, [state, layout.question],
+                        conversation, **private)
+        answered = started.then(
+            self._answer, [state, layout.temperature, layout.max_tokens, layout.seed],
+            conversation,
             concurrency_limit=_MAX_VISITORS,
             show_progress='hidden',
-            **quiet)
-        # Also after an error of ours.
-        answered.then(self._buttons, state, [on.ask, on.stop], **quiet)
-        on.stop.click(self._stop, state, None, queue=False, **quiet)
-        gr.on([on.new.click, on.chat.clear], self._renew, state,
-              [state, on.chat, on.question, on.files, on.problem, *shown, *cutter], **quiet)
-        on.choice.input(self._choose, [state, on.choice], [on.view, on.legend], **quiet)
-        on.opacity.change(None, on.opacity, None, js='value => { cvOpacity(value); }', **quiet)
+            **private)
+        # `then` also runs after an error.
+        answered.then(self._buttons, state, [layout.ask, layout.stop], **private)
+        layout.stop.click(self._stop, state, None, queue=False, **private)
+        gr.on([layout.new.click, layout.chat.clear], self._new_conversation, state,
+              [state, layout.chat, layout.question, layout.files, layout.problem, *shown, *slice_controls], **private)
+        layout.choice.input(self._choose, [state, layout.choice], [layout.view, layout.legend], **private)
+        layout.opacity.change(None, layout.opacity, None, js='value => { cvOpacity(value); }', **private)
 
     # ---- sessions
 
-    def _opened(self, session: Session) -> Session:
+    def _ensure_folder(self, session: Session) -> Session:
         if not session.token:
-            session.open_in(self.folder)
+            session.create_folder(self.folder)
             self.sessions[session.token] = session
         return session
 
-    def forget(self, session: Session) -> None:
-        """Deletes all that a visitor has left."""
+    def close_session(self, session: Session) -> None:
+        """Deletes a session with its files."""
         session.stopped = True
         self.sessions.pop(session.token, None)
         session.remove()
 
-    def _renew(self, session: Session) -> tuple:
-        self.forget(session)
+    def _new_conversation(self, session: Session) -> tuple:
+        self.close_session(session)
         session = Session()
-        return session, [], '', [], '', *self._current(session), *self._cutter(session)
+        return session, [], '', [], '', *self._current_view(session), *self._slice_controls(session)
 
-    # ---- what is shown
+    # ---- images and masks
 
-    def _shown(self, session: Session, turn: Turn | None) -> tuple:
-        """The choice of answers, the pictures and the legend."""
+    def _answer_view(self, session: Session, turn: Turn | None) -> tuple:
+        """Returns the list of answers, the images and the legend."""
         done = [(f'{i + 1}: {other.question[:60]}', i) for i, other in enumerate(session.turns)
                 if other.state == 'done']  # yapf: disable
         value = session.turns.index(turn) if turn is not None and turn.state == 'done' else None
         choice = gr.Dropdown(done, value=value, visible=len(done) > (value is not None))
-        return choice, view_html(session, turn, self.words), legend_html(session, turn, self.words)
+        return choice, view_html(session, turn, self.texts), legend_html(session, turn, self.texts)
 
-    def _current(self, session: Session) -> tuple:
-        """What there is to ask about; else the last answer."""
-        return self._shown(session, session.turns[-1] if session.turns and not session.pending else None)
+    def _current_view(self, session: Session) -> tuple:
+        """Returns the view of the pending images, or else of the last answer."""
+        return self._answer_view(session, session.turns[-1] if session.turns and not session.pending else None)
 
     def _choose(self, session: Session, index: int | None) -> tuple:
-        return self._shown(session, None if index is None else session.turns[index])[1:]
+        return self._answer_view(session, None if index is None else session.turns[index])[1:]
 
     @staticmethod
-    def _told(problems: Sequence[str]) -> str:
+    def _problem_html(problems: Sequence[str]) -> str:
         text = '\n'.join(problems)
         return f'<p class="cv-problem" role="alert">{html.escape(text)}</p>' if text else ''
 
-    # ---- pictures
+    # ---- uploads
 
     def _change_files(self, session: Session, paths: list[str] | None) -> tuple:
-        problems = self._opened(session).set_files([str(path) for path in paths or []], file_rules())
-        # Gradio forgets, with `forget`, only what a function of its own has given back.
-        return session, [*session.files], self._told(problems), *self._current(session), *self._cutter(session)
+        problems = self._ensure_folder(session).set_files([str(path) for path in paths or []], file_rules())
+        # Gradio calls `close_session` only for a session that an event handler has returned.
+        shown = self._current_view(session)
+        return session, [*session.files], self._problem_html(problems), *shown, *self._slice_controls(session)
 
     def _change_slice(self, session: Session, plane: str | None, index: float, volume: float, window: str) -> tuple:
         problems = []
-        last = session.last_cut()
+        last = session.last_slice()
         if session.volume is not None and last is not None:
             count = session.volume.counts[plane or None]
-            # Another plane has slices of its own.
+            # On a change of plane, start at its middle slice.
             place = min(int(index), count - 1) if not plane or plane == last.plane else count // 2
-            known = None if window == self.words.run_window else window or None
+            known = None if window == self.texts.run_window else window or None
             try:
-                session.set_cut(Cut(place, plane or None, min(int(volume), session.volume.num_volumes - 1), known))
+                session.select_slice(
+                    VolumeSlice(place, plane or None, min(int(volume), session.volume.num_volumes - 1), known))
             except UploadError as e:
                 problems = [str(e)]
-        return self._told(problems), *self._current(session), *self._cutter(session)
+        return self._problem_html(problems), *self._current_view(session), *self._slice_controls(session)
 
-    def _leave_out(self, session: Session) -> tuple:
-        session.leave_out()
-        return self._current(session)
+    def _remove_slice(self, session: Session) -> tuple:
+        session.remove_slice()
+        return self._current_view(session)
 
-    def _cutter(self, session: Session) -> tuple:
-        """The controls of slices, for the volume that is chosen."""
-        volume, cut = session.volume, session.last_cut()
-        if volume is None or cut is None:
+    def _slice_controls(self, session: Session) -> tuple:
+        """Returns the slice controls for the selected volume."""
+        volume, selected = session.volume, session.last_slice()
+        if volume is None or selected is None:
             return gr.Group(visible=False), *[_SKIP] * 4
         planes = [plane for plane in volume.counts if plane is not None]
-        count = volume.counts[cut.plane]
+        count = volume.counts[selected.plane]
+        num_volumes = volume.num_volumes
         return (gr.Group(visible=count > 1 or volume.has_window),
-                gr.Radio(planes, value=cut.plane, visible=bool(planes)),
-                gr.Slider(maximum=max(count - 1, 1), value=cut.index, visible=count > 1),
-                gr.Slider(maximum=max(volume.num_volumes - 1, 1), value=cut.volume, visible=volume.num_volumes > 1),
-                gr.Dropdown(value=cut.window or self.words.run_window, visible=volume.has_window))  # yapf: disable
+                gr.Radio(planes, value=selected.plane, visible=bool(planes)),
+                gr.Slider(maximum=max(count - 1, 1), value=selected.index, visible=count > 1),
+                gr.Slider(maximum=max(num_volumes - 1, 1), value=selected.volume, visible=num_volumes > 1),
+                gr.Dropdown(value=selected.window or self.texts.run_window, visible=volume.has_window))  # yapf: disable
 
     # ---- questions
 
-    def _begin(self, session: Session, text: str) -> tuple:
-        problem = self._refusal(session, text)
+    def _start_answer(self, session: Session, text: str) -> tuple:
+        problem = self._question_problem(session, text)
         if problem is not None:
-            return _SKIP, _SKIP, _SKIP, self._told([problem]), _SKIP, _SKIP, _SKIP, *self._buttons(session)
+            return _SKIP, _SKIP, _SKIP, self._problem_html([problem]), _SKIP, _SKIP, _SKIP, *self._buttons(session)
         session.ask(text.strip())
-        shown = self._shown(session, session.turns[-1])
-        return chat(session, self.words), '', [], '', *shown, *self._buttons(session)
+        shown = self._answer_view(session, session.turns[-1])
+        return chatbot_messages(session, self.texts), '', [], '', *shown, *self._buttons(session)
 
-    def _refusal(self, session: Session, text: str) -> str | None:
+    def _question_problem(self, session: Session, text: str) -> str | None:
         if session.answering:
-            return self.words.busy
+            return self.texts.busy
         if not text.strip():
-            return self.words.no_question
+            return self.texts.no_question
         if not session.pending and not session.turns:
-            return self.words.no_picture
-        tags = text.count(IMAGE_TAG)
+            return self.texts.no_image
+        tags = text.count(IMAGE_PLACEHOLDER)
         if tags and tags != len(session.pending):
-            return self.words.tags.format(tags, len(session.pending))
+            return self.texts.tags.format(tags, len(session.pending))
         return None
 
     async def _answer(self, session: Session, temperature: float, max_tokens: float,
@@ -209,7 +214,7 @@ class Page:
         if not session.answering:
             yield tuple([_SKIP] * 9)
             return
-        turn, done, problem, told = session.turns[-1], False, '', 0.
+        turn, done, problem, last_update = session.turns[-1], False, '', 0.
         chosen = {
             'temperature': temperature,
             'max_tokens': int(max_tokens),
@@ -217,37 +222,38 @@ class Page:
         }
         try:
             request = await asyncio.to_thread(session.request, self.system)
-            pieces = answer(self.engine, *request, {**self.generation, **chosen}, lambda: session.stopped)
-            async with aclosing(pieces):
-                async for text, masks in pieces:
+            stream = stream_answer(self.engine, *request, {**self.generation, **chosen}, lambda: session.stopped)
+            async with aclosing(stream):
+                async for text, masks in stream:
                     turn.answer += text
                     if masks is not None:
                         turn.masks, done = masks, True
-                    elif time.monotonic() - told > _PAUSE:
-                        told = time.monotonic()
-                        yield chat(session, self.words), *[_SKIP] * 8
+                    elif time.monotonic() - last_update > _UPDATE_SECONDS:
+                        last_update = time.monotonic()
+                        yield chatbot_messages(session, self.texts), *[_SKIP] * 8
         except ROW_ERRORS as e:
             problem = str(e) or type(e).__name__
-            if not is_own_doing(e):
+            if not is_request_error(e):
                 logger.exception('A question could not be answered.')
         finally:
-            # Also where the visitor has gone, which ends this generator.
+            # Also if the visitor has left, which closes this generator.
             turn.state = 'done' if done else 'stopped'
-        yield await asyncio.to_thread(self._ended, session, turn, problem)
+        yield await asyncio.to_thread(self._finish_answer, session, turn, problem)
 
-    def _ended(self, session: Session, turn: Turn, problem: str) -> tuple:
+    def _finish_answer(self, session: Session, turn: Turn, problem: str) -> tuple:
         if session.token not in self.sessions:
-            # A conversation that has been closed meanwhile.
+            # The conversation has been closed in the meantime.
             return tuple([_SKIP] * 9)
         question: Any = _SKIP
         files: Any = _SKIP
         if turn.state == 'done':
             save_layers(session, turn)
         elif problem or not turn.answer:
-            question = session.take_back()
+            question = session.undo_question()
             files = [*session.files]
-        shown = self._shown(session, turn) if turn in session.turns else self._current(session)
-        return (chat(session, self.words), question, files, self._told([problem]), *shown, *self._buttons(session))
+        shown = self._answer_view(session, turn) if turn in session.turns else self._current_view(session)
+        return (chatbot_messages(session, self.texts), question, files, self._problem_html([problem]), *shown,
+                *self._buttons(session))
 
     def _buttons(self, session: Session) -> tuple:
         return gr.Button(visible=not session.answering), gr.Button(visible=session.answering)

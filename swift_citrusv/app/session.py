@@ -1,4 +1,4 @@
-"""A visitor's conversation: pictures, questions, answers with masks, and the folder in which their files lie."""
+"""A visitor's conversation: images, questions, answers with masks, and the folder of its files."""
 import os
 import secrets
 import shutil
@@ -7,34 +7,34 @@ from dataclasses import dataclass, field
 from PIL import Image
 from typing import Any
 
+from ..constants import IMAGE_PLACEHOLDER
 from ..files.images import open_image_file, to_rgb
 from ..files.rules import FileRules
 from ..inference.results import MaskResult
-from ..rows.target_image import IMAGE_TAG
-from .uploads import Cut, Upload, UploadError
+from .uploads import Upload, UploadError, VolumeSlice
 
-# Of pictures for the page: it comes from this machine or its net, where time costs more than bytes.
+# PNG compression of images for the page, which favours speed on a local network.
 _COMPRESS_LEVEL = 2
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as the model sees it.
+class InputImage:
+    """An image as the model sees it.
 
     Attributes:
-        upload: Its file.
-        cut: The slice, of a volume.
-        file: The name of its PNG in the folder of the session.
+        upload: The uploaded file.
+        slice: The slice, if the file is a volume.
+        file: The name of the PNG in the session folder.
         size: (width, height).
     """
     upload: Upload
-    cut: Cut | None
+    slice: VolumeSlice | None
     file: str
     size: tuple[int, int]
 
     @property
     def title(self) -> str:
-        return self.upload.title(self.cut)
+        return self.upload.title(self.slice)
 
 
 @dataclass(eq=False)
@@ -42,17 +42,17 @@ class Turn:
     """A question and its answer.
 
     Attributes:
-        question: As the user wrote it.
-        pictures: The new ones that came with it.
-        before: Pictures of the conversation before it.
-        files: The uploaded files that they come from, as `Session.files`.
-        answer: Its text, as far as it is written.
-        masks: Of the answer.
+        question: The text of the user.
+        images: The images that were added with it.
+        num_previous: Number of images in the conversation before it.
+        files: The uploaded files of the images, as `Session.files`.
+        answer: The text of the answer so far.
+        masks: The masks of the answer.
         state: 'waiting', 'done', or 'stopped' by the user.
     """
     question: str
-    pictures: list[Picture]
-    before: int
+    images: list[InputImage]
+    num_previous: int
     files: dict[str, Upload] = field(default_factory=dict)
     answer: str = ''
     masks: tuple[MaskResult, ...] = ()
@@ -60,75 +60,78 @@ class Turn:
 
     @property
     def content(self) -> str:
-        """The question with an `<image>` for each new picture."""
-        return self.question if IMAGE_TAG in self.question else IMAGE_TAG * len(self.pictures) + self.question
+        """The question with an `<image>` tag for each new image."""
+        if IMAGE_PLACEHOLDER in self.question:
+            return self.question
+        return IMAGE_PLACEHOLDER * len(self.images) + self.question
 
 
 @dataclass(eq=False)
 class Session:
-    """All of a visitor's conversation; nothing of it is reached but by its token.
+    """A visitor's conversation, whose files can only be reached with its token.
 
     Attributes:
-        token: What nobody guesses, the name of its folder; empty until something is kept.
-        pending: Pictures that no question has been asked about.
-        turns: In order.
-        files: Those whose pictures are pending, by the paths that the page knows.
-        volume: The volume of which slices are chosen now.
-        stopped: The user wants no more of the answer that is being written.
+        token: A random secret, also the name of the folder; empty until the first upload.
+        folder: The folder of the session's files.
+        pending: Images that no question has been asked about yet.
+        turns: Questions and answers in order.
+        files: The uploads whose images are pending, by Gradio's paths.
+        volume: The volume whose slice is selected now.
+        stopped: Whether the user has stopped the current answer.
     """
     token: str = ''
     folder: str = ''
-    pending: list[Picture] = field(default_factory=list)
+    pending: list[InputImage] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     files: dict[str, Upload] = field(default_factory=dict)
     volume: Upload | None = None
     stopped: bool = False
     _num_files: int = 0
 
-    def open_in(self, parent: str) -> None:
-        """Makes the folder."""
+    def create_folder(self, parent: str) -> None:
+        """Creates the folder, named by a new token."""
         self.token = secrets.token_urlsafe(24)
         self.folder = os.path.join(parent, self.token)
         os.mkdir(self.folder, mode=0o700)
 
     def remove(self) -> None:
-        """Deletes all files."""
+        """Deletes all files of the session."""
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
-    def pictures(self) -> list[Picture]:
-        """Those that questions have been asked about, as `image_index` counts them."""
-        return [picture for turn in self.turns for picture in turn.pictures]
+    def images(self) -> list[InputImage]:
+        """The images of all questions, in the order of `MaskResult.image_index`."""
+        return [image for turn in self.turns for image in turn.images]
 
     @property
     def answering(self) -> bool:
         return bool(self.turns) and self.turns[-1].state == 'waiting'
 
     def path(self, name: str) -> str:
-        """Of a file of this session."""
+        """Returns the path of a file of this session."""
         return os.path.join(self.folder, name)
 
-    def image(self, picture: Picture) -> Image.Image:
-        """The pixels, RGB."""
-        return to_rgb(open_image_file(self.path(picture.file), picture.upload.rules))
+    def load_image(self, image: InputImage) -> Image.Image:
+        """Loads the pixels of an image, RGB."""
+        return to_rgb(open_image_file(self.path(image.file), image.upload.rules))
 
     def new_name(self, suffix: str) -> str:
-        """A name for a file that there is not yet."""
+        """Returns an unused file name."""
         self._num_files += 1
         return f'{self._num_files}{suffix}'
 
-    # ---- pictures
+    # ---- images
 
     def set_files(self, paths: Sequence[str], rules: FileRules) -> list[str]:
-        """Makes the pending pictures those of the files that the user has chosen and not yet asked about.
+        """Sets the pending images to those of the files that the user has selected.
 
         Args:
-            paths: All of them.
-            rules: What may be opened.
+            paths: All selected files.
+            rules: Which files may be opened.
 
         Returns:
-            For each file that cannot be read, why.
+            An error message for each file that cannot be read.
         """
         problems, files = [], {}
         for path in paths:
@@ -137,71 +140,71 @@ class Session:
             except UploadError as e:
                 problems.append(str(e))
         gone = {upload for path, upload in self.files.items() if path not in files}
-        self.pending = [picture for picture in self.pending if picture.upload not in gone]
+        self.pending = [image for image in self.pending if image.upload not in gone]
         self.files = files
         if self.volume in gone:
-            self.volume = next((picture.upload for picture in self.pending if picture.cut is not None), None)
+            self.volume = next((image.upload for image in self.pending if image.slice is not None), None)
         return problems
 
-    def set_cut(self, cut: Cut) -> None:
-        """Takes another slice of the volume: instead of the one that is pending, else as a new picture.
+    def select_slice(self, selected: VolumeSlice) -> None:
+        """Selects another slice of the volume. It replaces the pending slice, or is added as a new image.
 
         Raises:
-            UploadError: It cannot be shown so.
+            UploadError: The slice cannot be decoded, or its window is invalid.
         """
         assert self.volume is not None
-        picture = self._picture(self.volume, cut)
+        image = self._add_image(self.volume, selected)
         for i, other in enumerate(self.pending):
             if other.upload is self.volume:
-                self.pending[i] = picture
+                self.pending[i] = image
                 return
-        self.pending.append(picture)
+        self.pending.append(image)
 
-    def leave_out(self) -> None:
-        """Takes the pending slice of the volume away."""
-        self.pending = [picture for picture in self.pending if picture.upload is not self.volume]
+    def remove_slice(self) -> None:
+        """Removes the pending slice of the volume."""
+        self.pending = [image for image in self.pending if image.upload is not self.volume]
 
-    def last_cut(self) -> Cut | None:
-        """The slice of the volume that was taken last."""
-        taken = [picture.cut for picture in (*self.pictures, *self.pending) if picture.upload is self.volume]
-        return taken[-1] if taken else None
+    def last_slice(self) -> VolumeSlice | None:
+        """The last selected slice of the volume."""
+        selected = [image.slice for image in (*self.images, *self.pending) if image.upload is self.volume]
+        return selected[-1] if selected else None
 
     def _upload(self, path: str, rules: FileRules) -> Upload:
-        # A copy lives as long as this session, and has the name that the user knows.
+        # A copy, because Gradio may delete its own file before the session ends.
         folder = self.path(self.new_name(''))
         os.mkdir(folder)
         upload = Upload(shutil.copyfile(path, os.path.join(folder, os.path.basename(path))), rules)
-        cut = upload.middle()
-        self.pending.append(self._picture(upload, cut))
-        if cut is not None:
+        middle = upload.middle_slice()
+        self.pending.append(self._add_image(upload, middle))
+        if middle is not None:
             self.volume = upload
         return upload
 
-    def _picture(self, upload: Upload, cut: Cut | None) -> Picture:
-        image = upload.open(cut)
+    def _add_image(self, upload: Upload, selected: VolumeSlice | None) -> InputImage:
+        image = upload.open(selected)
         file = self.new_name('.png')
         image.save(self.path(file), compress_level=_COMPRESS_LEVEL)
-        return Picture(upload, cut, file, image.size)
+        return InputImage(upload, selected, file, image.size)
 
     # ---- questions
 
     def ask(self, question: str) -> None:
-        """Begins a turn with the pending pictures."""
-        self.turns.append(Turn(question, self.pending, len(self.pictures), self.files))
+        """Starts a turn with the pending images."""
+        self.turns.append(Turn(question, self.pending, len(self.images), self.files))
         self.pending, self.files, self.stopped = [], {}, False
 
-    def take_back(self) -> str:
-        """Undoes a turn that has no answer; its question."""
+    def undo_question(self) -> str:
+        """Removes the last turn, which has no answer, and returns its question."""
         turn = self.turns.pop()
-        self.pending = turn.pictures + self.pending
+        self.pending = turn.images + self.pending
         self.files = turn.files | self.files
         return turn.question
 
     def request(self, system: str | None) -> tuple[list[Image.Image], list[dict[str, Any]]]:
-        """Images and messages of the conversation, for `CitrusVPipeline`."""
+        """Returns the images and messages of the conversation, as `CitrusVPipeline` takes them."""
         messages = [] if system is None else [{'role': 'system', 'content': system}]
         for turn in self.turns:
             messages.append({'role': 'user', 'content': turn.content})
             if turn.state != 'waiting':
                 messages.append({'role': 'assistant', 'content': turn.answer})
-        return [self.image(picture) for picture in self.pictures], messages
+        return [self.load_image(image) for image in self.images], messages

@@ -1,10 +1,10 @@
-"""What the page says, in English and Chinese."""
+"""The texts of the page, in English and Chinese."""
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Words:
-    """The texts of the page, those with braces for `str.format`."""
+class PageTexts:
+    """The texts of the page; those with braces are `str.format` templates."""
     title: str
     caution: str
     files: str
@@ -27,7 +27,7 @@ class Words:
     window: str
     window_info: str
     run_window: str
-    leave_out: str
+    remove_slice: str
     shown_answer: str
     opacity: str
     empty: str
@@ -48,16 +48,16 @@ class Words:
     hidden: str
     stopped: str
     waiting: str
-    no_picture: str
+    no_image: str
     no_question: str
     busy: str
     tags: str
     lost: str
 
 
-ENGLISH = Words(
-    title='Ask about images, and see the masks',
-    caution='Research software, no medical device. Images stay on the computer that serves this page.',
+ENGLISH = PageTexts(
+    title='Ask about images and view the masks',
+    caution='Research software, not a medical device. Images stay on the computer that serves this page.',
     files='Images (PNG, JPEG, TIFF, DICOM, NIfTI, ...)',
     chat='Conversation',
     question='Question',
@@ -68,20 +68,20 @@ ENGLISH = Words(
     examples='Examples',
     settings='Settings',
     temperature='Temperature',
-    temperature_info='0 always takes the likeliest token',
-    max_tokens='Most tokens of an answer',
+    temperature_info='0: always the most likely token',
+    max_tokens='Maximum tokens of an answer',
     seed='Seed',
-    seed_info='of what is drawn at random; empty: another one each time',
+    seed_info='for sampling; empty: a different one each time',
     plane='Plane',
     index='Slice, from 0',
     volume='Volume, from 0',
     window='Window',
     window_info='or level and width, e.g. 40,400',
-    run_window='as the file says',
-    leave_out='Leave this slice out',
-    shown_answer='Answer shown',
-    opacity='Opacity of the masks',
-    empty='Pictures and masks appear here.',
+    run_window='from the file',
+    remove_slice='Remove this slice',
+    shown_answer='Answer',
+    opacity='Mask opacity',
+    empty='Images and masks appear here.',
     image='Image {}',
     actual_size='1:1',
     mask='Mask',
@@ -89,23 +89,23 @@ ENGLISH = Words(
     area='Area (pixels)',
     score='Score',
     all='all',
-    download='Download what is ticked',
+    download='Download selected masks',
     as_overlay='Overlay (PNG)',
     as_png='Label map (PNG)',
     as_rle='RLE (JSON)',
     as_nifti='Label map (NIfTI)',
-    no_masks='This answer has no mask.',
+    no_masks='This answer has no masks.',
     empty_mask='empty: not in the image',
-    hidden='In label maps a pixel of several masks has the last of them.',
+    hidden='In label maps, overlapping pixels belong to the last mask.',
     stopped='(stopped)',
     waiting='...',
-    no_picture='There is no image to ask about. Add one first.',
-    no_question='There is no question. Write one, or take an example.',
-    busy='The last question is still being answered. Wait for it, or stop it.',
-    tags='The question says <image> {} times, for {} new images. Leave <image> out, or say it once for each.',
-    lost='This conversation is gone: the server was started again, or removed it after a long pause. Reload the page.')
+    no_image='There is no image to ask about. Add one first.',
+    no_question='There is no question. Write one, or pick an example.',
+    busy='The last question is still being answered. Wait, or stop it.',
+    tags='The question has <image> {} times, but there are {} new images. Remove <image>, or write it once per image.',
+    lost='This conversation is gone: the server was restarted, or deleted it after long inactivity. Reload the page.')
 
-CHINESE = Words(
+CHINESE = PageTexts(
     title='针对图像提问并查看分割结果',
     caution='研究软件，非医疗器械。图像只保存在提供此页面的计算机上。',
     files='图像（PNG、JPEG、TIFF、DICOM、NIfTI 等）',
@@ -128,7 +128,7 @@ CHINESE = Words(
     window='窗',
     window_info='或窗位与窗宽，例如 40,400',
     run_window='按文件设定',
-    leave_out='移除此切片',
+    remove_slice='移除此切片',
     shown_answer='显示的回答',
     opacity='掩膜不透明度',
     empty='图像和掩膜将显示在这里。',
@@ -149,7 +149,7 @@ CHINESE = Words(
     hidden='标签图中，重叠的像素取最后一个掩膜。',
     stopped='（已停止）',
     waiting='……',
-    no_picture='没有可提问的图像，请先添加图像。',
+    no_image='没有可提问的图像，请先添加图像。',
     no_question='没有问题。请输入问题，或选择一个示例。',
     busy='上一个问题还在回答中，请等待或停止。',
     tags='问题中有 {} 个 <image>，而新图像有 {} 幅。请去掉 <image>，或每幅图像写一个。',

@@ -1,29 +1,29 @@
-"""Files that users of the page upload: pictures, and volumes, of which they choose a slice."""
+"""Uploaded files: images, and volumes of which the user selects a slice."""
 import os
 from dataclasses import dataclass, replace
 from PIL import Image
 from urllib.parse import urlencode
 
-from ..files.errors import IMAGE_ERRORS, unreadable
+from ..files.errors import IMAGE_ERRORS, unreadable_file
 from ..files.images import open_image, to_rgb
-from ..files.medical import DICOM, NIFTI, kind_of
+from ..files.medical import DICOM, NIFTI, medical_format
 from ..files.rules import FileRules
-from ..files.slices import PLANES, PlaneView
+from ..files.slices import PLANES, SliceOrientation
 
 
 class UploadError(ValueError):
-    """A file that cannot be used; the text is for who uploaded it."""
+    """An uploaded file cannot be used. The message is shown to the user."""
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A slice of a volume, and how it is shown.
+class VolumeSlice:
+    """A slice of a volume, and its window.
 
     Attributes:
-        index: The slice, or the frame of a DICOM file, from 0.
-        plane: Of a NIfTI volume: see `planes`.
-        volume: Which volume of several, from 0.
-        window: As `windows.FORMS`; None: that of the run.
+        index: The slice of a NIfTI volume or the frame of a DICOM file, from 0.
+        plane: The plane of a NIfTI volume, see `files.slices`; None for DICOM.
+        volume: Which volume of a 4D NIfTI file, from 0.
+        window: As `windowing.WINDOW_FORMS`; None: that of the run.
     """
     index: int
     plane: str | None = None
@@ -32,22 +32,22 @@ class Cut:
 
 
 class Upload:
-    """A file, of which the header has been read.
+    """An uploaded file, whose header has been read.
 
     Args:
-        path: Where it lies; its last part is the name that the user gave it.
-        rules: What may be opened. The folder that bounds data sets does not bound uploads.
+        path: The file, under the user's file name.
+        rules: Which files may be opened. `data_root`, the folder of the datasets, does not apply to uploads.
 
     Attributes:
-        name: The user's.
-        rules: As given, without that bound.
+        name: The user's file name.
+        rules: The given rules without `data_root` and `image_dir`.
         kind: 'DICOM', 'NIFTI', or None for other images.
-        counts: Of DICOM and NIfTI, the number of slices by plane; a DICOM file's plane is None.
-        num_volumes: Of a NIfTI file.
-        has_window: Whether its values need a window.
+        counts: Number of slices by plane, for DICOM (plane None) and NIfTI.
+        num_volumes: Number of volumes in a NIfTI file.
+        has_window: Whether a window maps its values to grey levels.
 
     Raises:
-        UploadError: It cannot be read.
+        UploadError: The file cannot be read.
     """
 
     def __init__(self, path: str, rules: FileRules) -> None:
@@ -57,7 +57,7 @@ class Upload:
         self.num_volumes = 1
         self.has_window = False
         try:
-            self.kind = kind_of(path)
+            self.kind = medical_format(path)
             if self.kind == DICOM:
                 self._read_dicom()
             elif self.kind == NIFTI:
@@ -74,46 +74,46 @@ class Upload:
     def _read_nifti(self) -> None:
         from ..files.nifti import NiftiFile
         file = NiftiFile(self.path, self.rules)
-        self.counts = {plane: len(PlaneView.of(file.affine, file.shape, plane)) for plane in PLANES}
+        self.counts = {plane: len(SliceOrientation.of(file.affine, file.shape, plane)) for plane in PLANES}
         self.num_volumes = file.num_volumes
         self.has_window = not file.colours
 
-    def middle(self) -> Cut | None:
-        """The slice to begin with; None of an ordinary image."""
+    def middle_slice(self) -> VolumeSlice | None:
+        """Returns the slice that is selected first; None for an ordinary image."""
         if self.kind is None:
             return None
         plane, count = next(iter(self.counts.items()))
-        return Cut(count // 2, plane)
+        return VolumeSlice(count // 2, plane)
 
-    def open(self, cut: Cut | None) -> Image.Image:
-        """The picture that the model sees, RGB.
+    def open(self, selected: VolumeSlice | None) -> Image.Image:
+        """Decodes the image as the model sees it, RGB.
 
         Raises:
-            UploadError: It cannot be decoded, or the window does not fit it.
+            UploadError: The file cannot be decoded, or its window is invalid.
         """
-        fragment = self._fragment(cut)
+        fragment = self._fragment(selected)
         try:
             return to_rgb(open_image(f'{self.path}#{fragment}' if fragment else self.path, self.rules))
         except IMAGE_ERRORS as e:
             raise self._error(e) from e
 
-    def title(self, cut: Cut | None) -> str:
-        """The name, with the slice."""
-        if cut is None or list(self.counts.values()) == [1]:
+    def title(self, selected: VolumeSlice | None) -> str:
+        """Returns the file name, with plane and index of a slice."""
+        if selected is None or list(self.counts.values()) == [1]:
             return self.name
-        series = f', volume {cut.volume}' if self.num_volumes > 1 else ''
-        return f'{self.name}, {cut.plane or "frame"} {cut.index}{series}'
+        series = f', volume {selected.volume}' if self.num_volumes > 1 else ''
+        return f'{self.name}, {selected.plane or "frame"} {selected.index}{series}'
 
-    def _fragment(self, cut: Cut | None) -> str:
-        if cut is None:
+    def _fragment(self, selected: VolumeSlice | None) -> str:
+        if selected is None:
             return ''
-        asked: dict[str, str | int] = {'frame': cut.index}
+        options: dict[str, str | int] = {'frame': selected.index}
         if self.kind == NIFTI:
-            asked = {'plane': cut.plane or PLANES[0], 'index': cut.index, 'volume': cut.volume}
-        if cut.window is not None and self.has_window:
-            asked['window'] = cut.window
-        return urlencode(asked)
+            options = {'plane': selected.plane or PLANES[0], 'index': selected.index, 'volume': selected.volume}
+        if selected.window is not None and self.has_window:
+            options['window'] = selected.window
+        return urlencode(options)
 
     def _error(self, error: Exception) -> UploadError:
-        told = str(unreadable(self.name, 'The file', error, 'image-file'))
-        return UploadError(told.replace(self.path, self.name))
+        message = str(unreadable_file(self.name, 'The file', error, 'image-file'))
+        return UploadError(message.replace(self.path, self.name))

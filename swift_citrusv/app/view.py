@@ -1,7 +1,7 @@
-"""The parts of the page that are ours: pictures under masks, the legend, and chips where an answer says `[SEG]`.
+"""HTML of the page: images under masks, the legend of the masks, and chips in place of `[SEG]` tokens.
 
-Each mask lies on its picture as two images of the size of its box: a tint, whose opacity the page changes, and an
-outline. All text from users and models is escaped.
+Each mask is drawn as two images of the size of its box: a fill, whose opacity the page changes, and an outline. Text from
+users and models is escaped.
 """
 import html
 import numpy as np
@@ -12,25 +12,25 @@ from typing import Any
 from ..constants import SEG_TOKEN
 from ..inference.overlays import mask_colour, outline
 from ..inference.results import MaskResult
-from .session import Picture, Session, Turn
-from .texts import Words
+from .session import InputImage, Session, Turn
+from .texts import PageTexts
 
-# Where the server has the files and downloads of sessions.
+# URL path of the files and downloads of sessions.
 ROUTE = 'citrusv-session'
 OPACITY = 0.35
 
-# ---- layers of a picture
+# ---- layers of an image
 
 
-def layers(mask: MaskResult, size: tuple[int, int]) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
-    """A mask as it is drawn.
+def mask_layers(mask: MaskResult, size: tuple[int, int]) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
+    """Returns the images that draw a mask.
 
     Args:
-        mask: Not an empty one.
-        size: (width, height) of its picture.
+        mask: A mask that is not empty.
+        size: (width, height) of its image.
 
     Returns:
-        (left, top) of its box; the inside and the outline in that box, uint8 {0, 255} [h, w] both.
+        (left, top) of the mask's box; the fill and the outline in that box, both uint8 {0, 255} [h, w].
     """
     left, top, width, height = (round(value) for value in mask.bbox)
     inside = np.ascontiguousarray(mask.array[top:top + height, left:left + width])
@@ -39,11 +39,11 @@ def layers(mask: MaskResult, size: tuple[int, int]) -> tuple[tuple[int, int], np
 
 
 def save_layers(session: Session, turn: Turn) -> None:
-    """Writes what the page shows of an answer's masks, as `layer_name` names it."""
-    pictures = session.pictures
+    """Writes the layers of an answer's masks as PNG files, named by `layer_name`."""
+    images = session.images
     for number, mask in enumerate(turn.masks, 1):
         if mask.area:
-            _, *pair = layers(mask, pictures[mask.image_index].size)
+            _, *pair = mask_layers(mask, images[mask.image_index].size)
             for kind, values in zip(('fill', 'edge'), pair):
                 image = Image.fromarray(values // 255)
                 image.putpalette([0, 0, 0, *mask_colour(number)])
@@ -51,40 +51,41 @@ def save_layers(session: Session, turn: Turn) -> None:
 
 
 def layer_name(session: Session, turn: Turn, number: int, kind: str) -> str:
-    """The file of a mask's 'fill' or 'edge'."""
+    """Returns the file name of a mask's 'fill' or 'edge'."""
     return f'answer{session.turns.index(turn) + 1}_{number}_{kind}.png'
 
 
 # ---- the view
 
 
-def shown_pictures(session: Session, turn: Turn | None) -> list[tuple[int, Picture]]:
-    """The pictures to show, each with its number in the conversation, from 1.
+def shown_images(session: Session, turn: Turn | None) -> list[tuple[int, InputImage]]:
+    """Returns the images to show, each with its number in the conversation, from 1.
 
     Args:
         session: The conversation.
-        turn: Those that came with it, and those that its answer draws on, or else the last one; None: the pending ones.
+        turn: Shows the images of this turn and those with masks of its answer, or else the image before it; None: the
+            pending images.
     """
-    numbered = list(enumerate(session.pictures, 1))
+    numbered = list(enumerate(session.images, 1))
     if turn is None:
         return list(enumerate(session.pending, len(numbered) + 1))
-    until = turn.before + len(turn.pictures)
+    until = turn.num_previous + len(turn.images)
     drawn = {mask.image_index + 1 for mask in turn.masks}
-    found = [(number, picture) for number, picture in numbered if turn.before < number <= until or number in drawn]
+    found = [(number, image) for number, image in numbered if turn.num_previous < number <= until or number in drawn]
     return found or numbered[max(until - 1, 0):until]
 
 
-def view_html(session: Session, turn: Turn | None, words: Words) -> str:
-    """The pictures, with the masks of an answer."""
-    figures = [_figure(session, number, picture, turn, words) for number, picture in shown_pictures(session, turn)]
+def view_html(session: Session, turn: Turn | None, texts: PageTexts) -> str:
+    """Returns the HTML of the images, with the masks of an answer."""
+    figures = [_figure(session, number, image, turn, texts) for number, image in shown_images(session, turn)]
     if not figures:
-        return f'<div class="cv-empty">{html.escape(words.empty)}</div>'
+        return f'<div class="cv-empty">{html.escape(texts.empty)}</div>'
     return f'<div class="cv-view">{"".join(figures)}</div>'
 
 
-def _figure(session: Session, number: int, picture: Picture, turn: Turn | None, words: Words) -> str:
-    width, height = picture.size
-    stack = [f'<img class="cv-base" src="{_source(session, picture.file)}" alt="{html.escape(picture.title)}">']
+def _figure(session: Session, number: int, image: InputImage, turn: Turn | None, texts: PageTexts) -> str:
+    width, height = image.size
+    stack = [f'<img class="cv-base" src="{_source(session, image.file)}" alt="{html.escape(image.title)}">']
     if turn is not None:
         masks = [(i, mask) for i, mask in enumerate(turn.masks, 1) if mask.image_index + 1 == number and mask.area]
         for kind in ('fill', 'edge'):
@@ -95,52 +96,52 @@ def _figure(session: Session, number: int, picture: Picture, turn: Turn | None, 
                     ('height', box_height / height)))  # yapf: disable
                 source = _source(session, layer_name(session, turn, i, kind))
                 stack.append(f'<img class="cv-{kind}" data-mask="{i}" src="{source}" alt="" style="{place}">')
-    caption = f'<b>{html.escape(words.image.format(number))}</b> {html.escape(picture.title)}, {width} × {height}'
-    button = f'<button type="button" class="cv-actual">{html.escape(words.actual_size)}</button>'
+    caption = f'<b>{html.escape(texts.image.format(number))}</b> {html.escape(image.title)}, {width} × {height}'
+    button = f'<button type="button" class="cv-actual">{html.escape(texts.actual_size)}</button>'
     return (f'<figure style="--w:{width};--h:{height}"><div class="cv-frame"><div class="cv-stack">{"".join(stack)}'
             f'</div></div><figcaption><span>{caption}</span>{button}</figcaption></figure>')
 
 
 def _source(session: Session, name: str) -> str:
-    # Relative, for servers behind a path of a proxy.
+    # Relative, so that it works behind a reverse proxy with a path.
     return f'{ROUTE}/{session.token}/file/{name}'
 
 
 # ---- the legend
 
 
-def legend_html(session: Session, turn: Turn | None, words: Words) -> str:
-    """A row for each mask of an answer, with a box to tick, and the downloads."""
+def legend_html(session: Session, turn: Turn | None, texts: PageTexts) -> str:
+    """Returns the HTML of the legend: a row with a checkbox for each mask of an answer, and the downloads."""
     if turn is None or turn.state == 'waiting':
         return ''
     if not turn.masks:
-        return f'<p class="cv-none">{html.escape(words.no_masks)}</p>'
-    columns = [words.mask, words.phrase, words.area, words.score, words.image.format('').strip()]
-    tick_all = f'<label><input type="checkbox" class="cv-all" checked> {html.escape(words.all)}</label>'
+        return f'<p class="cv-none">{html.escape(texts.no_masks)}</p>'
+    columns = [texts.mask, texts.phrase, texts.area, texts.score, texts.image.format('').strip()]
+    tick_all = f'<label><input type="checkbox" class="cv-all" checked> {html.escape(texts.all)}</label>'
     head = ''.join(f'<th>{html.escape(column)}</th>' for column in columns)
-    rows = ''.join(_row(i, mask, words) for i, mask in enumerate(turn.masks, 1))
-    kinds = {'overlay': words.as_overlay, 'png': words.as_png, 'rle': words.as_rle, 'nifti': words.as_nifti}
+    rows = ''.join(_row(i, mask, texts) for i, mask in enumerate(turn.masks, 1))
+    kinds = {'overlay': texts.as_overlay, 'png': texts.as_png, 'rle': texts.as_rle, 'nifti': texts.as_nifti}
     index = session.turns.index(turn)
     links = ''.join(f'<a class="cv-download" data-kind="{kind}" href="{ROUTE}/{session.token}/download/{index}/{kind}">'
                     f'{html.escape(text)}</a>' for kind, text in kinds.items())  # yapf: disable
-    note = words.hidden if len(turn.masks) > 1 else ''
+    note = texts.hidden if len(turn.masks) > 1 else ''
     return (f'<table class="cv-legend"><thead><tr><th>{tick_all}</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
-            f'<div class="cv-downloads"><span>{html.escape(words.download)}</span>{links}</div>'
+            f'<div class="cv-downloads"><span>{html.escape(texts.download)}</span>{links}</div>'
             f'<p class="cv-note">{html.escape(note)}</p><p class="cv-problem" role="alert"></p>')
 
 
-def _row(number: int, mask: MaskResult, words: Words) -> str:
-    area, score = (f'{mask.area:,}', f'{mask.score:.2f}') if mask.area else (words.empty_mask, '')
+def _row(number: int, mask: MaskResult, texts: PageTexts) -> str:
+    area, score = (f'{mask.area:,}', f'{mask.score:.2f}') if mask.area else (texts.empty_mask, '')
     box = (f'<input type="checkbox" class="cv-tick" data-mask="{number}" checked aria-label="'
-           f'{html.escape(words.mask)} {number}">')
+           f'{html.escape(texts.mask)} {number}">')
     cells = [box, chip(number), html.escape(mask.phrase), html.escape(area), score, str(mask.image_index + 1)]
     return f'<tr data-mask="{number}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
 def chip(number: int) -> str:
-    """The number of a mask on its colour."""
+    """Returns the HTML of a chip: the number of a mask on its colour."""
     red, green, blue = mask_colour(number)
-    # ITU-R BT.601.
+    # Luma by ITU-R BT.601.
     ink = '#000' if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else '#fff'
     return f'<mark style="background:#{red:02x}{green:02x}{blue:02x};color:{ink}">{number}</mark>'
 
@@ -148,39 +149,39 @@ def chip(number: int) -> str:
 # ---- the conversation
 
 
-def chat(session: Session, words: Words) -> list[dict[str, Any]]:
-    """The messages for Gradio's Chatbot, Markdown with the chips in it."""
-    return [message for turn in session.turns for message in _messages(turn, words)]
+def chatbot_messages(session: Session, texts: PageTexts) -> list[dict[str, Any]]:
+    """Returns the messages for Gradio's Chatbot, as Markdown with chips."""
+    return [message for turn in session.turns for message in _messages(turn, texts)]
 
 
-def _messages(turn: Turn, words: Words) -> Iterator[dict[str, Any]]:
-    names = [f'{words.image.format(number)}: {picture.title}'
-             for number, picture in enumerate(turn.pictures, turn.before + 1)]  # yapf: disable
+def _messages(turn: Turn, texts: PageTexts) -> Iterator[dict[str, Any]]:
+    names = [f'{texts.image.format(number)}: {image.title}'
+             for number, image in enumerate(turn.images, turn.num_previous + 1)]  # yapf: disable
     lines = [f'<small>{_escaped(name)}</small>' for name in names]
     yield {'role': 'user', 'content': '\n'.join([*lines, _escaped(turn.question)])}
     answer = answer_html(turn.answer, len(turn.masks) if turn.state == 'done' else None)
     if turn.state == 'stopped':
-        answer += f' <small>{html.escape(words.stopped)}</small>'
+        answer += f' <small>{html.escape(texts.stopped)}</small>'
     elif turn.state == 'waiting':
         answer += '<span class="cv-caret"></span>'
-    yield {'role': 'assistant', 'content': answer or html.escape(words.waiting)}
+    yield {'role': 'assistant', 'content': answer or html.escape(texts.waiting)}
 
 
 def answer_html(text: str, num_masks: int | None = None) -> str:
-    """An answer as Markdown, each `[SEG]` as the chip of its mask.
+    """Returns an answer as Markdown, with each `[SEG]` replaced by the chip of its mask.
 
     Args:
-        text: The answer, or its beginning.
-        num_masks: How many masks it has; None: not known yet. Without an image a `[SEG]` has none.
+        text: The answer so far.
+        num_masks: Number of masks; None: not known yet. Without an image a `[SEG]` has no mask.
     """
     parts: Sequence[str] = text.split(SEG_TOKEN)
-    pieces = [_escaped(parts[0])]
+    parts_html = [_escaped(parts[0])]
     for number, part in enumerate(parts[1:], 1):
-        pieces.append(chip(number) if num_masks is None or number <= num_masks else _escaped(SEG_TOKEN))
-        pieces.append(_escaped(part))
-    return ''.join(pieces)
+        parts_html.append(chip(number) if num_masks is None or number <= num_masks else _escaped(SEG_TOKEN))
+        parts_html.append(_escaped(part))
+    return ''.join(parts_html)
 
 
 def _escaped(text: str) -> str:
-    # `![` would fetch a picture from wherever the text says.
+    # `![` would load an image from any URL in the text.
     return html.escape(text, quote=False).replace('![', '&#33;[')

@@ -1,4 +1,5 @@
-"""The `citrusv` command: one file a subcommand.
+"""The `citrusv` command: one file per subcommand.
 
-Subcommands parse options and print; the work is done by the rooms below. Nothing imports this room.
+Subcommands parse options and print; the rooms below do the work. No other room imports this one, but `swift app` calls
+`cli.app.serve_swift_app`.
 """

@@ -1,24 +1,26 @@
-"""`citrusv app`: a page to ask a model about images, and to see and save its masks."""
+"""`citrusv app`: a web page to ask a model about images, and to view and save its masks."""
 import argparse
 from dataclasses import asdict
 from typing import Any
 
+from .options import add_adapters_option, add_device_options, add_model_option, load_pipeline
+
 NAME = 'app'
-HELP = 'a page in the browser: ask about images, see coloured masks, save them'
-DESCRIPTION = ('Serves a page on which images are uploaded and asked about. It shows the answers as they are written, '
-               'the masks on the images, and gives them away as PNG, RLE or NIfTI. It works without a network.')
-_DTYPES = ('bfloat16', 'float16', 'float32')
+HELP = 'serve a web page to ask about images, and to view and save coloured masks'
+DESCRIPTION = ('Serves a web page to upload images and ask about them. It streams the answers, draws the masks on the '
+               'images, and saves them as PNG, RLE or NIfTI. It needs no network access.')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--model', required=True, metavar='DIR', help='a Citrus-V checkpoint, or a hub name')
-    parser.add_argument('--adapters', nargs='+', default=[], metavar='DIR', help='LoRA adapters on top of it')
-    parser.add_argument('--host', default='127.0.0.1', help='0.0.0.0: for all who reach this machine '
-                        '(default: 127.0.0.1, for this machine alone)')  # yapf: disable
-    parser.add_argument('--port', type=int, default=7860, help='0: any that is free (default: 7860)')
-    parser.add_argument('--lang', choices=('en', 'zh'), default='en', help='of the page (default: en)')
-    parser.add_argument('--device', help="'cpu', 'cuda', 'cuda:1', ... (default: the best there is)")
-    parser.add_argument('--dtype', choices=_DTYPES, help="of the language model (default: the checkpoint's own)")
+    add_model_option(parser)
+    add_adapters_option(parser)
+    parser.add_argument(
+        '--host',
+        default='127.0.0.1',
+        help='address to listen on; 0.0.0.0 accepts other machines (default: 127.0.0.1, this machine only)')
+    parser.add_argument('--port', type=int, default=7860, help='port to listen on; 0: any free port (default: 7860)')
+    parser.add_argument('--lang', choices=('en', 'zh'), default='en', help='language of the page (default: en)')
+    add_device_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,35 +29,32 @@ def run(args: argparse.Namespace) -> int:
         import gradio  # noqa: F401
     except ImportError as e:
         raise ValueError(f"The page needs Gradio ({e}): pip install 'swift-citrusv[app]'.") from e
-    import torch
 
-    from ..app.server import examples, listen, model_name, serve
-    from ..pipeline import CitrusVPipeline
+    from ..app.server import example_questions, listen, model_name, serve
     with listen(args.host, args.port) as listener:
-        dtype = None if args.dtype is None else getattr(torch, args.dtype)
-        pipe = CitrusVPipeline(args.model, adapters=args.adapters, device=args.device, dtype=dtype)
-        serve(pipe, listener, name=model_name(args.model), language=args.lang, examples=examples())
+        pipe = load_pipeline(args)
+        serve(pipe, listener, name=model_name(args.model), language=args.lang, examples=example_questions())
     return 0
 
 
 def serve_swift_app(args: Any) -> None:
-    """What `swift app` does for a Citrus-V model.
+    """Runs `swift app` for a Citrus-V model.
 
     Args:
         args: ms-swift's AppArguments.
 
     Raises:
-        ValueError: They ask for what this page does not have.
+        ValueError: An argument is not supported by this page.
     """
     from swift.pipelines.infer.infer import SwiftInfer
 
-    from ..app.server import examples, listen, model_name, serve
+    from ..app.server import example_questions, listen, model_name, serve
     from ..pipeline import CitrusVPipeline
     if args.base_url:
-        raise ValueError(f'--base_url {args.base_url}: the page of a Citrus-V model draws the masks itself. Leave it '
-                         'out, and name the --model.')
+        raise ValueError(f'--base_url {args.base_url}: the page of a Citrus-V model draws the masks itself. Remove it, '
+                         'and give the --model.')
     if args.share:
-        raise ValueError('--share true would show this page, and what is uploaded, to the whole net. Leave it out.')
+        raise ValueError('--share true would expose this page and all uploads to the internet. Remove it.')
     listener = listen(args.server_name, args.server_port)
     infer = SwiftInfer(args)
     pipe = CitrusVPipeline(infer.infer_engine.model, infer.template)
@@ -66,6 +65,6 @@ def serve_swift_app(args: Any) -> None:
         listener,
         name=args.studio_title or model_name(args.model),
         language=args.lang,
-        examples=examples(),
+        examples=example_questions(),
         system=args.system,
         generation=generation)

@@ -1,4 +1,4 @@
-"""`citrusv build`: makes a Citrus-V checkpoint out of a Qwen2.5-VL and a SAM2."""
+"""`citrusv build`: builds a Citrus-V checkpoint from a Qwen2.5-VL and a SAM2."""
 import argparse
 import json
 import os
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RowError
+from .options import DTYPES, require_directory_or_hub_name
 
 if TYPE_CHECKING:
     from ..model.modeling import CitrusVForConditionalGeneration
 
 NAME = 'build'
 HELP = 'build a Citrus-V checkpoint from a Qwen2.5-VL and a SAM2'
-DESCRIPTION = ('Joins a Qwen2.5-VL and a SAM2 into one checkpoint directory, with [SEG] in its tokenizer. '
-               '`--mllm tiny --sam2 tiny` makes a random one of about 1.4 M parameters, for tests and laptops.')
-_DTYPES = ('bfloat16', 'float32', 'float16')
-# The first prefix that fits names the part of a parameter.
+DESCRIPTION = ('Combines a Qwen2.5-VL and a SAM2 into one checkpoint directory, with [SEG] in its tokenizer. '
+               '`--mllm tiny --sam2 tiny` builds a random model of about 1.4 M parameters, for tests and laptops.')
+# The first matching prefix decides.
 _PARTS = {
     'model.language_model.': 'language model',
     'lm_head.': 'language model',
@@ -41,15 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='SOURCE',
         help='a .pt file, a hub name (facebook/sam2.1-hiera-large), or a preset name (random weights): '
         'sam2.1_hiera_l, ..., tiny')
-    parser.add_argument('--output', required=True, metavar='DIR', help='the new checkpoint; must not hold a model')
-    parser.add_argument('--sam2-preset', metavar='PRESET', help='the preset of a .pt file whose name does not tell it')
     parser.add_argument(
-        '--multimask-output', action='store_true', help='draw with the best of the three multimask heads')
+        '--output', required=True, metavar='DIR', help='the new checkpoint directory; must not hold a model')
     parser.add_argument(
-        '--dtype', choices=_DTYPES, help='of the MLLM; that of its checkpoint by default (SAM2 stays float32)')
+        '--sam2-preset', metavar='PRESET', help='the preset of a .pt file, if its name does not show it')
     parser.add_argument(
-        '--corpus', metavar='FILE', help='texts for the tokenizer of --mllm tiny: a .jsonl of rows, or lines of text')
-    parser.add_argument('--seed', type=int, default=0, help='of what is initialised at random (default: 0)')
+        '--multimask-output', action='store_true', help='use the best of the three multimask outputs of SAM2')
+    parser.add_argument(
+        '--dtype', choices=DTYPES, help='of the MLLM (default: the dtype of its checkpoint); SAM2 stays float32')
+    parser.add_argument(
+        '--corpus',
+        metavar='FILE',
+        help='texts that train the tokenizer of --mllm tiny: a .jsonl file of rows, or lines of text')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the random initialisation (default: 0)')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,17 +79,16 @@ def run(args: argparse.Namespace) -> int:
         **({} if corpus is None else {
             'corpus': corpus
         }))
-    print(_summary(model, args))
+    print(_build_summary(model, args))
     return 0
 
 
 def _check_mllm(mllm: str) -> None:
     if os.path.isdir(mllm):
         if not os.path.isfile(os.path.join(mllm, 'config.json')):
-            raise ValueError(f'--mllm {mllm} is a directory without a config.json. Name one that holds a Qwen2.5-VL.')
-    # No hub name looks like this, and a look-up takes long to fail.
-    elif os.path.isabs(mllm) or mllm.startswith('.'):
-        raise FileNotFoundError(f'--mllm {mllm}: no such directory.')
+            raise ValueError(f'--mllm {mllm} is a directory without a config.json. Give one that holds a Qwen2.5-VL.')
+    else:
+        require_directory_or_hub_name(mllm, '--mllm')
 
 
 def _corpus(args: argparse.Namespace) -> list[str] | None:
@@ -94,18 +97,18 @@ def _corpus(args: argparse.Namespace) -> list[str] | None:
     if args.mllm != 'tiny':
         raise ValueError(
             f'--corpus {args.corpus} is for the tokenizer of --mllm tiny; {args.mllm} has its own. Remove it.')
-    # A list: an error in the middle of a generator would come out of the tokenizer's trainer as its own.
+    # A list, because the tokenizer trainer hides errors that a generator raises.
     texts = list(read_corpus(args.corpus))
     if not texts:
-        raise ValueError(f'--corpus {args.corpus} holds no text. Give rows with messages (.jsonl), or lines of text.')
+        raise ValueError(f'--corpus {args.corpus} holds no text. Give rows with messages (.jsonl) or lines of text.')
     return texts
 
 
 def read_corpus(path: str) -> Iterator[str]:
-    """The texts of a file: of all messages of a `.jsonl`, else its lines. Blank lines are left out.
+    """Reads the texts of a file: all messages of a `.jsonl` file, else the lines. Skips blank lines.
 
     Raises:
-        RowError: A line of a `.jsonl` that holds no messages.
+        RowError: A line of a `.jsonl` file holds no messages.
     """
     with open(path, encoding='utf-8') as file:
         for number, line in enumerate(file, start=1):
@@ -140,14 +143,14 @@ def _texts(content: Any) -> Iterator[str]:
 
 
 def count_parameters(model: 'CitrusVForConditionalGeneration') -> Counter[str]:
-    """The number of parameters of each part; tied ones count once."""
+    """Counts the parameters of each part; tied parameters count once."""
     counts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
         counts[next(part for prefix, part in _PARTS.items() if name.startswith(prefix))] += parameter.numel()
     return counts
 
 
-def _summary(model: 'CitrusVForConditionalGeneration', args: argparse.Namespace) -> str:
+def _build_summary(model: 'CitrusVForConditionalGeneration', args: argparse.Namespace) -> str:
     config = model.config
     counts = count_parameters(model)
     rows = [('MLLM', args.mllm), ('SAM2', f'{args.sam2} (preset {config.sam2_preset})')]

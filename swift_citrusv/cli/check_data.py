@@ -1,4 +1,4 @@
-"""`citrusv check-data`: finds every row of a JSONL file that training would refuse, before training does."""
+"""`citrusv check-data`: finds every row of a JSONL file that training would reject."""
 import argparse
 import dataclasses
 import json
@@ -11,16 +11,19 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .options import positive_int, require_file
+
 if TYPE_CHECKING:
-    from .check_rows import Failure, Findings, RowChecker
+    from .check_rows import CheckResult, RowChecker, RowFailure
 
 NAME = 'check-data'
-HELP = 'find every row of a JSONL file that training would refuse'
-DESCRIPTION = ('Reads a JSONL file of rows, opens its images, decodes its masks and lists every row that fails; with '
-               '--model each row is encoded as in training, and token lengths are counted too. Exit status: 0 when all '
-               'rows are good, 1 when any fails, 2 when the check itself cannot run.')
-# Rows that a process checks at a time.
-_CHUNK = 16
+HELP = 'find every row of a JSONL file that training would reject'
+DESCRIPTION = (
+    'Reads the rows of a JSONL file, opens their images, decodes their masks and lists every row that fails. '
+    'With --model it also encodes each row as training does, and counts tokens. Exit status: 0 if all rows '
+    'are good, 1 if any row fails, 2 if the check cannot run.')
+# Rows per task of a worker process.
+_CHUNK_ROWS = 16
 _LABELS = {
     'rows': 'rows',
     'ordinary_rows': '  ordinary',
@@ -42,39 +45,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('file', metavar='FILE', help='the JSONL file')
     parser.add_argument('--model', metavar='DIR', help='a Citrus-V or Qwen2.5-VL directory; its weights are not read')
     parser.add_argument(
-        '--max-length', type=_positive, metavar='N', help="as --max_length of swift sft (default: the model's limit)")
-    parser.add_argument('--limit', type=_positive, metavar='N', help='check the first N rows only')
-    parser.add_argument('--num-proc', type=_positive, default=1, metavar='N', help='processes (default: 1)')
-    parser.add_argument('--json', metavar='FILE', type=Path, help='write the report there, as JSON')
+        '--max-length',
+        type=positive_int,
+        metavar='N',
+        help="as --max_length of `swift sft` (default: the model's limit)")
+    parser.add_argument('--limit', type=positive_int, metavar='N', help='check only the first N rows')
     parser.add_argument(
-        '--pictures', metavar='DIR', type=Path, help='draw masks of some rows there; sheet.png shows all')
+        '--num-proc', type=positive_int, default=1, metavar='N', help='number of processes (default: 1)')
+    parser.add_argument('--json', metavar='FILE', type=Path, help='write the report to this file, as JSON')
+    parser.add_argument(
+        '--pictures',
+        metavar='DIR',
+        type=Path,
+        help='draw the masks of some rows into this directory; sheet.png shows them all')
     parser.add_argument(
         '--num-pictures',
-        type=_positive,
+        type=positive_int,
         default=16,
         metavar='N',
-        help='rows drawn, spread over the file (default: 16)')
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not positive')
-    return value
+        help='number of rows to draw, evenly spaced over the file (default: 16)')
 
 
 def run(args: argparse.Namespace) -> int:
-    if not os.path.isfile(args.file):
-        raise FileNotFoundError(
-            f'{args.file}: no such file.' if not os.path.exists(args.file) else f'{args.file}: not a file.')
+    require_file(args.file)
     if args.max_length is not None and args.model is None:
-        raise ValueError(f'--max-length {args.max_length} needs --model, whose tokenizer counts the tokens.')
+        raise ValueError(f'--max-length {args.max_length} needs --model, because its tokenizer counts the tokens.')
     from .encoder import DEFAULT_SAM2, checking_environment, model_type_of
     plain = args.model is not None and model_type_of(args.model) != 'citrusv'
     if plain and not os.environ.get('SAM2'):
         print(f'{args.model} is a plain Qwen2.5-VL, and SAM2 is not set: masks are checked for {DEFAULT_SAM2}.')
     with FailureLog() as failures, checking_environment():
-        report = _check(args, failures)
+        report = _check_file(args, failures)
         if args.pictures is not None:
             from .check_pictures import draw_rows
             drawn = draw_rows(args.file, report.pop('mask_lines'), args.num_pictures, args.pictures)
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class FailureLog:
-    """The failing rows, on disk: with a wrong image folder every row of a large file is one."""
+    """The failing rows, on disk. With a wrong image folder, every row of a large file fails."""
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
@@ -99,9 +100,9 @@ class FailureLog:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, failure: 'Failure') -> None:
+    def add(self, failure: 'RowFailure') -> None:
         self.kinds[failure.kind] += 1
-        # ASCII, which holds whatever a broken line brought along.
+        # JSON in ASCII also holds the surrogates of a broken line.
         self._file.write(json.dumps(dataclasses.asdict(failure)) + '\n')
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -112,23 +113,23 @@ class FailureLog:
 # ---- checking, in one process or several
 
 
-def _check(args: argparse.Namespace, failures: FailureLog) -> dict[str, Any]:
-    """The report, but for the failures, and the lines of the good rows with masks under 'mask_lines'."""
+def _check_file(args: argparse.Namespace, failures: FailureLog) -> dict[str, Any]:
+    """Returns the report without the failures; 'mask_lines' has the line numbers of the good rows with masks."""
     from tqdm import tqdm
 
-    from .check_rows import Counts
-    counts, lengths, image_keys, mask_lines = Counts(), Counter[int](), set[bytes](), array('Q')
-    total, columns = _scan(args)
-    start = (args.file, args.model, args.max_length, columns)
+    from .check_rows import RowCounts
+    counts, lengths, image_keys, mask_lines = RowCounts(), Counter[int](), set[bytes](), array('Q')
+    total, columns = _scan_columns(args)
+    checker_args = (args.file, args.model, args.max_length, columns)
     with tqdm(desc=f'Checking {os.path.basename(args.file)}', unit=' rows', total=total) as progress:
-        for findings in _findings(args, start):
-            counts.add(findings.counts)
-            lengths.update(findings.lengths)
-            image_keys |= findings.image_keys
-            mask_lines.extend(findings.mask_lines)
-            for failure in findings.failures:
+        for result in _check_results(args, checker_args):
+            counts.add(result.counts)
+            lengths.update(result.lengths)
+            image_keys |= result.image_keys
+            mask_lines.extend(result.mask_lines)
+            for failure in result.failures:
                 failures.add(failure)
-            progress.update(findings.counts.rows)
+            progress.update(result.counts.rows)
     return {
         'file': args.file,
         'model': args.model,
@@ -136,7 +137,7 @@ def _check(args: argparse.Namespace, failures: FailureLog) -> dict[str, Any]:
         'limit': args.limit,
         **dataclasses.asdict(counts),
         'distinct_images': len(image_keys),
-        'tokens': percentiles(lengths),
+        'tokens': length_percentiles(lengths),
         'failures_by_kind': dict(failures.kinds.most_common()),
         'mask_lines': mask_lines,
     }
@@ -147,8 +148,8 @@ def _lines(args: argparse.Namespace) -> Iterator[tuple[int, str]]:
     return islice(read_lines(args.file), args.limit)
 
 
-def _scan(args: argparse.Namespace) -> tuple[int, tuple[str, ...]]:
-    """The number of rows and the columns of the file, by which ms-swift decides how it reads each row."""
+def _scan_columns(args: argparse.Namespace) -> tuple[int, tuple[str, ...]]:
+    """Returns the number of rows and the columns of the file, which decide how ms-swift reads each row."""
     from tqdm import tqdm
 
     from ..errors import RowError
@@ -160,25 +161,25 @@ def _scan(args: argparse.Namespace) -> tuple[int, tuple[str, ...]]:
         try:
             columns.update(dict.fromkeys(parse_line(line, '')))
         except RowError:
-            # Training knows no columns of such a row either; the check itself will report it.
+            # Training ignores the columns of such a row too. The check itself reports it.
             continue
     return num_rows, tuple(columns)
 
 
-def _findings(args: argparse.Namespace, start: tuple) -> Iterator['Findings']:
+def _check_results(args: argparse.Namespace, checker_args: tuple) -> Iterator['CheckResult']:
     lines = _lines(args)
-    chunks = iter(lambda: list(islice(lines, _CHUNK)), [])
+    chunks = iter(lambda: list(islice(lines, _CHUNK_ROWS)), [])
     if args.num_proc == 1:
-        checker = _make_checker(*start)
+        checker = _make_checker(*checker_args)
         yield from map(checker.check, chunks)
         return
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
-    # Not forked: threads (tqdm has one) and fork do not go together.
+    # Forking is unsafe with threads, and tqdm starts one.
     spawn = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(args.num_proc, mp_context=spawn, initializer=_start_worker, initargs=start) as pool:
-        # A few chunks ahead; `pool.map` would read the whole file first.
+    with ProcessPoolExecutor(args.num_proc, mp_context=spawn, initializer=_init_worker, initargs=checker_args) as pool:
+        # `pool.map` would read the whole file first.
         waiting = deque(pool.submit(_check_in_worker, chunk) for chunk in islice(chunks, 3 * args.num_proc))
         try:
             while waiting:
@@ -197,22 +198,22 @@ def _make_checker(path: str, model: str | None, max_length: int | None, columns:
     return RowChecker(path, TrainingEncoder(model, max_length, columns), columns)
 
 
-# Of a worker process: how to make its checker, and the checker once it is made. An error in the initializer itself
-# would reach the user as a broken pool, so the checker is made with the first chunk.
+# State of a worker process: the arguments of its checker, then the checker. It is made with the first chunk, because an
+# error in the initializer would reach the user as a broken pool.
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(*start: Any) -> None:
-    _worker['start'] = start
+def _init_worker(*checker_args: Any) -> None:
+    _worker['checker_args'] = checker_args
 
 
-def _check_in_worker(chunk: list[tuple[int, str]]) -> 'Findings':
+def _check_in_worker(chunk: list[tuple[int, str]]) -> 'CheckResult':
     if 'checker' not in _worker:
-        _worker['checker'] = _make_checker(*_worker['start'])
-        if _worker['start'][1] is not None:
+        _worker['checker'] = _make_checker(*_worker['checker_args'])
+        if _worker['checker_args'][1] is not None:
             import torch
 
-            # The processes have the cores already.
+            # The worker processes already use all cores.
             torch.set_num_threads(1)
     return _worker['checker'].check(chunk)
 
@@ -220,14 +221,14 @@ def _check_in_worker(chunk: list[tuple[int, str]]) -> 'Findings':
 # ---- the report
 
 
-def percentiles(lengths: Counter[int]) -> dict[str, int] | None:
-    """Smallest, median, 90th and 99th percentile and largest; each is a length that occurs (nearest rank).
+def length_percentiles(lengths: Counter[int]) -> dict[str, int] | None:
+    """Minimum, median, 90th and 99th percentile and maximum, by nearest rank.
 
     Args:
-        lengths: How often each length occurs.
+        lengths: The number of rows with each length.
 
     Returns:
-        None where there is none.
+        None if there is no row.
     """
     total = lengths.total()
     if not total:
@@ -255,13 +256,13 @@ def _print_report(args: argparse.Namespace, report: dict[str, Any], failures: Fa
         values = ', '.join(f'{name} {value:,}' for name, value in report['tokens'].items())
         print(f'{"tokens in a row":<26}{values}')
     if report['elsewhere_masks']:
-        print(f'{report["elsewhere_masks"]:,} masks lie on another image than the words of their answer lead to. An '
-              'answer of the model has its words only: name the image before [SEG] ("in image 2"), counted from 1.')
+        print(f'{report["elsewhere_masks"]:,} masks are on another image than the text of their answer implies. At '
+              'inference only the text selects the image: name it before [SEG] ("in image 2"), counted from 1.')
     if args.limit is not None:
-        print(f'Only the first {args.limit:,} rows were looked at (--limit).')
+        print(f'Only the first {args.limit:,} rows were checked (--limit).')
     if args.model is None:
-        print("Without --model, neither token lengths nor ms-swift's own rules were checked, and no video file was "
-              'decoded.')
+        print(
+            "Without --model, token lengths and ms-swift's own rules were not checked, and no video file was decoded.")
     if args.pictures is not None:
         print(f'{len(report["pictures"])} pictures in {args.pictures}')
     if not report['rows']:
@@ -283,7 +284,7 @@ def _printable(text: str) -> str:
 
 
 def _write_json(path: Path, report: dict[str, Any], failures: FailureLog) -> None:
-    """The report as one object, whose 'failures' are written one by one."""
+    """Writes the report as one JSON object, its 'failures' one by one to save memory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'w', encoding='utf-8') as file:
         file.write(json.dumps(report, indent=2).removesuffix('\n}') + ',\n  "failures": [')

@@ -1,42 +1,42 @@
-"""The pictures of `citrusv check-data`: masks on their images, with the sentence that each one answers."""
+"""The pictures of `citrusv check-data`: masks drawn on their images, with the sentence of each mask."""
 import numpy as np
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
-from ..files.images import to_rgb
+from ..files.images import open_image, to_rgb
 from ..rows.contract import parse_row
 from ..rows.drawing import colour, overlay, tile
 from ..rows.jsonl import parse_line, read_lines
 from ..rows.masks import decode_mask, resize_mask
-from .check_rows import load_image, media_references, seg_sentences
+from .check_rows import media_references, seg_sentences
 
 _SIDE = 512
 _SHEET_SIDE = 256
 _SHEET_COLUMNS = 4
 _LINE_HEIGHT = 14
 _MAX_LINES = 12
-# PIL's own font has Latin letters only; the first of these that is installed has Chinese ones too.
+# PIL's default font is Latin only. The first of these that is installed also has Chinese glyphs.
 _FONTS = ('NotoSansCJK-Regular.ttc', 'wqy-microhei.ttc', 'wqy-zenhei.ttc', 'DroidSansFallbackFull.ttf', 'msyh.ttc',
           'simhei.ttf', 'PingFang.ttc')
 _Line = tuple[str, tuple[int, int, int]]
 
 
 def draw_rows(path: str, mask_lines: Sequence[int], num_rows: int, folder: Path) -> list[Path]:
-    """Draws rows of a file, spread evenly over those that have masks.
+    """Draws rows of a file, evenly spaced among those with masks.
 
     Args:
         path: The JSONL file.
-        mask_lines: The lines of the good rows with masks, ascending.
-        num_rows: The most rows.
-        folder: Made where it does not exist. It gets 'row_<line>.png' for each row, 'sheet.png' with all of them, and
-            'captions.txt' with the sentences, for scripts that no font here can draw.
+        mask_lines: Line numbers of the good rows with masks, ascending.
+        num_rows: The maximum number of rows to draw.
+        folder: Output folder, created if needed. It gets 'row_<line>.png' for each row, 'sheet.png' with all rows, and
+            'captions.txt' with the sentences, for scripts that no installed font has.
 
     Returns:
-        The pictures; none where no row has masks.
+        The paths of the pictures; empty if no row has masks.
     """
-    wanted = set(spread(mask_lines, num_rows))
+    wanted = set(evenly_spaced(mask_lines, num_rows))
     if not wanted:
         return []
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,18 +49,18 @@ def draw_rows(path: str, mask_lines: Sequence[int], num_rows: int, folder: Path)
         panels = _panels(line, row_id)
         captions += [text for _, _, lines in panels for text, _ in lines]
         paths.append(folder / f'row_{number}.png')
-        _beside([_panel(*panel, _SIDE) for panel in panels], len(panels)).save(paths[-1])
+        _grid([_panel(*panel, _SIDE) for panel in panels], len(panels)).save(paths[-1])
         small += [_panel(*panel, _SHEET_SIDE) for panel in panels]
         if len(paths) == len(wanted):
             break
     paths.append(folder / 'sheet.png')
-    _beside(small, min(_SHEET_COLUMNS, len(small))).save(paths[-1])
+    _grid(small, min(_SHEET_COLUMNS, len(small))).save(paths[-1])
     (folder / 'captions.txt').write_text('\n'.join(captions) + '\n', encoding='utf-8')
     return paths
 
 
-def spread(values: Sequence[int], count: int) -> list[int]:
-    """`count` of the values at even distances, the first and the last among them; all where there are fewer."""
+def evenly_spaced(values: Sequence[int], count: int) -> list[int]:
+    """Returns `count` evenly spaced values, including the first and the last; all values if there are fewer."""
     if len(values) <= count:
         return list(values)
     if count == 1:
@@ -69,14 +69,14 @@ def spread(values: Sequence[int], count: int) -> list[int]:
 
 
 def _panels(line: str, row_id: str) -> list[tuple[np.ndarray, list[np.ndarray], list[_Line]]]:
-    """For each image that has masks: RGB pixels, masks, and the lines under it with their colours."""
+    """For each image with masks: RGB pixels, masks, and the coloured text lines below the image."""
     row = parse_line(line, row_id)
     sample = parse_row(row, row_id=row_id)
     references = media_references(row, 'image')
     sentences = seg_sentences(row['messages'])
     panels = []
     for index in sample.seg_images:
-        with load_image(references[index]) as image:
+        with open_image(references[index]) as image:
             pixels = np.array(to_rgb(image))
         masks: list[np.ndarray] = []
         title = row_id if len(references) == 1 else f'{row_id}, images[{index}]'
@@ -92,13 +92,13 @@ def _panels(line: str, row_id: str) -> list[tuple[np.ndarray, list[np.ndarray], 
 
 
 def _panel(pixels: np.ndarray, masks: list[np.ndarray], lines: list[_Line], side: int) -> Image.Image:
-    """The overlay with its longer side scaled to `side`, on a canvas that is `side` wide, and the lines under it."""
+    """Scales the overlay to fit a square of `side` pixels, and draws the text lines below it."""
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
     height, width = max(1, round(height * scale)), max(1, round(width * scale))
     resized = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
-    drawn = Image.fromarray(overlay(resized, [_shown(mask, (height, width)) for mask in masks]))
-    wrapped = [(part, ink) for text, ink in lines for part in _wrapped(text, side)]
+    drawn = Image.fromarray(overlay(resized, [_resize_mask(mask, (height, width)) for mask in masks]))
+    wrapped = [(part, ink) for text, ink in lines for part in _wrap_text(text, side)]
     if len(wrapped) > _MAX_LINES:
         wrapped = [*wrapped[:_MAX_LINES - 1], (f'... and {len(wrapped) - _MAX_LINES + 1} more lines', (0, 0, 0))]
     canvas = Image.new('RGB', (side, side + _LINE_HEIGHT * len(wrapped) + 4), 'white')
@@ -109,8 +109,8 @@ def _panel(pixels: np.ndarray, masks: list[np.ndarray], lines: list[_Line], side
     return canvas
 
 
-def _shown(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The mask at the picture's size; unlike in a training target, no pixel of it gets lost."""
+def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes the mask to `size`. Unlike in a training target, every foreground pixel stays visible."""
     shown = resize_mask(mask, size)
     if size[0] < mask.shape[0]:
         rows, columns = mask.nonzero()
@@ -118,13 +118,13 @@ def _shown(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return shown
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    # About 5.5 pixels a Latin letter, and 12 a Chinese one.
+def _wrap_text(text: str, width: int) -> list[str]:
+    # A Latin letter is about 5.5 pixels wide, a Chinese character 12.
     return textwrap.wrap(text, 2 * width // (11 if text.isascii() else 24)) or ['']
 
 
-def _beside(panels: list[Image.Image], columns: int) -> Image.Image:
-    """Panels of one width in a grid, all made as tall as the tallest."""
+def _grid(panels: list[Image.Image], columns: int) -> Image.Image:
+    """Tiles panels of one width in a grid; each is padded to the height of the tallest."""
     height = max(panel.height for panel in panels)
     equal = []
     for panel in panels:

@@ -1,4 +1,4 @@
-"""The checks of `citrusv check-data`, row by row, and the counts that they add up to."""
+"""The checks of `citrusv check-data` for each row, and their counts."""
 import dataclasses
 import os
 import re
@@ -6,18 +6,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from PIL import Image
 from typing import TYPE_CHECKING, Any
 
 from ..constants import SEG_TOKEN
 from ..encoding.row_media import IMAGE_TAG
 from ..errors import RowError
-from ..files.errors import IMAGE_ERRORS, shown_name, unreadable
+from ..files.errors import IMAGE_ERRORS, file_repr, unreadable_file
 from ..files.images import checked_video, open_image, to_rgb
 from ..rows.contract import Sample, check_tags, count_seg_tokens, parse_row
 from ..rows.jsonl import check_columns, filled_columns, parse_line
 from ..rows.masks import decode_mask, resize_mask
-from ..rows.target_image import choices_of_row
+from ..rows.target_image import infer_target_images
 
 if TYPE_CHECKING:
     from .encoder import TrainingEncoder
@@ -27,21 +26,21 @@ MASK_SIDE = 256
 
 
 @dataclass
-class Counts:
-    """What a file, or a part of it, holds. All but the first two are of good rows only.
+class RowCounts:
+    """The contents of a file or a part of it. All but the first two fields count good rows only.
 
     Attributes:
         rows: Lines that are not blank.
-        failing_rows: Those that training would refuse.
+        failing_rows: Rows that training would reject.
         ordinary_rows: Good rows without masks.
         mask_rows: Good rows with masks.
         multi_image_rows: Rows with two images or more.
-        images: References to images; one file may have many.
+        images: References to images; several may name one file.
         videos: References to videos.
         masks: Mask entries.
-        empty_masks: Masks without a pixel: 'not present'.
-        lost_masks: Masks with pixels, all of which vanish at the size of the training target.
-        elsewhere_masks: Masks that an answer in these words would draw on another image than the row says.
+        empty_masks: Masks without a foreground pixel ('not present').
+        lost_masks: Masks whose pixels all vanish at the size of the training target.
+        elsewhere_masks: Masks that the text of the answer would place on another image than the row does.
         text_seg_tokens: `[SEG]` in the assistant turns of ordinary rows (text supervision).
     """
     rows: int = 0
@@ -57,14 +56,14 @@ class Counts:
     elsewhere_masks: int = 0
     text_seg_tokens: int = 0
 
-    def add(self, other: 'Counts') -> None:
+    def add(self, other: 'RowCounts') -> None:
         for spec in dataclasses.fields(self):
             setattr(self, spec.name, getattr(self, spec.name) + getattr(other, spec.name))
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A row that fails. `message` holds problem and remedy, not the row."""
+class RowFailure:
+    """A row that fails. `message` has the problem and the remedy, without the row."""
     line: int
     row: str
     kind: str
@@ -72,19 +71,19 @@ class Failure:
 
 
 @dataclass
-class Findings:
-    """The findings of some rows, small enough to travel between processes.
+class CheckResult:
+    """The result of checking some rows, small enough to send between processes.
 
     Attributes:
-        counts: See `Counts`.
-        lengths: How many rows have a length, in tokens.
+        counts: See `RowCounts`.
+        lengths: The number of rows with each length in tokens.
         failures: The failing rows, in order.
-        image_keys: Digests of the image references, to count the distinct ones.
-        mask_lines: The lines of the good rows with masks, in order.
+        image_keys: Digests of the image references, to count distinct images.
+        mask_lines: Line numbers of the good rows with masks, in order.
     """
-    counts: Counts = field(default_factory=Counts)
+    counts: RowCounts = field(default_factory=RowCounts)
     lengths: Counter[int] = field(default_factory=Counter)
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[RowFailure] = field(default_factory=list)
     image_keys: set[bytes] = field(default_factory=set)
     mask_lines: list[int] = field(default_factory=list)
 
@@ -93,9 +92,8 @@ class RowChecker:
     """Checks rows.
 
     Args:
-        path: The file, for the rows' names.
-        encoder: What encodes rows as training does; without it, images and frames are opened and masks decoded, and
-            that is all.
+        path: The file; its name is part of the row names.
+        encoder: Encodes rows as training does. Without it, only images, video frames and masks are decoded.
         columns: The columns of the whole file.
     """
 
@@ -105,36 +103,36 @@ class RowChecker:
         self.encoder = encoder
         self.mask_side = MASK_SIDE if encoder is None else encoder.mask_side
 
-    def check(self, lines: Iterable[tuple[int, str]]) -> Findings:
-        """Checks the lines. Every one counts, and every one that fails is in `failures`."""
-        findings = Findings()
+    def check(self, lines: Iterable[tuple[int, str]]) -> CheckResult:
+        """Checks numbered lines; every line that fails is in `failures`."""
+        result = CheckResult()
         for number, line in lines:
-            findings.counts.rows += 1
+            result.counts.rows += 1
             row_id = f'{self.name}:{number}'
             try:
-                self._check_row(number, line, row_id, findings)
+                self._check_row(number, line, row_id, result)
             except RowError as error:
-                findings.counts.failing_rows += 1
+                result.counts.failing_rows += 1
                 message = ' '.join(f'{error.problem} {error.remedy}'.split())
-                # PIL names what it cannot identify by its address; two reports of one file should not differ.
+                # PIL's message has a memory address, and two reports of one file should be equal.
                 message = re.sub(r' object at 0x[0-9a-f]+>', '>', message)
-                findings.failures.append(Failure(number, row_id, error.kind, message))
-        return findings
+                result.failures.append(RowFailure(number, row_id, error.kind, message))
+        return result
 
-    def _check_row(self, number: int, line: str, row_id: str, findings: Findings) -> None:
+    def _check_row(self, number: int, line: str, row_id: str, result: CheckResult) -> None:
         row = parse_line(line, row_id)
         check_columns(filled_columns(row), self.columns, row_id)
         if self.encoder is not None:
-            # Before anything else, so that what fails, and why, is training's own verdict. It gives back the row as
-            # ms-swift's preprocessors leave it.
-            row, length = self.encoder.encode(row, row_id, findings.lengths)
+            # First, so that an error is the one that training would raise. Returns the row as ms-swift's
+            # preprocessors leave it.
+            row, length = self.encoder.encode(row, row_id, result.lengths)
         sample = parse_row(row, row_id=row_id) if 'messages' in row else Sample(row_id, (), (), ())
         images, num_videos = media_references(row, 'image'), len(media_references(row, 'video'))
         check_tags(row.get('messages') or (), num_images=len(images), num_videos=num_videos, row_id=row_id)
         sizes = image_sizes(images, row_id, decode=self.encoder is None)
         if self.encoder is None:
             check_videos(media_references(row, 'video'), row_id)
-        counts = Counts()
+        counts = RowCounts()
         for position, (entry, image) in enumerate(zip(sample.masks, sample.mask_images)):
             mask = decode_mask(entry, size=sizes[image], row=row_id, position=position)
             counts.masks += 1
@@ -142,28 +140,28 @@ class RowChecker:
                 counts.empty_masks += 1
             elif not resize_mask(mask, self.mask_side).any():
                 counts.lost_masks += 1
-        # Only now is the row known to be good.
+        # The row is good: count it.
         counts.mask_rows = int(bool(sample.masks))
         counts.ordinary_rows = 1 - counts.mask_rows
         counts.multi_image_rows = int(len(images) > 1)
         counts.images = len(images)
         counts.videos = num_videos
         if sample.masks:
-            findings.mask_lines.append(number)
-            choices = choices_of_row(row['messages'], len(images))
+            result.mask_lines.append(number)
+            choices = infer_target_images(row['messages'], len(images))
             counts.elsewhere_masks = sum(choice is not None and choice.image != image
                                          for choice, image in zip(choices, sample.mask_images))
         else:
             counts.text_seg_tokens = count_seg_tokens(row.get('messages') or ())
-        findings.image_keys.update(
+        result.image_keys.update(
             blake2b(repr(image).encode('utf-8', 'replace'), digest_size=8).digest() for image in images)
         if self.encoder is not None:
-            findings.lengths[length] += 1
-        findings.counts.add(counts)
+            result.lengths[length] += 1
+        result.counts.add(counts)
 
 
 def media_references(row: Mapping[str, Any], medium: str) -> list[Any]:
-    """The images (`medium` 'image') or videos of a row, as ms-swift finds them: of `images` or the message parts."""
+    """Returns the images (`medium` 'image') or videos of a row as ms-swift does: from `images` or the message parts."""
     media = row.get(f'{medium}s') or row.get(medium)
     if media:
         media = list(media) if isinstance(media, (list, tuple)) else [media]
@@ -181,58 +179,54 @@ def media_references(row: Mapping[str, Any], medium: str) -> list[Any]:
 
 
 def _plain_reference(image: Any) -> Any:
-    """`{'bytes': None, 'path': 'a.png'}`, which ms-swift makes of 'a.png', as 'a.png'."""
+    """Turns `{'bytes': None, 'path': 'a.png'}`, which ms-swift makes of 'a.png', back into 'a.png'."""
     if isinstance(image, Mapping):
         return image.get('bytes') or image.get('path') or image.get('url')
     return image
 
 
 def image_sizes(images: Iterable[Any], row_id: str, decode: bool) -> list[tuple[int, int]]:
-    """(height, width) of each image.
+    """Returns (height, width) of each image.
 
     Args:
-        images: What `media_references` gives.
+        images: From `media_references`.
         row_id: The row's name.
-        decode: Read the pixels too, not only the headers.
+        decode: Whether to decode the pixels, not only the header.
 
     Raises:
-        RowError: An image that cannot be read, in the words of the template.
+        RowError: An image cannot be read; the message is that of the template.
     """
     sizes = []
     for index, reference in enumerate(images):
         try:
-            with load_image(reference) as image:
+            with open_image(reference) as image:
                 if decode:
                     image = to_rgb(image)
                 sizes.append((image.height, image.width))
         except IMAGE_ERRORS as error:
-            raise unreadable(row_id, f'images[{index}]={shown_name(reference)}', error, 'image-unreadable') from error
+            raise unreadable_file(row_id, f'images[{index}]={file_repr(reference)}', error,
+                                  'image-unreadable') from error
     return sizes
 
 
 def check_videos(videos: Iterable[Any], row_id: str) -> None:
-    """Decodes the frames of videos that are lists of frames, and looks for the files of the others.
+    """Decodes videos that are lists of frames, and checks that the files of other videos exist.
 
     Raises:
-        RowError: A video that cannot be read, in the words of the template.
+        RowError: A video cannot be read; the message is that of the template.
     """
     for index, video in enumerate(videos):
         try:
             frames = checked_video(video)
             for frame in frames if isinstance(frames, list) else ():
-                with load_image(frame) as image:
+                with open_image(frame) as image:
                     to_rgb(image)
         except IMAGE_ERRORS as error:
-            raise unreadable(row_id, f'videos[{index}]={shown_name(video)}', error, 'video-unreadable') from error
-
-
-def load_image(reference: Any) -> Image.Image:
-    """Opens an image as training does, under the same rules; decoded to RGB only by `images.to_rgb`."""
-    return open_image(reference)
+            raise unreadable_file(row_id, f'videos[{index}]={file_repr(video)}', error, 'video-unreadable') from error
 
 
 def seg_sentences(messages: Iterable[Mapping[str, Any]]) -> list[str]:
-    """For each `[SEG]` of the assistant turns its sentence, in which the other `[SEG]` are written `[ ]`."""
+    """Returns the sentence of each `[SEG]` in the assistant turns; other `[SEG]` tokens in it become `[ ]`."""
     found = []
     for message in messages:
         if message['role'] != 'assistant':
@@ -241,7 +235,7 @@ def seg_sentences(messages: Iterable[Mapping[str, Any]]) -> list[str]:
         if not isinstance(content, str):
             content = ''.join(str(part.get('text')) for part in content if part.get('type') == 'text')
         for sentence in re.split(r'(?<=[.!?])\s+|(?<=[。！？])|\n+', content):
-            pieces = sentence.split(SEG_TOKEN)
-            for i in range(1, len(pieces)):
-                found.append('[ ]'.join(pieces[:i]) + SEG_TOKEN + '[ ]'.join(pieces[i:]))
+            parts = sentence.split(SEG_TOKEN)
+            for i in range(1, len(parts)):
+                found.append('[ ]'.join(parts[:i]) + SEG_TOKEN + '[ ]'.join(parts[i:]))
     return [sentence.strip() for sentence in found]

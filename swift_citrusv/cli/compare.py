@@ -1,21 +1,26 @@
-"""`citrusv compare`: two evaluations of the same rows, with intervals of the differences and a paired test."""
+"""`citrusv compare`: compares two evaluations of the same rows, with intervals and a paired test."""
 import argparse
 import json
 
 NAME = 'compare'
-HELP = 'compare two runs that `citrusv eval` has scored, with a paired test'
-DESCRIPTION = ('Compares two scores.json of `citrusv eval` on the same rows: for each score the difference, its 95 % '
-               'interval (both runs resampled alike) and the p-value of a paired permutation test.')
+HELP = 'compare two results of `citrusv eval` with a paired test'
+DESCRIPTION = (
+    'Compares two scores.json files of `citrusv eval` on the same rows. Prints the difference of each score, its '
+    '95 % interval (paired bootstrap) and the p-value of a paired permutation test.')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('first', metavar='A.json', help='scores.json of a run')
-    parser.add_argument('second', metavar='B.json', help='scores.json of another')
-    parser.add_argument('--common', action='store_true', help='compare the rows that both have')
+    parser.add_argument('first', metavar='A.json', help='scores.json of one run')
+    parser.add_argument('second', metavar='B.json', help='scores.json of the other run')
+    parser.add_argument('--common', action='store_true', help='compare only the rows that both runs have')
     parser.add_argument(
-        '--repeats', type=int, default=10000, metavar='N', help='resamplings, and permutations (default: 10000)')
-    parser.add_argument('--seed', type=int, default=0, help='of both (default: 0)')
-    parser.add_argument('--output', metavar='FILE', help='where to write the comparison as JSON')
+        '--repeats',
+        type=int,
+        default=10000,
+        metavar='N',
+        help='number of resamplings and of permutations (default: 10000)')
+    parser.add_argument('--seed', type=int, default=0, help='random seed (default: 0)')
+    parser.add_argument('--output', metavar='FILE', help='write the comparison to this file, as JSON')
 
 
 def run(args: argparse.Namespace) -> int:

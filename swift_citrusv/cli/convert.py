@@ -1,40 +1,42 @@
-"""`citrusv convert`: makes a Citrus-V directory out of a published checkpoint."""
+"""`citrusv convert`: converts a published Citrus-V checkpoint for ms-swift."""
 import argparse
 import os
 from typing import TYPE_CHECKING
+
+from .options import require_directory_or_hub_name
 
 if TYPE_CHECKING:
     from ..model.convert import Conversion
 
 NAME = 'convert'
 HELP = 'convert a published Citrus-V checkpoint'
-DESCRIPTION = ('Turns a published Citrus-V checkpoint (model_type "citrus_v") into a directory that `swift sft`, '
-               '`swift infer` and `swift deploy` take as --model. Every number is kept.')
+DESCRIPTION = ('Converts a published Citrus-V checkpoint (model_type "citrus_v") into a directory that `swift sft`, '
+               '`swift infer` and `swift deploy` accept as --model. No weight changes its value.')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('source', metavar='SRC', help='the published checkpoint: a directory, or a hub name')
-    parser.add_argument('output', metavar='DST', help='the new directory; must be empty, or not there')
+    parser.add_argument('output', metavar='DST', help='the new directory; must be empty or not exist')
     parser.add_argument(
         '--tokenizer',
         metavar='SOURCE',
-        help='a directory or hub name with the tokenizer and processor of Qwen2.5-VL, where SRC has none')
+        help='a directory or hub name with the tokenizer and processor of Qwen2.5-VL, if SRC has none')
     parser.add_argument(
         '--padding-points',
         type=int,
         choices=(0, 1, 2),
         metavar='N',
-        help='"not a point" embeddings before that of [SEG] in the prompt of SAM2: 0, 1 or 2 (default: 2, as the code '
-        'that was published beside the weights: a padding point, and the one that SAM2 adds)')
+        help='number of "not a point" embeddings before [SEG] in the SAM2 prompt (default: 2, as in the code published '
+        'with the weights: one padding point, and the one that SAM2 adds)')
     parser.add_argument(
-        '--overwrite', action='store_true', help='DST may hold files; weights and config.json in it are removed')
+        '--overwrite', action='store_true', help='allow files in DST; its weights and config.json are removed')
 
 
 def run(args: argparse.Namespace) -> int:
-    # Before the seconds that the imports take.
+    # Fails before the slow imports.
     for flag, name in (('SRC', args.source), ('--tokenizer', args.tokenizer)):
-        if name is not None and not os.path.isdir(name) and (os.path.isabs(name) or name.startswith('.')):
-            raise FileNotFoundError(f'{flag} {name}: no such directory.')
+        if name is not None:
+            require_directory_or_hub_name(name, flag)
     from ..model.convert import convert_checkpoint
     padding = {} if args.padding_points is None else {'padding_points': args.padding_points}
     conversion = convert_checkpoint(
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         tokenizer=None if args.tokenizer is None else _directory(args.tokenizer, weights=False),
         overwrite=args.overwrite,
         **padding)
-    print(_summary(conversion, args))
+    print(_conversion_summary(conversion, args))
     return 0
 
 
@@ -54,7 +56,7 @@ def _directory(name: str, weights: bool) -> str:
     return safe_snapshot_download(name, download_model=weights)
 
 
-def _summary(conversion: 'Conversion', args: argparse.Namespace) -> str:
+def _conversion_summary(conversion: 'Conversion', args: argparse.Namespace) -> str:
     config = conversion.config
     projector = 'residual' if config.residual_projector else 'two layers'
     rows = [('published checkpoint', args.source)]

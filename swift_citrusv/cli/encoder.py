@@ -1,4 +1,4 @@
-"""Encodes a row of a data set as a training run does, without the model's weights."""
+"""Encodes the rows of a dataset as a training run does, without loading the model's weights."""
 import json
 import os
 from collections import Counter
@@ -12,19 +12,19 @@ from ..model.published_layout import refuse_published
 from ..settings import SettingError
 
 _EXTRA_COLUMNS = ('masks', 'mask_images', ROW_COLUMN)
-# Decides the size of the mask targets only; no weights are read.
+# Only sets the size of the mask targets; no weights are read.
 DEFAULT_SAM2 = 'sam2.1_hiera_l'
 
 
 def model_type_of(model_dir: str) -> str:
-    """The model type in a directory's config.json.
+    """Reads the model type from a directory's config.json.
 
     Raises:
-        SettingError: No model there, or one that Citrus-V cannot be made of.
+        SettingError: The directory holds no model, or neither a Citrus-V nor a Qwen2.5-VL.
     """
     path = os.path.join(model_dir, 'config.json')
     if not os.path.isfile(path):
-        raise SettingError(f'--model {model_dir} holds no config.json. Name a Citrus-V or Qwen2.5-VL directory.')
+        raise SettingError(f'--model {model_dir} holds no config.json. Give a Citrus-V or Qwen2.5-VL directory.')
     with open(path, encoding='utf-8') as file:
         try:
             config = json.load(file)
@@ -40,7 +40,7 @@ def model_type_of(model_dir: str) -> str:
 
 @contextmanager
 def checking_environment() -> Iterator[None]:
-    """The environment of a check: ms-swift quiet, and a SAM2 named for a plain Qwen2.5-VL where none is."""
+    """Quiets ms-swift's log, and sets a default SAM2 for a plain Qwen2.5-VL, for the duration of a check."""
     defaults = {'LOG_LEVEL': 'ERROR', 'SAM2': DEFAULT_SAM2}
     added = [name for name in defaults if not os.environ.get(name)]
     before = {name: os.environ.get(name) for name in added}
@@ -60,7 +60,7 @@ class TrainingEncoder:
     Args:
         model_dir: A Citrus-V or Qwen2.5-VL directory.
         max_length: As `--max_length`; the model's own limit by default.
-        columns: The columns of the whole file: ms-swift decides by them how it reads a row, not by the row's own.
+        columns: The columns of the whole file. They decide how ms-swift reads a row, not the columns of the row.
 
     Raises:
         SettingError: The model's processor or configuration cannot be loaded.
@@ -86,30 +86,30 @@ class TrainingEncoder:
         self.template.set_mode('train')
         self.mask_side = self.template.mask_side
         self._file_columns = tuple(column for column in columns if column not in _EXTRA_COLUMNS)
-        stand_in = _Columns((*self._file_columns, *_EXTRA_COLUMNS))
+        stand_in = _ColumnNames((*self._file_columns, *_EXTRA_COLUMNS))
         self._preprocessor = AutoPreprocessor()._get_preprocessor(stand_in)
         renamed = RowPreprocessor.safe_rename_columns(stand_in, self._preprocessor.columns)
         self._new_names = renamed.new_names
-        self._kept = [*RowPreprocessor.standard_keys]
+        self._kept_columns = [*RowPreprocessor.standard_keys]
 
     def encode(self, row: Mapping[str, Any], row_id: str, lengths: Counter[int]) -> tuple[dict[str, Any], int]:
         """Encodes a row.
 
         Args:
-            row: The row as it stands in the file.
+            row: The row as it is in the file.
             row_id: Its name, e.g. 'train.jsonl:12'.
-            lengths: Where the length of a row is counted that does not fit.
+            lengths: Counts the length of a row that exceeds `max_length`.
 
         Returns:
-            The row as ms-swift's preprocessors leave it, and its length in tokens.
+            The row after ms-swift's preprocessors, and its length in tokens.
 
         Raises:
-            RowError: The row breaks the contract, is too long (kind 'MaxLengthError'), or ms-swift cannot read it (kind
-                'preprocessor').
+            RowError: The row breaks the contract, is too long (kind 'MaxLengthError'), or is not readable by ms-swift
+                (kind 'preprocessor').
         """
         from swift.template import MaxLengthError
         try:
-            converted = self._converted(row, row_id)
+            converted = self._convert(row, row_id)
             try:
                 encoded = self.template.encode(converted, return_length=True)
             except MaxLengthError as error:
@@ -118,7 +118,7 @@ class TrainingEncoder:
         except RowError:
             raise
         except ROW_ERRORS as error:
-            raise RowError(row_id, f'ms-swift ends with {type(error).__name__}: {error}.',
+            raise RowError(row_id, f'ms-swift raises {type(error).__name__}: {error}.',
                            "Compare the row with ms-swift's data format.", 'preprocessor') from error
         return {**converted, 'mask_images': json.loads(converted.get('mask_images') or 'null')}, encoded['lengths'][0]
 
@@ -129,26 +129,26 @@ class TrainingEncoder:
         finally:
             self.template.max_length = limit
 
-    def _converted(self, row: Mapping[str, Any], row_id: str) -> dict[str, Any]:
-        # As `swift_citrusv.datasets` writes it, and with None where the file has a column that the row has not.
+    def _convert(self, row: Mapping[str, Any], row_id: str) -> dict[str, Any]:
+        # As `training.jsonl_dataset` writes it, with None for columns of the file that the row lacks.
         full = {column: row.get(column) for column in self._file_columns}
         full.update({key: json.dumps(row[key]) if row.get(key) else None for key in ('masks', 'mask_images')})
         full[ROW_COLUMN] = row_id
         renamed = {self._new_names.get(column, column): [value] for column, value in full.items()}
         result = self._preprocessor.batched_preprocess(renamed, strict=True, ignore_max_length_error=False)
         if not result.get('messages'):
-            raise RowError(row_id, 'ms-swift finds no messages in the row, and drops it.',
-                           "Write 'messages' as a list of {'role': ..., 'content': ...}, one a turn.", 'preprocessor')
-        return {key: result[key][0] for key in self._kept if key in result}
+            raise RowError(row_id, 'ms-swift finds no messages in the row and drops it.',
+                           "Write 'messages' as a list of {'role': ..., 'content': ...}, one per turn.", 'preprocessor')
+        return {key: result[key][0] for key in self._kept_columns if key in result}
 
 
-class _Columns:
-    """What `RowPreprocessor.safe_rename_columns` asks of a `datasets.Dataset`."""
+class _ColumnNames:
+    """Stands in for a `datasets.Dataset` in `RowPreprocessor.safe_rename_columns`."""
 
     def __init__(self, columns: tuple[str, ...]) -> None:
         self.features = dict.fromkeys(columns)
         self.new_names: dict[str, str] = {}
 
-    def rename_columns(self, new_names: dict[str, str]) -> '_Columns':
+    def rename_columns(self, new_names: dict[str, str]) -> '_ColumnNames':
         self.new_names = new_names
         return self

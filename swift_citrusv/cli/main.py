@@ -1,7 +1,7 @@
-"""`citrusv`: builds and converts checkpoints, checks data sets, shows how they pack, and hands out the stage files.
+"""`citrusv`: parses the command line and runs a subcommand.
 
-Each subcommand stands in a module of its own and imports what is heavy when it runs: `citrusv --help`
-answers at once.
+Each subcommand is a module with NAME, HELP, DESCRIPTION, `add_arguments` and `run`. `citrusv --help` is fast, because only
+`run` imports anything heavy.
 """
 import argparse
 import os
@@ -22,11 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        argv: The arguments, without the program's name; those of the process by default.
+        argv: The arguments without the program name; by default those of the process.
 
     Returns:
-        The exit status: 0, or 1 where `check-data` finds failing rows, or 2 after an error that the user can mend.
-        (argparse leaves by itself, with 2 too, where it does not understand the arguments.)
+        The exit status: 0; 1 if `check-data` finds failing rows; 2 after an error that the user can fix. (argparse also
+        exits with 2, if it cannot parse the arguments.)
     """
     args = _parser().parse_args(argv)
     try:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # The reader (`| head`) has seen enough. Python flushes once more at its end, and would complain.
+        # The reader (`| head`) has closed the pipe. Python flushes stdout again at exit, which would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (CompatibilityError, OSError, ValueError) as error:
@@ -46,11 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog='citrusv',
-        description='Tools around Citrus-V for ms-swift. Training itself is `swift sft --model_type citrusv`.')
+        prog='citrusv', description='Tools for Citrus-V with ms-swift. To train, use `swift sft --model_type citrusv`.')
     parser.add_argument('--version', action='version', version=f'citrusv {__version__}')
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument('--traceback', action='store_true', help='show where an error came from')
+    common.add_argument('--traceback', action='store_true', help='show the traceback of an error')
     subcommands = parser.add_subparsers(title='subcommands', required=True, metavar='COMMAND')
     for module in (app, build, convert, check_data, estimate, evaluate, compare, pack_report, segment, templates,
                    volume):
@@ -62,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether the user can mend it. A ValueError from elsewhere than our own code may be a fault of ours."""
+    """Whether the user can fix the error. A ValueError raised outside this package may be a bug of ours."""
     if isinstance(error, (CompatibilityError, OSError, RowError, SettingError)):
         return True
     traceback: TracebackType | None = error.__traceback__

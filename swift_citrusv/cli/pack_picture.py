@@ -1,4 +1,4 @@
-"""The picture of `citrusv pack-report`: lengths of rows, fill of packs, images of packs."""
+"""The charts of `citrusv pack-report`: row lengths, fill of packs, images per pack."""
 import numpy as np
 from collections.abc import Sequence
 from matplotlib.axes import Axes
@@ -8,21 +8,21 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from pathlib import Path
 from typing import Any
 
-from .pack_plan import KINDS, Measured, Plan
+from .pack_plan import ROW_KINDS, MeasuredRows, PackingPlan
 
-# Distinct in hue and in brightness, for readers who see few colours (Okabe and Ito).
+# The Okabe-Ito palette, for readers with colour vision deficiency.
 _KIND_COLOURS = ('#D55E00', '#56B4E9', '#7F7F7F')
 _PLAN_COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#F0E442')
 _MAX_PLANS = len(_PLAN_COLOURS)
 
 
-def draw(measured: Measured, plans: Sequence[Plan], report: dict[str, Any], path: Path) -> None:
-    """Draws the report.
+def draw_pack_report(measured: MeasuredRows, plans: Sequence[PackingPlan], report: dict[str, Any], path: Path) -> None:
+    """Draws the charts as a PNG file.
 
     Args:
         measured: The rows.
-        plans: Those to show, the first five of them.
-        report: What the JSON file holds.
+        plans: The plans to show; only the first five are drawn.
+        report: The contents of the JSON file.
         path: The PNG file.
     """
     plans = plans[:_MAX_PLANS]
@@ -34,20 +34,20 @@ def draw(measured: Measured, plans: Sequence[Plan], report: dict[str, Any], path
     _draw_packs(fills, plans, [plan.fills for plan in plans], np.linspace(0, 1, 21))
     fills.legend(title='--packing_length', frameon=False, loc='upper left')
     fills.margins(y=0.1 + 0.1 * len(plans))  # Room for the legend.
-    fills.set(title='How full the packs are', xlabel='share of the packing length', ylabel='packs')
+    fills.set(title='Fill of the packs', xlabel='fraction of the packing length', ylabel='packs')
     fills.xaxis.set_major_formatter(PercentFormatter(1))
     most = max(plan.max_images for plan in plans)
     _draw_packs(images, plans, [plan.images for plan in plans], np.arange(-0.5, most + 1))
-    images.set(title=f'Images for SAM2 in a pack (at most {report["pack_images"]})', xlabel='segmentation images')
+    images.set(title=f'Segmentation images per pack (at most {report["pack_images"]})', xlabel='segmentation images')
     images.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.savefig(path)
 
 
-def _draw_lengths(axes: Axes, measured: Measured, plans: Sequence[Plan]) -> None:
+def _draw_lengths(axes: Axes, measured: MeasuredRows, plans: Sequence[PackingPlan]) -> None:
     lengths, kinds = measured.lengths, measured.kinds
-    shown = [(kind, colour, lengths[kinds == i]) for i, (kind, colour) in enumerate(zip(KINDS, _KIND_COLOURS))]
+    shown = [(kind, colour, lengths[kinds == i]) for i, (kind, colour) in enumerate(zip(ROW_KINDS, _KIND_COLOURS))]
     shown = [item for item in shown if len(item[2])]
-    # Down to a power of two, which is a tick.
+    # The power of two below the shortest row, so that the axis starts at a tick.
     start = 1 << (max(int(lengths.min()), 1).bit_length() - 1)
     axes.hist([values for _, _, values in shown],
               bins=np.geomspace(start,
@@ -68,26 +68,26 @@ def _draw_lengths(axes: Axes, measured: Measured, plans: Sequence[Plan]) -> None
             horizontalalignment='right',
             verticalalignment='top',
             transform=axes.get_xaxis_transform())
-    # Lengths spread over magnitudes: captions of hundreds of tokens beside reports of thousands.
+    # Lengths span orders of magnitude: captions of hundreds of tokens, reports of thousands.
     axes.set_xscale('log', base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.0f}'))
-    axes.set(title='How long the rows are', xlabel='tokens of a row', ylabel='rows')
+    axes.set(title='Row lengths', xlabel='tokens per row', ylabel='rows')
     axes.margins(y=0.15)  # Room for the legend.
     axes.legend(frameon=False, ncols=len(shown), loc='upper left')
-    _clean(axes)
+    _style_axes(axes)
 
 
-def _draw_packs(axes: Axes, plans: Sequence[Plan], values: Sequence[np.ndarray], edges: np.ndarray) -> None:
-    """A histogram with bars for each of the plans."""
+def _draw_packs(axes: Axes, plans: Sequence[PackingPlan], values: Sequence[np.ndarray], edges: np.ndarray) -> None:
+    """Draws a histogram with one set of bars per plan."""
     axes.hist(
         values,
         bins=edges.tolist(),
         color=_PLAN_COLOURS[:len(plans)],
         label=[f'{plan.capacity:,}: {plan.packs:,} packs, {plan.fill:.1%} full' for plan in plans])
-    _clean(axes)
+    _style_axes(axes)
 
 
-def _clean(axes: Axes) -> None:
+def _style_axes(axes: Axes) -> None:
     axes.spines[['top', 'right']].set_visible(False)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.0f}'))

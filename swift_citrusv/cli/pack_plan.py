@@ -1,4 +1,4 @@
-"""What `citrusv pack-report` knows of a data set, and what it works out for each capacity of a pack."""
+"""The row lengths of a dataset, and its packs at a given capacity, for `citrusv pack-report`."""
 import numpy as np
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,32 +8,32 @@ from ..constants import ROW_COLUMN
 from ..estimate.flops import CostModel, Workload
 from ..packing.packs import lower_bound, pack_arrays, split_to_multiple
 from ..packing.rank_balance import balanced_order, imbalance
-from ..training.length_pass import default_cache_dir, measure_dataset, pieces_arrays
+from ..training.length_pass import chunks_arrays, default_cache_dir, measure_dataset
 
-KINDS = ('with masks', 'with images', 'text only')
-# A pack this full leaves so little that a larger one gains nothing.
+ROW_KINDS = ('with masks', 'with images', 'text only')
+# A larger pack gains nothing over one this full.
 _FULL = 0.99
 
 
-class Measured:
-    """The rows of a data set and their lengths, from headers and text alone.
+class MeasuredRows:
+    """The rows of a dataset and their lengths, computed from image headers and text only.
 
     Args:
         template: A `CitrusVTemplate`; its `max_length` and `truncation_strategy` are changed.
         dataset: The rows as ms-swift loads them.
-        num_proc: Processes.
-        strict: Whether a row that cannot be encoded is an error; else it is left out.
+        num_proc: Number of processes.
+        strict: Whether a row that cannot be encoded is an error; otherwise it is skipped.
 
     Attributes:
         rows: The rows that can be encoded.
-        pieces: One piece for each of them, however long, int64 `[rows, 4]`.
+        chunks: One chunk for each row, of any length, int64 `[rows, 4]`.
     """
 
     def __init__(self, template, dataset, num_proc: int, strict: bool) -> None:
         self._template, self._num_proc = template, num_proc
         template.max_length, template.truncation_strategy = None, 'raise'
         self.rows = self._measure(dataset, strict)
-        self.pieces = pieces_arrays(self.rows)[1]
+        self.chunks = chunks_arrays(self.rows)[1]
 
     def _measure(self, dataset, strict: bool):
         return measure_dataset(
@@ -42,63 +42,63 @@ class Measured:
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each row, int64 `[rows]`."""
-        return self.pieces[:, 1] - self.pieces[:, 0]
+        return self.chunks[:, 1] - self.chunks[:, 0]
 
     @property
     def kinds(self) -> np.ndarray:
-        """The place in `KINDS` of each row, `[rows]`; videos count as images."""
-        return np.select([self.pieces[:, 3] > 0, self.pieces[:, 2] > 0], [0, 1], 2)
+        """The index in `ROW_KINDS` of each row, `[rows]`; videos count as images."""
+        return np.select([self.chunks[:, 3] > 0, self.chunks[:, 2] > 0], [0, 1], 2)
 
     def name(self, row: int) -> str:
         return self.rows[int(row)][ROW_COLUMN]
 
-    def pieces_at(self, capacity: int, split: bool) -> tuple[np.ndarray, list[int]]:
-        """What a pack of this capacity can hold.
+    def chunks_at(self, capacity: int, split: bool) -> tuple[np.ndarray, list[int]]:
+        """Returns the chunks that fit into a pack.
 
         Args:
-            capacity: Tokens of a pack.
-            split: Whether rows that are longer are cut (`--truncation_strategy split`).
+            capacity: Tokens per pack.
+            split: Whether longer rows are split (`--truncation_strategy split`).
 
         Returns:
-            Pieces `[p, 4]` in the order of the rows, and the rows that have none: longer, and not cut.
+            Chunks `[num_chunks, 4]` in the order of the rows, and the rows without a chunk: too long and not split.
         """
         fits = self.lengths <= capacity
         long = np.flatnonzero(~fits)
-        row, pieces = np.flatnonzero(fits), self.pieces[fits]
+        row, chunks = np.flatnonzero(fits), self.chunks[fits]
         if not split or not len(long):
-            return pieces, long.tolist()
+            return chunks, long.tolist()
         self._template.max_length, self._template.truncation_strategy = capacity, 'split'
-        # Some cannot be cut: an image, or a mask with its image, that is longer than a pack.
+        # Some rows cannot be split: an image, or a mask with its image, is longer than a pack.
         cut = self._measure(self.rows.select(long), strict=False)
-        part, cut_pieces = pieces_arrays(cut)
+        part, cut_chunks = chunks_arrays(cut)
         row_of_name = dict(zip(self.rows.select(long)[ROW_COLUMN], long.tolist()))
         cut_row = np.array([row_of_name[name] for name in cut[ROW_COLUMN]], dtype=np.int64)[part]
         order = np.argsort(np.concatenate([row, cut_row]), kind='stable')
-        return np.concatenate([pieces, cut_pieces])[order], sorted(set(long.tolist()) - set(cut_row.tolist()))
+        return np.concatenate([chunks, cut_chunks])[order], sorted(set(long.tolist()) - set(cut_row.tolist()))
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Packs of one capacity. Shares are 0 to 1.
+class PackingPlan:
+    """The packs of a dataset at one capacity. Fractions are 0 to 1.
 
     Attributes:
-        capacity: `--packing_length`.
-        pieces: What is packed: rows, and pieces of rows that were cut.
-        tokens: Of the pieces.
-        rows_too_long: Rows that are longer and were not cut; they are in no pack.
-        packs, fill: Their number, and the share of their capacity that is used.
-        lower_bound: The number of packs that no packing can beat.
-        images_limit: Whether that bound comes from the images, not from the tokens.
-        mean_images, max_images: Segmentation images of a pack.
-        steps: Optimizer steps of an epoch; None with fewer packs than a step takes.
-        wait_random, wait_balanced: The share of time that ranks wait for the slowest, by the estimated cost of the
-            packs, in a random order and in the one that training takes; None for one rank.
-        fills: Share of each pack that is used, float `[packs]`.
+        capacity: Tokens per pack (`--packing_length`).
+        num_chunks: Number of packed chunks: whole rows, and parts of split rows.
+        tokens: Number of tokens in the chunks.
+        rows_too_long: Rows in no pack: longer than the capacity and not split.
+        packs, fill: Number of packs, and the fraction of their capacity that is used.
+        lower_bound: A lower bound on the number of packs of any packing.
+        images_limit: Whether the image budget, not the tokens, sets that bound.
+        mean_images, max_images: Segmentation images per pack.
+        steps: Optimizer steps per epoch; None with fewer chunks than ranks.
+        wait_random, wait_balanced: The fraction of time that ranks wait for the slowest one, by the estimated cost of
+            the packs, in random order and in the order of training; None for one rank.
+        fills: The used fraction of each pack, float `[packs]`.
         images: Segmentation images of each pack, `[packs]`.
-        batches: Forward passes, computed tokens and padding of the ways to batch: see `batch_table`.
+        batches: Forward passes, computed tokens and padding of three ways to batch: see `batch_table`.
     """
     capacity: int
-    pieces: int
+    num_chunks: int
     tokens: int
     rows_too_long: list[int]
     packs: int
@@ -115,34 +115,34 @@ class Plan:
     images: np.ndarray = field(repr=False)
 
 
-def plan_packs(measured: Measured, capacity: int, *, split: bool, pack_images: int, padded_batch: int, world_size: int,
-               grad_accum: int, costs: CostModel | None) -> Plan:
+def plan_packs(measured: MeasuredRows, capacity: int, *, split: bool, pack_images: int, padded_batch: int,
+               world_size: int, grad_accum: int, costs: CostModel | None) -> PackingPlan:
     """Packs the rows as training does.
 
     Args:
         measured: The rows.
-        capacity, split: See `Measured.pieces_at`.
-        pack_images: Most segmentation images of a pack.
-        padded_batch: Rows of the padded batches to compare with.
-        world_size, grad_accum: Ranks, and packs of each that make an optimizer step.
-        costs: What a pack costs; not needed for one rank.
+        capacity, split: See `MeasuredRows.chunks_at`.
+        pack_images: Maximum number of segmentation images per pack.
+        padded_batch: Rows per padded batch, for comparison.
+        world_size, grad_accum: Number of ranks, and packs per rank and optimizer step.
+        costs: Cost model of a pack; not needed for one rank.
     """
-    pieces, too_long = measured.pieces_at(capacity, split)
-    lengths, images = pieces[:, 1] - pieces[:, 0], pieces[:, 3]
+    chunks, too_long = measured.chunks_at(capacity, split)
+    lengths, images = chunks[:, 1] - chunks[:, 0], chunks[:, 3]
     packs = pack_arrays(lengths, capacity, images=images, image_capacity=pack_images)
     bound = lower_bound(lengths, capacity, images=images, image_capacity=pack_images)
     steps = wait_random = wait_balanced = None
-    if len(pieces) >= world_size and len(pieces):
+    if len(chunks) >= world_size and len(chunks):
         shared = split_to_multiple(packs, world_size)
         steps = -(-len(shared) // world_size // grad_accum)
         if costs is not None:
-            cost = costs.cost(Workload.of_pieces(pieces).packed(shared))
+            cost = costs.cost(Workload.of_chunks(chunks).packed(shared))
             wait_random = imbalance(np.random.default_rng(0).permutation(cost), world_size)
             wait_balanced = imbalance(cost[balanced_order(cost, world_size, seed=0)], world_size)
     tokens, images_of_pack = packs.sums(lengths), packs.sums(images)
-    return Plan(
+    return PackingPlan(
         capacity=capacity,
-        pieces=len(pieces),
+        num_chunks=len(chunks),
         tokens=int(lengths.sum()),
         rows_too_long=too_long,
         packs=len(packs),
@@ -160,12 +160,12 @@ def plan_packs(measured: Measured, capacity: int, *, split: bool, pack_images: i
 
 
 def batch_table(lengths: np.ndarray, padded_batch: int, num_packs: int) -> list[dict[str, Any]]:
-    """Forward passes of an epoch, the tokens computed in them and those that are padding, for three ways to batch.
+    """Forward passes per epoch, computed tokens and padding tokens, for three ways to batch.
 
     Args:
         lengths: Tokens of each row, in the order of the file, `[n]`.
-        padded_batch: Rows of a padded batch; each is as wide as its longest row.
-        num_packs: Packs that hold the rows. A pack is not padded.
+        padded_batch: Rows per padded batch, which is as wide as its longest row.
+        num_packs: Number of packs of the rows. A pack has no padding.
     """
     num_tokens = int(lengths.sum())
     starts = np.arange(0, len(lengths), padded_batch)
@@ -181,42 +181,42 @@ def batch_table(lengths: np.ndarray, padded_batch: int, num_packs: int) -> list[
     } for name, passes, tokens in ways]
 
 
-def suggest(plans: Sequence[Plan], longest: int) -> tuple[int, str]:
-    """A packing length for the user, and the reason in words.
+def suggest_packing_length(plans: Sequence[PackingPlan], longest: int) -> tuple[int, str]:
+    """Suggests a packing length, with the reason as text.
 
-    The smallest capacity that holds every row and is full: a larger one takes more memory, makes fewer and longer steps
-    of an epoch, and fills hardly better.
+    Prefers the smallest capacity that holds every row and fills its packs. A larger one needs more memory and makes
+    fewer, longer steps per epoch.
 
     Args:
-        plans: At least one, of ascending capacity.
-        longest: Tokens of the longest row.
+        plans: At least one, by ascending capacity.
+        longest: Number of tokens of the longest row.
     """
     whole = [plan for plan in plans if not plan.rows_too_long and plan.steps is not None]
     full = next((plan for plan in whole if plan.fill >= _FULL), None)
     if full is not None:
         return full.capacity, (f'the smallest of these that holds every row and is at least {_FULL:.0%} full '
-                               f'({full.fill:.1%}). A larger one makes fewer and longer steps, and takes more memory.')
+                               f'({full.fill:.1%}). A larger one makes fewer, longer steps and needs more memory.')
     if whole:
         best = max(whole, key=lambda plan: (round(plan.fill, 3), -plan.capacity))
         why = f'the fullest of these that hold every row ({best.fill:.1%}).'
         if best.images_limit:
-            why += ' The budget of images is what limits it: raise pack_images if memory allows.'
+            why += ' The image budget limits it: raise pack_images if memory allows.'
         elif best.packs == best.lower_bound:
-            why += ' No packing is fuller.'
+            why += ' No packing can be fuller.'
         return best.capacity, why
     if not any(plan.rows_too_long for plan in plans):
-        return plans[0].capacity, 'every row fits, but the rows are too few for so many ranks.'
+        return plans[0].capacity, 'every row fits, but there are too few rows for so many ranks.'
     needed = 1 << (longest - 1).bit_length()
     return needed, (f'the longest row has {longest:,} tokens, and none of these holds it. If memory does not allow '
-                    'that, cut long rows with --truncation_strategy split.')
+                    'this length, split long rows with --truncation_strategy split.')
 
 
 def cost_model(config, stage: int) -> CostModel:
-    """The cost of a pack in a stage of the paper, for a model without weights.
+    """Builds the cost model of a pack in a training stage of the paper, without loading weights.
 
     Args:
         config: A `CitrusVConfig`.
-        stage: 1 to 4; decides what is trained, as its stage file says.
+        stage: 1 to 4; its stage file decides what is trained.
     """
     import torch
 

@@ -1,73 +1,61 @@
-"""`citrusv segment`: masks for every row of a file, their text from this model, from a server, or from a file."""
+"""`citrusv segment`: answers the rows of a file with masks; the text comes from the model, a server or a file."""
 import argparse
 import os
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .options import (add_adapters_option, add_device_options, add_model_option, add_option, boolean, load_pipeline,
+                      positive_int, require_directory_or_hub_name, require_environment_variable, require_file)
 
 if TYPE_CHECKING:
     from ..inference.text_client import ServedText, TextServer
     from ..pipeline import CitrusVPipeline
-    from .segment_masks import Said
-    from .segment_rows import Question, ResultFile
+    from .segment_masks import RowWithText
+    from .segment_rows import ResultFile, RowRequest
 
 NAME = 'segment'
-HELP = 'answer rows with text and masks; the text may come from vLLM, SGLang, ... or a file'
-DESCRIPTION = ('Answers each row of a JSONL file with text and masks, in lines as `swift infer` writes them. With '
-               '--text-from an OpenAI-compatible server writes the text, with --text a file has it; the masks then '
-               'take one pass over question and answer here. Rows that the output has already are not asked again.')
-_DTYPES = ('bfloat16', 'float16', 'float32')
-_GENERATION = ('max_tokens', 'temperature', 'top_p', 'seed', 'stop')
-_OF_SERVER = ('served_model', 'api_key_env', 'concurrency', 'retries', 'timeout')
+HELP = 'answer rows with text and masks; the text may come from vLLM, SGLang or a file'
+DESCRIPTION = (
+    'Answers each row of a JSONL file with text and masks, in the format of `swift infer`. With --text-from, an '
+    'OpenAI-compatible server writes the text; with --text, a file holds it. The masks then need only one '
+    'forward pass over question and answer. Rows that are already in the output are skipped.')
+_GENERATION_OPTIONS = ('max_tokens', 'temperature', 'top_p', 'seed', 'stop')
+_SERVER_OPTIONS = ('served_model', 'api_key_env', 'concurrency', 'retries', 'timeout')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-
-    def add(name: str, **kwargs: Any) -> None:
-        names = [name, *([f'--{name[2:].replace("-", "_")}'] if '-' in name[2:] else [])]
-        parser.add_argument(*names, **kwargs)
-
-    add('--model', required=True, metavar='DIR', help='a Citrus-V checkpoint, or a hub name')
-    add('--adapters', nargs='+', default=[], metavar='DIR', help='LoRA adapters on top of it')
-    add('--data', required=True, metavar='FILE', help='JSONL rows; a last turn of the assistant is the label')
-    add('--output', required=True, type=Path, metavar='FILE', help='JSONL results; what is there already stays')
+    add = partial(add_option, parser)
+    add_model_option(parser)
+    add_adapters_option(parser)
+    add('--data', required=True, metavar='FILE', help='JSONL rows; a final assistant turn is taken as the label')
+    add('--output', required=True, type=Path, metavar='FILE', help='JSONL results; existing results are kept')
     source = parser.add_mutually_exclusive_group()
+    add_option(source, '--text-from', metavar='URL', help='an OpenAI-compatible server, e.g. http://host:8000')
     source.add_argument(
-        '--text-from', '--text_from', metavar='URL', help='an OpenAI-compatible server, e.g. http://host:8000')
-    source.add_argument('--text', metavar='FILE', help="JSONL answers: 'response', and 'citrusv_row' or in order")
-    add('--served-model', metavar='NAME', help='the name of the model on the server (default: the only one)')
-    add('--api-key-env', metavar='VAR', help='the environment variable with the key for the server')
-    add('--concurrency', type=_positive, metavar='N', help='requests at a time (default: 16)')
-    add('--retries', type=int, metavar='N', help='of a request after 429, 5xx or no connection (default: 8)')
-    add('--timeout', type=float, metavar='SECONDS', help='for one answer (default: 600)')
-    add('--overlay-dir', metavar='DIR', help='pictures of the masks on their images go there')
-    add('--batch-size', type=_positive, default=8, metavar='N', help='answers drawn at a time (default: 8)')
-    add('--max-tokens', type=_positive, metavar='N', help='of an answer (default: 512)')
-    add('--temperature', type=float, help='0 takes the likeliest token (default: 0)')
-    add('--top-p', type=float, help='(default: that of the model)')
-    add('--seed', type=int, help='of what is drawn at random')
-    add('--stop', nargs='+', metavar='TEXT', help='ends an answer')
+        '--text',
+        metavar='FILE',
+        help="JSONL answers with 'response', matched to the rows by 'citrusv_row' or else by order")
+    add('--served-model', metavar='NAME', help='name of the model on the server (default: its only model)')
+    add('--api-key-env', metavar='VAR', help='environment variable with the API key of the server')
+    add('--concurrency', type=positive_int, metavar='N', help='concurrent requests (default: 16)')
+    add('--retries', type=int, metavar='N', help='retries after status 429, 5xx or a lost connection (default: 8)')
+    add('--timeout', type=float, metavar='SECONDS', help='time limit for one answer (default: 600)')
+    add('--overlay-dir', metavar='DIR', help='write pictures of the masks on their images to this directory')
+    add('--batch-size', type=positive_int, default=8, metavar='N', help='answers per batch (default: 8)')
+    add('--max-tokens', type=positive_int, metavar='N', help='most tokens of an answer (default: 512)')
+    add('--temperature', type=float, help='sampling temperature; 0: greedy decoding (default: 0)')
+    add('--top-p', type=float, help="nucleus sampling (default: the model's own value)")
+    add('--seed', type=int, help='random seed for sampling')
+    add('--stop', nargs='+', metavar='TEXT', help='strings that end an answer')
     add('--strict',
-        type=_bool,
+        type=boolean,
         default=True,
         metavar='BOOL',
-        help='false: rows that cannot be answered are counted and left out')
-    add('--device', help="'cpu', 'cuda', 'cuda:1', ... (default: the best there is)")
-    add('--dtype', choices=_DTYPES, help="of the language model (default: the checkpoint's own)")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not positive')
-    return value
-
-
-def _bool(text: str) -> bool:
-    if text.lower() not in ('true', 'false'):
-        raise argparse.ArgumentTypeError(f'{text} is neither true nor false')
-    return text.lower() == 'true'
+        help='false: skip rows that cannot be answered and count them (default: true, stop at the first one)')
+    add_device_options(parser)
 
 
 def run(args: argparse.Namespace, pipe: 'CitrusVPipeline | None' = None) -> int:
@@ -75,26 +63,26 @@ def run(args: argparse.Namespace, pipe: 'CitrusVPipeline | None' = None) -> int:
 
     Args:
         args: Parsed arguments.
-        pipe: The model; by default that of `args`.
+        pipe: The model; by default the one that `args` name.
     """
     from ..inference.overlays import check_overlay_dir
-    from ..rows.skips import Skips
+    from ..rows.skips import SkipCounter
     from .segment_masks import RowSegmenter
-    from .segment_rows import ResultFile, read_answers
-    _check(args)
-    results, skips = ResultFile(args.output), Skips()
+    from .segment_rows import ResultFile, read_texts
+    _check_arguments(args)
+    results, skips = ResultFile(args.output), SkipCounter()
     try:
-        names, todo = _scan(args, results, skips)
+        names, todo = _check_rows(args, results, skips)
         num_rows = len(names) + skips.counts.total()
-        given = None if args.text is None else read_answers(args.text, names)
+        file_texts = None if args.text is None else read_texts(args.text, names)
         if args.overlay_dir is not None:
             check_overlay_dir(args.overlay_dir)
-        # Before the time that a model takes to load.
+        # Connects before the model is loaded, which takes long.
         server = None if args.text_from is None or not todo else _server(args)
         num_before = len(results)
-        print(f'{num_rows} rows, {num_before} of them in {args.output} already', flush=True)
+        print(f'{num_rows} rows, {num_before} of them already in {args.output}', flush=True)
         if todo:
-            pipe = pipe or _pipeline(args)
+            pipe = pipe or load_pipeline(args, batch_size=args.batch_size)
             segmenter = RowSegmenter(
                 pipe,
                 results,
@@ -103,7 +91,7 @@ def run(args: argparse.Namespace, pipe: 'CitrusVPipeline | None' = None) -> int:
                 batch_size=args.batch_size,
                 overlay_dir=args.overlay_dir,
                 generation=_generation(args))
-            segmenter.run(_said(args, todo, pipe, server, given), len(todo))
+            segmenter.run(_rows_with_text(args, todo, pipe, server, file_texts), len(todo))
             print(segmenter.summary())
         skips.report(args.data, num_rows)
     finally:
@@ -111,34 +99,25 @@ def run(args: argparse.Namespace, pipe: 'CitrusVPipeline | None' = None) -> int:
     return 0
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check_arguments(args: argparse.Namespace) -> None:
     for flag, name in (('--data', args.data), ('--text', args.text)):
-        if name is not None and not os.path.isfile(name):
-            raise FileNotFoundError(f'{flag} {name}: no such file.')
-    if not os.path.isdir(args.model) and (os.path.isabs(args.model) or args.model.startswith('.')):
-        raise FileNotFoundError(f'--model {args.model}: no such directory.')
-    if args.api_key_env is not None and not os.environ.get(args.api_key_env):
-        raise ValueError(f'--api-key-env {args.api_key_env}: the environment has no such variable.')
-    for name in _OF_SERVER:
+        if name is not None:
+            require_file(name, flag)
+    require_directory_or_hub_name(args.model, '--model')
+    if args.api_key_env is not None:
+        require_environment_variable(args.api_key_env, '--api-key-env')
+    for name in _SERVER_OPTIONS:
         if args.text_from is None and getattr(args, name) is not None:
-            raise ValueError(f'--{name.replace("_", "-")} {getattr(args, name)} is for --text-from alone.')
-    for name in _GENERATION:
+            raise ValueError(f'--{name.replace("_", "-")} {getattr(args, name)} is only for --text-from.')
+    for name in _GENERATION_OPTIONS:
         if args.text is not None and getattr(args, name) is not None:
-            raise ValueError(f'--{name.replace("_", "-")} {getattr(args, name)}: the text of --text is written.')
+            raise ValueError(
+                f'--{name.replace("_", "-")} {getattr(args, name)}: --text gives the text, so nothing is generated.')
 
 
 def _generation(args: argparse.Namespace) -> dict[str, Any]:
-    given = {name: getattr(args, name) for name in _GENERATION if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in _GENERATION_OPTIONS if getattr(args, name) is not None}
     return {'max_tokens': 512, 'temperature': 0., **given}
-
-
-def _pipeline(args: argparse.Namespace) -> 'CitrusVPipeline':
-    import torch
-
-    from ..pipeline import CitrusVPipeline
-    dtype = None if args.dtype is None else getattr(torch, args.dtype)
-    return CitrusVPipeline(
-        args.model, adapters=args.adapters, device=args.device, dtype=dtype, batch_size=args.batch_size)
 
 
 def _server(args: argparse.Namespace) -> 'TextServer':
@@ -148,21 +127,21 @@ def _server(args: argparse.Namespace) -> 'TextServer':
     return TextServer(args.text_from, args.served_model, api_key=key, generation=_generation(args), **optional)
 
 
-def _scan(args: argparse.Namespace, results: 'ResultFile', skips: Any) -> tuple[list[str], set[str]]:
-    """Checks every row before any is asked; the names of the good ones, and of those still to be answered."""
+def _check_rows(args: argparse.Namespace, results: 'ResultFile', skips: Any) -> tuple[list[str], set[str]]:
+    """Checks every row before any is answered; returns the names of the good rows and of those to be answered."""
     from tqdm import tqdm
 
-    from .segment_rows import read_questions
+    from .segment_rows import read_requests
     names, todo = [], set()
-    for question in tqdm(read_questions(args.data), desc=f'Checking {os.path.basename(args.data)}', unit=' rows'):
-        if isinstance(question, Exception):
+    for request in tqdm(read_requests(args.data), desc=f'Checking {os.path.basename(args.data)}', unit=' rows'):
+        if isinstance(request, Exception):
             if args.strict:
-                raise question
-            skips.add(question)
+                raise request
+            skips.add(request)
             continue
-        names.append(question.name)
-        if not results.has(question):
-            todo.add(question.name)
+        names.append(request.name)
+        if not results.has(request):
+            todo.add(request.name)
     results.check_names(set(names))
     if not names:
         raise ValueError(f'--data {args.data} has no row that can be answered.')
@@ -172,51 +151,51 @@ def _scan(args: argparse.Namespace, results: 'ResultFile', skips: Any) -> tuple[
 # ---- the text
 
 
-def _said(args: argparse.Namespace, todo: set[str], pipe: 'CitrusVPipeline', server: 'TextServer | None',
-          given: 'dict[str, ServedText] | None') -> 'Iterator[Said]':
-    """The rows that are to be answered, in order, each with its text, the error in its place, or None."""
+def _rows_with_text(args: argparse.Namespace, todo: set[str], pipe: 'CitrusVPipeline', server: 'TextServer | None',
+                    file_texts: 'dict[str, ServedText] | None') -> 'Iterator[RowWithText]':
+    """Yields the rows to be answered, in order, each with its text, an error, or None."""
     from ..errors import RowError
-    from .segment_rows import read_questions
-    questions = (question for question in read_questions(args.data)
-                 if not isinstance(question, Exception) and question.name in todo)  # yapf: disable
+    from .segment_rows import read_requests
+    requests = (request for request in read_requests(args.data)
+                if not isinstance(request, Exception) and request.name in todo)  # yapf: disable
     if server is not None:
-        return _served(args, questions, pipe, server)
-    if given is None:
-        return ((question, None) for question in questions)
-    return ((question,
-             given.get(question.name)
-             or RowError(question.name, f'{args.text} has no answer to it.', 'Bring one for each row.', 'text'))
-            for question in questions)  # yapf: disable
+        return _rows_with_served_text(args, requests, pipe, server)
+    if file_texts is None:
+        return ((request, None) for request in requests)
+    return ((request,
+             file_texts.get(request.name)
+             or RowError(request.name, f'{args.text} has no answer to it.', 'Give one answer per row.', 'text'))
+            for request in requests)  # yapf: disable
 
 
-def _served(args: argparse.Namespace, questions: 'Iterator[Question]', pipe: 'CitrusVPipeline',
-            server: 'TextServer') -> 'Iterator[Said]':
+def _rows_with_served_text(args: argparse.Namespace, requests: 'Iterator[RowRequest]', pipe: 'CitrusVPipeline',
+                           server: 'TextServer') -> 'Iterator[RowWithText]':
     from concurrent.futures import Future, ThreadPoolExecutor
 
     from ..inference.teacher_forcing import chat_messages
     template = pipe.engine.template
 
-    def ask(question: 'Question') -> 'ServedText':
-        return server.ask(chat_messages(template, question.row, question.name), question.name)
+    def ask(request: 'RowRequest') -> 'ServedText':
+        return server.ask(chat_messages(template, request.row, request.name), request.name)
 
     concurrency = args.concurrency or 16
-    # So many are asked ahead that the server has work while the masks are drawn here.
+    # Enough requests in flight to keep the server busy while masks are drawn here.
     ahead = 2 * concurrency + 2 * args.batch_size
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix='citrusv-text')
-    waiting: deque[tuple[Question, Future[ServedText]]] = deque()
+    waiting: deque[tuple[RowRequest, Future[ServedText]]] = deque()
 
-    def first() -> 'Said':
-        question, future = waiting.popleft()
+    def first() -> 'RowWithText':
+        request, future = waiting.popleft()
         error = future.exception()
         if error is None:
-            return question, future.result()
+            return request, future.result()
         if not isinstance(error, (ValueError, OSError)):
             raise error
-        return question, error
+        return request, error
 
     try:
-        for question in questions:
-            waiting.append((question, pool.submit(ask, question)))
+        for request in requests:
+            waiting.append((request, pool.submit(ask, request)))
             if len(waiting) >= ahead:
                 yield first()
         while waiting:

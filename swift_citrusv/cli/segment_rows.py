@@ -1,4 +1,4 @@
-"""The rows that `citrusv segment` asks about, the answers that it is given, and the file that it writes."""
+"""Input and output files of `citrusv segment`: rows to answer, given answers, and results."""
 import hashlib
 import json
 import os
@@ -13,19 +13,19 @@ from ..inference.text_client import ServedText
 from ..rows.contract import check_tags, parse_row
 from ..rows.jsonl import parse_line, read_lines
 
-# What ms-swift takes for the system prompt of a row.
-_SYSTEM = ('system', 'system_prompt')
+# Columns that ms-swift reads as the system prompt.
+_SYSTEM_COLUMNS = ('system', 'system_prompt')
 
 
 @dataclass(frozen=True)
-class Question:
-    """A row without the answer that it may have.
+class RowRequest:
+    """A row to answer. Its own answer, if any, is kept as the label.
 
     Attributes:
-        name: 'rows.jsonl:12'.
-        row: Of the row contract; ends with the user's turn, has no masks.
-        labels: The answer that the row has.
-        targets: The row's masks and their images, as `label_masks` and `label_mask_images`, where it has them.
+        name: The row's name, e.g. 'rows.jsonl:12'.
+        row: A row of the row contract that ends with a user turn and has no masks.
+        labels: The answer in the row, or None.
+        targets: The row's masks and their images, as `label_masks` and `label_mask_images`, if it has them.
     """
     name: str
     row: dict[str, Any]
@@ -34,36 +34,36 @@ class Question:
 
     @property
     def digest(self) -> str:
-        """Of what is asked."""
-        return _digest(self.row['messages'], self.row)
+        """Digest of the messages and media, to notice a changed row."""
+        return _request_digest(self.row['messages'], self.row)
 
     def line(self, **found: Any) -> dict[str, Any]:
-        """The row of results, in the columns of `swift infer`, with what was found out."""
+        """Returns the result line with the given columns, in the format of `swift infer`."""
         messages = [*self.row['messages'], {'role': 'assistant', 'content': found['response']}]
         line = {**found, 'labels': self.labels, **self.targets, 'messages': messages}
         return {**line, **{key: value for key, value in self.row.items() if key not in line}}
 
 
-def _digest(messages: list[Any], row: dict[str, Any]) -> str:
+def _request_digest(messages: list[Any], row: dict[str, Any]) -> str:
     asked = [messages, *(row.get(key) or None for key in ('images', 'videos', 'audios', 'objects', 'tools'))]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def read_questions(path: str) -> Iterator[Question | RowError]:
-    """The rows of a file, in order; in the place of a bad one its error. No file of theirs is opened."""
+def read_requests(path: str) -> Iterator[RowRequest | RowError]:
+    """Yields the rows of a file in order, or the error of a bad row. Opens no media files."""
     for number, line in read_lines(path):
         name = f'{os.path.basename(path)}:{number}'
         try:
-            yield parse_question(line, name)
+            yield parse_request(line, name)
         except RowError as e:
             yield e
 
 
-def parse_question(line: str, name: str) -> Question:
-    """A line as a question.
+def parse_request(line: str, name: str) -> RowRequest:
+    """Parses a line as a row to answer.
 
     Raises:
-        RowError: It breaks the row contract, or asks nothing.
+        RowError: The line breaks the row contract, or has no question.
     """
     row = parse_line(line, name)
     for one, many in (('image', 'images'), ('video', 'videos')):
@@ -76,70 +76,70 @@ def parse_question(line: str, name: str) -> Question:
     messages = list(row['messages'])
     num_images, num_videos = (len(row.get(key) or ()) for key in ('images', 'videos'))
     check_tags(messages, num_images=num_images, num_videos=num_videos, row_id=name)
-    systems = [row.pop(key) for key in _SYSTEM if key in row]
+    systems = [row.pop(key) for key in _SYSTEM_COLUMNS if key in row]
     system = next((text for text in systems if text is not None), None)
     if system is not None and messages[0]['role'] != 'system':
         messages.insert(0, {'role': 'system', 'content': system})
     answer = messages.pop() if messages[-1]['role'] == 'assistant' else None
     if not messages or messages[-1]['role'] in ('assistant', 'system'):
-        raise RowError(name, f'it asks nothing: its last turn is {messages[-1]["role"] if messages else "missing"!r}.',
-                       'End it with the turn of the user, and at most one answer behind that.', 'messages')
+        raise RowError(name,
+                       f'it has no question: its last turn is {messages[-1]["role"] if messages else "missing"!r}.',
+                       'End it with a user turn, followed by at most one answer.', 'messages')
     row.pop('masks', None)
     indices = row.pop('mask_images', None)
     targets: dict[str, Any] = {'label_masks': list(sample.masks)} if sample.masks else {}
     if targets and indices:
         targets['label_mask_images'] = list(sample.mask_images)
-    return Question(name, {**row, 'messages': messages, ROW_COLUMN: name}, answer and answer['content'], targets)
+    return RowRequest(name, {**row, 'messages': messages, ROW_COLUMN: name}, answer and answer['content'], targets)
 
 
 # ---- answers from a file
 
 
-def read_answers(path: str, names: list[str]) -> dict[str, ServedText]:
-    """The answers of a file, by the names of their rows.
+def read_texts(path: str, names: list[str]) -> dict[str, ServedText]:
+    """Reads the answers of a file, by row name.
 
     Args:
-        path: JSONL with the field `response`, and `token_ids` where they are known. By the field `citrusv_row` where
-            lines have it, which `swift infer` and this command write; else in the order of the rows.
-        names: Of all rows.
+        path: JSONL with the field `response` and optionally `token_ids`. Lines are matched to rows by the field
+            `citrusv_row`, which `swift infer` and this command write, or else by their order.
+        names: The names of all rows.
 
     Raises:
-        RowError: A line has no answer, or belongs to no row, or two belong to one.
-        ValueError: Without names, their number is not that of the rows.
+        RowError: A line has no answer or matches no row, or two lines match one row.
+        ValueError: The lines have no row names, and there are not as many as rows.
     """
     answers: dict[str, ServedText] = {}
     unnamed = []
     known = set(names)
     for number, line in read_lines(path):
         where = f'{os.path.basename(path)}:{number}'
-        row = _object(line, where)
+        row = _parse_object(line, where)
         response, ids = row.get('response'), row.get('token_ids')
         if not isinstance(response, str):
-            raise RowError(where, f"'response' is {str(response)[:80]!r}.", "Write the answer as a text, 'response'.",
-                           'text')
+            raise RowError(where, f"'response' is {str(response)[:80]!r}.",
+                           "Write the answer as a string in 'response'.", 'text')
         if ids is not None and not (isinstance(ids, list) and all(type(token) is int and token >= 0 for token in ids)):
-            raise RowError(where, f"'token_ids' is {str(ids)[:80]!r}.", 'Write a list of numbers, or leave it out.',
+            raise RowError(where, f"'token_ids' is {str(ids)[:80]!r}.", 'Write a list of token ids, or leave it out.',
                            'text')
-        said = ServedText(response, ids, None, row.get('finish_reason') or 'given')
+        text = ServedText(response, ids, None, row.get('finish_reason') or 'given')
         name = row.get(ROW_COLUMN)
         if name is None:
-            unnamed.append(said)
+            unnamed.append(text)
         elif name not in known or name in answers:
-            why = 'no row of the data has' if name not in known else 'another line has, too'
-            raise RowError(where, f'its {ROW_COLUMN!r} is {name!r}, which {why}.', 'Bring one answer for each row.',
-                           'text')
+            why = 'no row of the data has' if name not in known else 'another line also has'
+            raise RowError(where, f'its {ROW_COLUMN!r} is {name!r}, which {why}.', 'Give one answer per row.', 'text')
         else:
-            answers[name] = said
+            answers[name] = text
     if not unnamed:
         return answers
     if answers or len(unnamed) != len(names):
         mixed = f', and {len(answers)} with it,' if answers else ''
         raise ValueError(f'{path} has {len(unnamed)} answers without {ROW_COLUMN!r}{mixed} for {len(names)} rows. '
-                         'Bring one for each row in their order, or name the row of each.')
+                         f'Give one answer per row in row order, or add {ROW_COLUMN!r} to each.')
     return dict(zip(names, unnamed))
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def _parse_object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as e:
@@ -155,65 +155,65 @@ def _object(line: str, where: str) -> dict[str, Any]:
 
 
 class ResultFile:
-    """The results so far, to which more are added: a run that was broken off goes on.
+    """The results of this and earlier runs: an interrupted run resumes.
 
     Args:
-        path: JSONL; may be there. A last line that was cut short is taken out.
+        path: JSONL; may exist. A truncated last line is removed.
 
     Raises:
-        RowError: A line is no result of this command.
+        RowError: A line is not a result of this command.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._done: dict[str, str] = {}
-        whole = 0
+        self._digests: dict[str, str] = {}
+        complete_bytes = 0
         if path.exists():
             with open(path, 'rb') as file:
                 for number, line in enumerate(file, 1):
                     if not line.endswith(b'\n'):
                         break
-                    whole += len(line)
+                    complete_bytes += len(line)
                     if line.strip():
-                        self._note(line, f'{path}:{number}')
+                        self._add_line(line, f'{path}:{number}')
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, 'ab')
-        self._file.truncate(whole)
+        self._file.truncate(complete_bytes)
 
-    def _note(self, line: bytes, where: str) -> None:
-        remedy = 'Name another --output, or remove this one.'
+    def _add_line(self, line: bytes, where: str) -> None:
+        remedy = 'Give another --output, or remove this one.'
         try:
-            row = _object(line.decode(), where)
+            row = _parse_object(line.decode(), where)
             name, messages = row[ROW_COLUMN], row['messages']
-            self._done[name] = _digest(messages[:-1], row)
+            self._digests[name] = _request_digest(messages[:-1], row)
         except (ValueError, LookupError, TypeError) as e:
-            raise RowError(where, f'the line is no result of this command ({type(e).__name__}).', remedy,
+            raise RowError(where, f'the line is not a result of this command ({type(e).__name__}).', remedy,
                            'output') from e
 
     def __len__(self) -> int:
-        return len(self._done)
+        return len(self._digests)
 
-    def has(self, question: Question) -> bool:
-        """Whether a question is answered.
+    def has(self, request: RowRequest) -> bool:
+        """Whether a row is answered already.
 
         Raises:
-            RowError: Its row has changed since.
+            RowError: The row has changed since then.
         """
-        digest = self._done.get(question.name)
-        if digest is not None and digest != question.digest:
-            raise RowError(question.name, f'{self.path} has an answer to another question under this name.',
-                           'Name another --output: the data has changed.', 'output')
+        digest = self._digests.get(request.name)
+        if digest is not None and digest != request.digest:
+            raise RowError(request.name, f'{self.path} has an answer to another question under this row name.',
+                           'The data has changed: give another --output.', 'output')
         return digest is not None
 
     def check_names(self, names: set[str]) -> None:
-        """Raises a RowError where a result belongs to no row."""
-        other = next((name for name in self._done if name not in names), None)
+        """Raises a RowError if a result matches no row."""
+        other = next((name for name in self._digests if name not in names), None)
         if other is not None:
-            raise RowError(other, f'{self.path} has its answer, but the data has no such row.',
-                           'Name another --output: this one is of other data.', 'output')
+            raise RowError(other, f'{self.path} has an answer to it, but the data has no such row.',
+                           'The output is of other data: give another --output.', 'output')
 
     def write(self, lines: list[dict[str, Any]]) -> None:
-        """Adds results; they are in the file when this returns."""
+        """Appends results and flushes them to the file."""
         for line in lines:
             self._file.write(json.dumps(line, ensure_ascii=False).encode() + b'\n')
         self._file.flush()

@@ -3,20 +3,21 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
+from .options import add_device_options, add_model_option, add_option, load_pipeline
+
 if TYPE_CHECKING:
-    from ..volumes.segment import Segmenter
+    from ..volumes.segment import AnswerSlices
 
 NAME = 'volume'
-HELP = 'segment a volume (NIfTI, or a DICOM series) slice by slice'
-DESCRIPTION = ('Asks a model one question about every slice of a volume, and writes the masks with the geometry of the '
-               'volume, beside a JSON legend of labels and answers.')
-# `planes.PLANES`, which would import numpy.
+HELP = 'segment a volume (NIfTI or a DICOM series) slice by slice'
+DESCRIPTION = ('Asks a model the same question about every slice of a volume, and writes the masks with the geometry '
+               'of the volume, together with a JSON legend of labels and answers.')
+# The same as `files.slices.PLANES`, which would import numpy.
 PLANES = ('axial', 'coronal', 'sagittal')
-_DTYPES = ('bfloat16', 'float16', 'float32')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--model', required=True, metavar='DIR', help='a Citrus-V checkpoint, or a hub name')
+    add_model_option(parser)
     parser.add_argument(
         '--volume', required=True, metavar='PATH', help='a NIfTI file, a folder with a DICOM series, or a DICOM file')
     parser.add_argument('--prompt', required=True, help='the question, e.g. "Segment the liver."')
@@ -24,43 +25,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--output',
         required=True,
         metavar='FILE',
-        help='.nii.gz or .nii: a label map with the affine and shape of the volume; .dcm: a DICOM segmentation of a '
-        'DICOM source')
-    parser.add_argument('--plane', choices=PLANES, help='(default: axial; of DICOM the images as they are stored)')
+        help='.nii.gz or .nii: a label map with the affine and shape of the volume; .dcm: a DICOM segmentation (DICOM '
+        'input only)')
+    parser.add_argument(
+        '--plane', choices=PLANES, help='slice orientation (default: axial; for DICOM the images as stored)')
     parser.add_argument(
         '--window',
         help="auto (the file's own, else percentiles), percentile, lung, bone, brain, soft_tissue, or level and width, "
         'e.g. 40,400 (default: the setting image_window)')
     parser.add_argument('--slices', metavar='A:B', help='only slices A to B-1, counted from 0 (default: all)')
-    parser.add_argument('--time', type=int, metavar='N', help='which volume of a NIfTI file of several, from 0')
-    parser.add_argument('--series', metavar='UID', help='which series of a folder of several')
-    parser.add_argument('--label', help='one label for all masks (default: each has that of its phrase)')
-    parser.add_argument(
-        '--batch-size', '--batch_size', type=int, default=8, metavar='N', help='slices at a time (default: 8)')
-    parser.add_argument(
-        '--max-new-tokens', '--max_new_tokens', type=int, default=256, metavar='N', help='of an answer (default: 256)')
-    parser.add_argument('--device', help="'cpu', 'cuda', 'cuda:1', ... (default: the best there is)")
-    parser.add_argument('--dtype', choices=_DTYPES, help="of the language model (default: the checkpoint's own)")
+    parser.add_argument('--time', type=int, metavar='N', help='which volume of a 4D NIfTI file, counted from 0')
+    parser.add_argument('--series', metavar='UID', help='which series of a folder that holds several')
+    parser.add_argument('--label', help='one label for all masks (default: the phrase of each mask)')
+    add_option(parser, '--batch-size', type=int, default=8, metavar='N', help='slices per batch (default: 8)')
+    add_option(
+        parser, '--max-new-tokens', type=int, default=256, metavar='N', help='most tokens of an answer (default: 256)')
+    add_device_options(parser)
 
 
-def run(args: argparse.Namespace, segmenter: 'Segmenter | None' = None) -> int:
+def run(args: argparse.Namespace, segmenter: 'AnswerSlices | None' = None) -> int:
     """Runs the command.
 
     Args:
         args: Parsed arguments.
-        segmenter: What answers; by default the model of `args`.
+        segmenter: Answers the slices; by default the model of `args`.
     """
-    # Before anything is loaded, let alone asked.
+    # Checks all arguments before the model is loaded.
     from ..volumes.export import NIFTI_SUFFIXES, mask_suffix
     from ..volumes.segment import segment_volume
     from ..volumes.volume import Volume
     suffix = mask_suffix(args.output)
     volume = Volume(args.volume, args.plane, args.window, volume=args.time, series=args.series)
     volume.check_output(args.output)
-    indices = _indices(args.slices, len(volume))
+    indices = _slice_range(args.slices, len(volume))
     records = segment_volume(
         volume,
-        segmenter or _pipeline(args),
+        segmenter or _segmenter(args),
         args.prompt,
         batch_size=args.batch_size,
         indices=indices,
@@ -72,16 +72,12 @@ def run(args: argparse.Namespace, segmenter: 'Segmenter | None' = None) -> int:
         hidden = f', {entry["hidden"]} of them hidden by later labels' if entry['hidden'] else ''
         print(f'{entry["value"]:>4}  {entry["name"]}: {entry["voxels"]} voxels{hidden}')
     if suffix in NIFTI_SUFFIXES and any(entry['hidden'] for entry in legend['labels']):
-        print('A label map has one label for each voxel. A DICOM segmentation (.dcm) holds masks that overlap.')
+        print('A label map has one label for each voxel. A DICOM segmentation (.dcm) can hold overlapping masks.')
     return 0
 
 
-def _pipeline(args: argparse.Namespace) -> 'Segmenter':
-    import torch
-
-    from ..pipeline import CitrusVPipeline
-    dtype = None if args.dtype is None else getattr(torch, args.dtype)
-    pipe = CitrusVPipeline(args.model, device=args.device, dtype=dtype, batch_size=args.batch_size)
+def _segmenter(args: argparse.Namespace) -> 'AnswerSlices':
+    pipe = load_pipeline(args, batch_size=args.batch_size)
 
     def segment(requests: list[tuple[Any, str]]) -> list[Any]:
         return pipe.batch(requests, max_tokens=args.max_new_tokens)
@@ -89,7 +85,7 @@ def _pipeline(args: argparse.Namespace) -> 'Segmenter':
     return segment
 
 
-def _indices(text: str | None, count: int) -> range:
+def _slice_range(text: str | None, count: int) -> range:
     if text is None:
         return range(count)
     match = re.fullmatch('([0-9]*):([0-9]*)', text)

@@ -1,21 +1,23 @@
-"""Pieces of rows: what the packer places (paper section 4.3.2 and figure 13, step 1: chunks)."""
+"""Chunks of rows, the units that are packed (paper section 4.3.2 and figure 13, step 1)."""
 import numpy as np
 import torch
 from collections.abc import Iterable, Sequence
+from swift.template import MaxLengthError
 from typing import Any, NamedTuple
 
 from ..constants import IGNORE_INDEX
+from ..rows.contract import Sample
 from .seg_tensors import take_masks
 
 
-class Piece(NamedTuple):
-    """The tokens `[start, stop)` of an encoded row; most rows are one piece.
+class Chunk(NamedTuple):
+    """The tokens `[start, stop)` of an encoded row. Most rows are one chunk.
 
     Attributes:
-        start: First token of the piece within the row.
+        start: First token of the chunk within the row.
         stop: One past its last token.
-        vision_tokens: Image and video placeholder tokens among them, the load of the vision tower.
-        seg_images: Distinct images that its masks need, the load of SAM2.
+        vision_tokens: Number of image and video placeholder tokens, the load of the vision tower.
+        seg_images: Number of distinct images that its masks lie on, the load of SAM2.
     """
     start: int
     stop: int
@@ -28,21 +30,21 @@ class Piece(NamedTuple):
 
 
 def cut(length: int, limit: int, whole: Iterable[tuple[int, int]] = ()) -> list[tuple[int, int]]:
-    """Cuts a row of `length` tokens into as few stretches of at most `limit` tokens as whole stretches allow.
+    """Cuts a row of `length` tokens into as few spans of at most `limit` tokens as the unbreakable spans allow.
 
-    Every stretch but the last is as long as it can be, as in figure 13, where 7 tokens at a limit of 5 become 5 + 2.
+    Every span but the last is as long as possible, as in figure 13, where 7 tokens at a limit of 5 become 5 + 2.
 
     Args:
         length: Tokens of the row, >= 1.
-        limit: Most tokens of a stretch, >= 1.
-        whole: Stretches `(start, stop)` that no cut may fall inside: an image's tokens, or an image up to the last
-            `[SEG]` that asks for it. They may overlap, in any order.
+        limit: Most tokens of a span, >= 1.
+        whole: Unbreakable spans `(start, stop)`: the tokens of an image, or an image up to the last `[SEG]` that refers
+            to it. They may overlap, in any order.
 
     Returns:
-        Stretches `(start, stop)` that follow one another from 0 to `length`.
+        Spans `(start, stop)` that follow one another from 0 to `length`.
 
     Raises:
-        ValueError: Overlapping whole stretches together are longer than `limit`.
+        ValueError: Overlapping unbreakable spans together are longer than `limit`.
     """
     merged: list[list[int]] = []
     for start, stop in sorted(whole):
@@ -54,31 +56,31 @@ def cut(length: int, limit: int, whole: Iterable[tuple[int, int]] = ()) -> list[
         if stop - start > limit:
             raise ValueError(f'tokens {start} to {stop - 1} must stay together, and {stop - start} are more than '
                              f'{limit}')
-    stretches = []
+    spans = []
     start = 0
     while start < length:
         stop = min(start + limit, length)
-        # Back to the border of the whole stretch that the cut would fall inside.
+        # Back to the start of the unbreakable span that the cut would break.
         stop = next((first for first, last in merged if first < stop < last), stop)
-        stretches.append((start, stop))
+        spans.append((start, stop))
         start = stop
-    return stretches
+    return spans
 
 
 class Medium(NamedTuple):
-    """The tokens `[start, stop)` of an image or a video in a row, its two border tokens included."""
+    """The tokens `[start, stop)` of an image or a video in a row, including its start and end token."""
     start: int
     stop: int
     is_image: bool
 
     @property
     def num_tokens(self) -> int:
-        """Without the borders."""
+        """Placeholder tokens, without the start and end token."""
         return self.stop - self.start - 2
 
 
-def media_stretches(input_ids: Sequence[int], image_token_id: int, video_token_id: int) -> list[Medium]:
-    """The images and videos of a row whose placeholders are expanded, in order."""
+def media_spans(input_ids: Sequence[int], image_token_id: int, video_token_id: int) -> list[Medium]:
+    """Returns the images and videos of a row with expanded placeholders, in order."""
     ids = np.asarray(input_ids)
     pads = np.isin(ids, (image_token_id, video_token_id))
     borders = np.flatnonzero(np.diff(pads, prepend=False, append=False))
@@ -88,16 +90,56 @@ def media_stretches(input_ids: Sequence[int], image_token_id: int, video_token_i
     ]
 
 
-def carry_labels(packed: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Gives the last token of each piece of a cut row its target, the first token of the next piece.
+def split_row(labels: Sequence[int], media: Sequence[Medium], sample: Sample, positions: Sequence[int],
+              max_length: int | None) -> list[Chunk]:
+    """Splits an encoded row into chunks of at most `max_length` tokens; a row that fits is one chunk.
 
-    A label stands at its own token, one place after the token that predicts it. Behind the last token of a piece that
-    place is the first of whatever follows in the pack, which never has a label of its own; behind the last piece of
-    the pack it is place 0, so that labels are read in a circle. So each token is learned once, as if nothing were cut.
+    An image or a video is never split, nor is a mask's image separated from its `[SEG]`. A chunk without targets and
+    masks is dropped: it contributes no gradient.
+
+    Args:
+        labels: The labels of the row, one per token.
+        media: The row's `media_spans`.
+        sample: The segmentation side of the row.
+        positions: The position of each mask's `[SEG]`.
+        max_length: Maximum number of tokens of a chunk; None: never split.
+
+    Raises:
+        MaxLengthError: A part that must not be split is longer than `max_length`.
+    """
+    if max_length is None or len(labels) <= max_length:
+        num_vision = sum(medium.num_tokens for medium in media)
+        return [Chunk(0, len(labels), num_vision, len(sample.seg_images))]
+    images = [medium for medium in media if medium.is_image]
+    # A [SEG] may precede its image, in an earlier turn of the assistant.
+    tied = [(min(images[image].start, position), max(images[image].stop, position + 1))
+            for image, position in zip(sample.mask_images, positions)]
+    whole = [(medium.start, medium.stop) for medium in media] + tied
+    try:
+        spans = cut(len(labels), max_length, whole)
+    except ValueError as e:
+        raise MaxLengthError(f'{len(labels)} tokens cannot be cut into chunks of at most {max_length} '
+                             f'(an image stays whole, and a mask with its image): {e}.') from e
+    chunks = []
+    for start, stop in spans:
+        seg_images = {image for image, position in zip(sample.mask_images, positions) if start <= position < stop}
+        # The target of a token is the next label.
+        if seg_images or any(label != IGNORE_INDEX for label in labels[start + 1:stop + 1]):
+            num_vision = sum(medium.num_tokens for medium in media if start <= medium.start < stop)
+            chunks.append(Chunk(start, stop, num_vision, len(seg_images)))
+    return chunks or [Chunk(0, spans[0][1], 0, 0)]
+
+
+def carry_labels(packed: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Gives the last token of each chunk of a split row its target: the first token of the next chunk.
+
+    A label stands at its own token, one position after the token that predicts it. After the last token of a chunk,
+    that position is the first one of the next item in the pack, which never has a label of its own; after the last
+    chunk of the pack it is position 0, so labels wrap around. Each token is learned once, as if nothing were split.
 
     Args:
         packed: The pack, with flat lists `labels` and perhaps `loss_scale`; changed in place.
-        rows: Its items in order, with `length`, and `next_label` and `next_loss_scale` where a cut row goes on.
+        rows: Its items in order, with `length`, and `next_label` and `next_loss_scale` where a split row continues.
     """
     total = sum(row['length'] for row in rows)
     place = 0
@@ -109,19 +151,19 @@ def carry_labels(packed: dict[str, Any], rows: list[dict[str, Any]]) -> None:
                 packed['loss_scale'][place % total] = row['next_loss_scale']
 
 
-def take_piece(encoded: dict[str, Any], piece: Piece, media: list[Medium]) -> dict[str, Any]:
-    """The tokens of `piece` with the images, videos and masks that stand in them.
+def take_chunk(encoded: dict[str, Any], chunk: Chunk, media: list[Medium]) -> dict[str, Any]:
+    """Extracts a chunk of an encoded row: its tokens, and the images, videos and masks among them.
 
     Args:
-        encoded: An encoded row, not truncated; it is not changed.
-        piece: Where to cut; not inside an image, nor between a mask's image and its `[SEG]`.
-        media: The row's `media_stretches`.
+        encoded: An encoded row, not truncated; not modified.
+        chunk: One of `split_row`.
+        media: The row's `media_spans`.
 
     Returns:
-        The same keys (media and masks only where the piece has any), and `next_label` and `next_loss_scale`, the
-        target of the last token, where the row goes on with a label.
+        The same keys (media and masks only if the chunk has any); and `next_label` and `next_loss_scale`, the target of
+        the last token, if the row continues with a label.
     """
-    start, stop, length = piece.start, piece.stop, len(encoded['input_ids'])
+    start, stop, length = chunk.start, chunk.stop, len(encoded['input_ids'])
     if (start, stop) == (0, length):
         return encoded
     taken = {key: value for key, value in encoded.items() if value is not None}
@@ -129,7 +171,7 @@ def take_piece(encoded: dict[str, Any], piece: Piece, media: list[Medium]) -> di
         if key in taken:
             taken[key] = taken[key][start:stop]
     taken['length'] = stop - start
-    # The first token is the target of the piece before.
+    # The first token is a target of the previous chunk.
     taken['labels'] = [IGNORE_INDEX, *taken['labels'][1:]]
     if 'loss_scale' in taken:
         taken['loss_scale'] = [0, *taken['loss_scale'][1:]]
@@ -145,7 +187,7 @@ def take_piece(encoded: dict[str, Any], piece: Piece, media: list[Medium]) -> di
 
 
 def _take_media(taken: dict[str, Any], inside: list[bool], pixels: str, grid: str, *others: str) -> None:
-    """Keeps the images, or the videos, that stand inside a piece; `pixels` has every patch in a row."""
+    """Keeps the images, or the videos, inside a chunk; `pixels` is the key of their concatenated patches."""
     if grid not in taken:
         return
     if not any(inside):

@@ -1,26 +1,28 @@
-"""The images and videos of a row on their way to ms-swift, which opens nothing by a name that the row gives."""
+"""A row before it is tokenized: its image tags, the row contract, and its open images and videos.
+
+All functions take `swift.template.StdTemplateInputs`, the form in which ms-swift's templates see a row or a request.
+"""
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import RowError
-from ..files.errors import IMAGE_ERRORS, shown_name, unreadable
+from ..files.errors import IMAGE_ERRORS, file_repr, unreadable_file
 from ..files.images import checked_video
 from ..files.rules import file_rules
+from ..rows.contract import Sample, check_tags, parse_row
 
 IMAGE_TAG = re.compile('<img>(.+?)</img>')
-# Keys of `chat_template_kwargs` that qwen_vl_utils takes for the file itself, and for numbers of pixels.
+# Keys of `chat_template_kwargs` that qwen_vl_utils reads as the file itself, and as numbers of pixels.
 _FILE_KEYS = ('image', 'image_url', 'video')
 _PIXEL_KEYS = ('min_pixels', 'max_pixels', 'total_pixels', 'resized_height', 'resized_width')
 
 
 def move_image_tags(inputs: Any) -> None:
-    """Turns each `<img>a.png</img>` of a row without `images` into `<image>` and an entry of `images`; in place.
+    """Turns each `<img>a.png</img>` of a row without `images` into `<image>` and an entry of `images`, in place.
 
-    ms-swift does so too, but looks for the files itself, and leaves an `<image>` without an image where it finds none.
-
-    Args:
-        inputs: `swift.template.StdTemplateInputs`.
+    ms-swift does the same, but leaves an `<image>` without an image where it finds no such file.
     """
     if inputs.images:
         return
@@ -30,22 +32,52 @@ def move_image_tags(inputs: Any) -> None:
             message['content'] = IMAGE_TAG.sub('<image>', message['content'])
 
 
-def open_media(inputs: Any, row_id: str, load_image: Callable[[Any], Any]) -> None:
-    """Opens the images of a row and finds its videos, under the rules of `images.FileRules`; in place.
-
-    To do it again changes nothing.
+def check_inputs(inputs: Any, row_id: str, *, targets: bool) -> Sample:
+    """Checks a row or a request against the row contract.
 
     Args:
-        inputs: `swift.template.StdTemplateInputs`.
+        inputs: After `move_image_tags`.
         row_id: The row's name.
-        load_image: Opens an image.
+        targets: Whether its masks are training targets. The masks of a request are not read.
+
+    Returns:
+        The segmentation side of the row; for a request one without masks.
 
     Raises:
-        RowError: A file cannot be read, or must not be.
+        RowError: It breaks the contract, or has more `<image>` or `<video>` tags than images or videos.
     """
-    inputs.images = _opened(inputs.images, 'image', row_id, load_image)
+    system = [{'role': 'system', 'content': inputs.system}] if inputs.system else []
+    messages = system + inputs.messages
+    sample = Sample(row_id, (), (), ())
+    if targets:
+        row = {'messages': messages, 'images': inputs.images, 'videos': inputs.videos}
+        for key in ('masks', 'mask_images'):
+            value = inputs.extra_kwargs.get(key)
+            # They pass through Arrow as JSON text.
+            row[key] = json.loads(value) if isinstance(value, str) else value
+        sample = parse_row(row, row_id=row_id)
+    check_tags(messages, num_images=len(inputs.images), num_videos=len(inputs.videos), row_id=row_id)
+    return sample
+
+
+def open_media(inputs: Any, row_id: str, open_one: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """Opens the images of a row and checks its videos under `files.rules.FileRules`, in place.
+
+    Args:
+        inputs: After `check_inputs`.
+        row_id: The row's name.
+        open_one: Opens an image.
+
+    Returns:
+        The images at their own size. ms-swift replaces those in `inputs` by images scaled for the MLLM.
+
+    Raises:
+        RowError: A file cannot be read, or the rules refuse it.
+    """
+    inputs.images = _opened(inputs.images, 'image', row_id, open_one)
     inputs.videos = _opened(inputs.videos, 'video', row_id, checked_video)
-    _check_settings(inputs.chat_template_kwargs, row_id)
+    _check_media_settings(inputs.chat_template_kwargs, row_id)
+    return tuple(inputs.images)
 
 
 def _opened(references: list[Any], medium: str, row_id: str, open_one: Callable[[Any], Any]) -> list[Any]:
@@ -54,12 +86,12 @@ def _opened(references: list[Any], medium: str, row_id: str, open_one: Callable[
         try:
             opened.append(open_one(reference))
         except IMAGE_ERRORS as e:
-            raise unreadable(row_id, f'{medium}s[{i}]={shown_name(reference)}', e, f'{medium}-unreadable') from e
+            raise unreadable_file(row_id, f'{medium}s[{i}]={file_repr(reference)}', e, f'{medium}-unreadable') from e
     return opened
 
 
-def _check_settings(settings: dict[str, Any], row_id: str) -> None:
-    """Refuses settings of a row by which qwen_vl_utils would open another file, or blow an image up."""
+def _check_media_settings(settings: dict[str, Any], row_id: str) -> None:
+    """Refuses settings of a row that make qwen_vl_utils open another file, or enlarge an image beyond the limit."""
     most = file_rules().max_pixels
     for key, value in settings.items():
         if key in _FILE_KEYS:
@@ -68,5 +100,5 @@ def _check_settings(settings: dict[str, Any], row_id: str) -> None:
             problem, remedy = f'is more than max_image_pixels={most}', 'Lower it.'
         else:
             continue
-        raise RowError(row_id, f"'chat_template_kwargs' has {key!r}: {shown_name(value)}, which {problem}.", remedy,
+        raise RowError(row_id, f"'chat_template_kwargs' has {key!r}: {file_repr(value)}, which {problem}.", remedy,
                        'media-settings')

@@ -1,9 +1,14 @@
-"""The segmentation tensors of encoded rows: joined into a pack, padded into a batch, cut with their row."""
+"""The segmentation tensors of rows: encoded, joined into a pack, padded into a batch, cut with their row."""
+import numpy as np
 import torch
+from collections.abc import Sequence
+from PIL import Image
 from torch import Tensor
 from typing import Any
 
 from ..constants import NO_MASK
+from ..rows.contract import Sample
+from ..rows.masks import decode_mask, resize_mask
 
 SEG_KEYS = ('g_pixel_values', 'masks', 'mask_image_index', 'mask_token_index')
 
@@ -17,8 +22,47 @@ def _empty(num_rows: int, input_side: int, mask_side: int) -> dict[str, Tensor]:
     }
 
 
+def encode_masks(sample: Sample, positions: Sequence[int], images: Sequence[Image.Image], *, input_side: int,
+                 mask_side: int) -> dict[str, Tensor]:
+    """The segmentation tensors of one row.
+
+    Args:
+        sample: The row's k >= 1 masks and the n images that they lie on.
+        positions: The position of each mask's `[SEG]` among the row's tokens.
+        images: All images of the row, RGB, at their original size.
+        input_side: S, the side of SAM2's input.
+        mask_side: m, the side of SAM2's masks.
+
+    Returns:
+        `g_pixel_values` uint8 [n, 3, S, S], `masks` uint8 {0, 1} [k, 1, m, m], `mask_image_index` int64 [k], and
+        `mask_token_index` int64 [k].
+
+    Raises:
+        RowError: A mask cannot be decoded, or has another size than its image.
+    """
+    masks = []
+    for position, (entry, image) in enumerate(zip(sample.masks, sample.mask_images)):
+        size = (images[image].height, images[image].width)
+        mask = decode_mask(entry, size=size, row=sample.row, position=position)
+        masks.append(torch.from_numpy(resize_mask(mask, mask_side)))
+    pixels = [seg_pixels(images[i], input_side) for i in sample.seg_images]
+    return {
+        'g_pixel_values': torch.from_numpy(np.stack(pixels)),
+        'masks': torch.stack(masks)[:, None],
+        'mask_image_index': torch.tensor(sample.mask_image_index),
+        'mask_token_index': torch.tensor(positions),
+    }
+
+
+def seg_pixels(image: Image.Image, input_side: int) -> np.ndarray:
+    """Resizes an RGB image for SAM2, in training and inference alike: uint8 [3, S, S], S = `input_side`."""
+    # PIL's BILINEAR antialiases when downsampling.
+    shrunk = image.resize((input_side, input_side), Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(np.array(shrunk).transpose(2, 0, 1))
+
+
 def pad_masks(rows: list[dict[str, Any]], input_side: int, mask_side: int) -> dict[str, Tensor]:
-    """Batches the segmentation tensors of `rows`; a row without them has no image and no mask.
+    """Batches the segmentation tensors of `rows`, padded. A row may have none.
 
     Args:
         rows: Encoded rows with all or none of `g_pixel_values` [n, 3, S, S], `masks` [k, 1, m, m],
@@ -28,7 +72,7 @@ def pad_masks(rows: list[dict[str, Any]], input_side: int, mask_side: int) -> di
 
     Returns:
         The same keys with [B, N, 3, S, S], [B, M, 1, m, m], [B, M] and [B, M], where N and M are the largest n and k
-        (0 in a batch without masks). The tails are zeros, and `NO_MASK` in the two indices.
+        (0 in a batch without masks). The padding is zero, and `NO_MASK` in the two indices.
     """
     if not any('masks' in row for row in rows):
         return _empty(len(rows), input_side, mask_side)
@@ -42,13 +86,13 @@ def pad_masks(rows: list[dict[str, Any]], input_side: int, mask_side: int) -> di
 
 
 def pack_masks(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Joins the segmentation tensors of `rows` into those of one pack: indices shift by what stands before.
+    """Concatenates the segmentation tensors of `rows` for one pack; indices are shifted accordingly.
 
     Args:
-        rows: As in `pad_masks`, with the token counts under `length`.
+        rows: As in `pad_masks`, with their numbers of tokens under `length`.
 
     Returns:
-        The four keys without a batch axis; {} where no row has masks.
+        The four keys without a batch axis; {} if no row has masks.
     """
     joined: dict[str, list[Tensor]] = {key: [] for key in SEG_KEYS}
     num_tokens = num_images = 0
@@ -64,7 +108,7 @@ def pack_masks(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def take_masks(taken: dict[str, Any], start: int, stop: int) -> None:
-    """Keeps the masks of an encoded row whose `[SEG]` stands in `[start, stop)`, and their images; in place."""
+    """Keeps the masks of an encoded row whose `[SEG]` lies in `[start, stop)`, and their images, in place."""
     index = taken['mask_token_index']
     keep = (index >= start) & (index < stop)
     if not keep.any():

@@ -1,4 +1,4 @@
-"""How much memory and how many FLOPs a training step takes, worked out without weights, data or a GPU.
+"""Estimates the memory and the FLOPs of a training step without weights, data or a GPU.
 
-It never imports ms-swift, and reads no dataset.
+Never imports ms-swift, and reads no dataset.
 """

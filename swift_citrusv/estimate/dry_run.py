@@ -1,8 +1,8 @@
-"""One training step without weights or data, part by part, under a ledger of the memory that it would take.
+"""Runs one training step without weights or data, part by part, and counts the memory that it would take.
 
-The step runs through the real modules on PyTorch's `meta` device (`ledger` says what is put in the place of real
-kernels). What depends on the contents of tensors (where the image tokens are, which positions are supervised) is done
-with an index of the right length.
+The step runs through the real modules on PyTorch's `meta` device (`memory_tracker` replaces some kernels). Operations
+that depend on the contents of tensors (the positions of image tokens and of supervised tokens) use an index of the
+right length.
 
 Not counted: the workspaces of kernels (cuDNN, oneDNN), fragmentation, the CUDA context.
 
@@ -18,21 +18,21 @@ from torch.autograd.graph import _engine_run_backward
 from ..model.losses import LossWeights, combine, mask_losses, token_loss
 from ..model.modeling import CitrusVForConditionalGeneration
 from ..model.segmenter import Segmenter
-from .memory_tracker import Kernels, Ledger
+from .memory_tracker import SimulatedKernels, MemoryTracker
 
 _META = torch.device('meta')
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one forward pass has to do.
+    """The sizes of one forward pass.
 
     Attributes:
-        tokens: T, of the whole pass: a pack, or rows times length.
+        tokens: T, tokens of the whole pass: a pack, or rows times length.
         vision_tokens: V, image and video placeholders among them.
         supervised_tokens: n, the targets of the token loss.
         images: N, images that SAM2 encodes.
-        masks: M, at least one for each of these images.
+        masks: M, at least one for each image.
 
     Raises:
         ValueError: The numbers contradict each other.
@@ -61,15 +61,15 @@ class Load:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the step. In bytes, beyond the parameters, the optimizer and the batch.
+    """The memory of one part of the step, in bytes, without parameters, optimizer and batch.
 
     Attributes:
         name: 'vision tower', 'language model', 'SAM2' or 'head and losses'.
-        kept: What it keeps for its backward pass, its output included.
-        forward: The most that is taken, by all parts together, while it runs forward.
-        backward: The same while it runs backward; 0 where it does not.
-        gradients: How much of `backward` are gradients of parameters that this forward pass has made.
-        gathered: How many parameters ZeRO-3 has gathered at most while it runs (numbers, not bytes).
+        kept: What it keeps for its backward pass, including its output.
+        forward: The peak of all parts together while it runs forward.
+        backward: The peak of all parts together while it runs backward; 0 if it does not.
+        gradients: The gradients of parameters within `backward` that stem from this forward pass.
+        gathered: The maximum number of parameters (not bytes) that ZeRO-3 gathers while it runs.
     """
     name: str
     kept: int
@@ -83,15 +83,14 @@ class DryRun:
     """Runs a step part by part.
 
     Args:
-        model: On the meta device, in the types and with the parameters trainable that the run has, in training mode,
-            gradient checkpointing enabled or not.
-        load: What a forward pass has to do.
-        block_mask: Whether attention over a pack takes a mask T x T (sdpa) or borders (the varlen kernels).
-        autocast: The lower type where Transformers trains a model of mixed types under autocast (not DeepSpeed).
-        keep_gradients: Whether gradients of parameters stay until the end of the step; ZeRO-2 and 3 reduce each one,
-            and drop it, as soon as it is there.
-        accumulate: Whether gradients of an earlier forward pass of the step are there from the start; they are not
-            counted then.
+        model: On the meta device, with the dtypes, the frozen parameters and the gradient checkpointing of the run, in
+            training mode.
+        load: The sizes of a forward pass.
+        block_mask: Whether attention over a pack takes a mask T x T (sdpa) or sequence borders (the varlen kernels).
+        autocast: The lower dtype, if Transformers trains a model of mixed dtypes under autocast (without DeepSpeed).
+        keep_gradients: Whether gradients of parameters stay until the end of the step. ZeRO-2 and 3 reduce and free
+            each one as soon as it is computed.
+        accumulate: Whether gradients of an earlier forward pass exist from the start; they are then not counted.
     """
 
     def __init__(self,
@@ -105,40 +104,42 @@ class DryRun:
         self.model, self.load = model, load
         self.block_mask, self.autocast = block_mask, autocast
         self.keep_gradients, self.accumulate = keep_gradients, accumulate
-        self.ledger = Ledger()
+        self.tracker = MemoryTracker()
         self.batch = _batch(model, load)
         self._phases: list[tuple[str, int, int]] = []
         self._backward: list[tuple[int, int]] = []
 
     def batch_bytes(self) -> int:
-        """Of the tensors that the data loader hands over for one forward pass."""
+        """The size of the tensors that the data loader returns for one forward pass."""
         return sum(tensor.nbytes for tensor in self.batch.values())
 
     def run(self) -> list[Phase]:
-        """The parts of a step, in the order of the forward pass."""
+        """Runs the step. Returns its parts in the order of the forward pass."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         with ExitStack() as stack:
             for parameter in parameters:
                 parameter.grad = None
                 stack.callback(parameter.register_post_accumulate_grad_hook(self._note_gradient).remove)
-            self.ledger.leave_out([*self.model.parameters(), *self.model.buffers(), *self.batch.values()])
+            self.tracker.exclude([*self.model.parameters(), *self.model.buffers(), *self.batch.values()])
             if self.accumulate and self.keep_gradients:
                 for parameter in parameters:
                     parameter.grad = torch.empty_like(parameter)
-                    self.ledger.leave_out([parameter.grad])
-            stack.enter_context(self.ledger)
+                    self.tracker.exclude([parameter.grad])
+            stack.enter_context(self.tracker)
             self._step()
             for parameter in parameters:
                 parameter.grad = None
-        # The backward passes come in the opposite order.
+        # The backward passes run in the opposite order.
         self._backward.reverse()
         gathered = self._gathered([peak > 0 for peak, _ in self._backward])
         return [Phase(*ends, *back, count) for ends, back, count in zip(self._phases, self._backward, gathered)]
 
     def _gathered(self, returns: list[bool]) -> list[int]:
-        """For each part the numbers that ZeRO-3 has gathered, by whether the backward pass comes back to the part.
+        """For each part the number of parameters that ZeRO-3 gathers.
 
-        If so, all of its parameters stay for that; else they go as soon as the module is done that they belong to.
+        Args:
+            returns: For each part, whether it has a backward pass. If so, all its parameters stay gathered until then;
+                if not, the parameters of a module are freed as soon as it has run.
         """
         model, load = self.model, self.load
         parts: list[list[nn.Module]] = [
@@ -149,23 +150,23 @@ class DryRun:
         ]
         kept: dict[nn.Parameter, int] = {}
         counts = []
-        for roots, comes_back in zip(parts, returns):
-            passing = 0
-            if comes_back:
+        for roots, has_backward in zip(parts, returns):
+            temporary = 0
+            if has_backward:
                 kept.update((p, p.numel()) for root in roots for p in root.parameters())
             else:
-                # SAM2 comes in one piece: see `patches_distributed`.
-                passing = max((sum(p.numel() for p in module.parameters(recurse=isinstance(module, Segmenter)))
-                               for root in roots for module in root.modules()),
-                              default=0)
-            counts.append(sum(kept.values()) + passing)
+                # ZeRO-3 gathers SAM2 as a whole: see `plugin.distributed`.
+                temporary = max((sum(p.numel() for p in module.parameters(recurse=isinstance(module, Segmenter)))
+                                 for root in roots for module in root.modules()),
+                                default=0)
+            counts.append(sum(kept.values()) + temporary)
         return counts
 
     def _note_gradient(self, parameter: nn.Parameter) -> None:
         if not self.keep_gradients:
             parameter.grad = None
         elif not self.accumulate:
-            self.ledger.gradients += parameter.nbytes
+            self.tracker.gradients += parameter.nbytes
 
     def _step(self) -> None:
         load, frozen = self.load, not any(p.requires_grad for p in self.model.model.parameters())
@@ -178,48 +179,48 @@ class DryRun:
                 hidden = self._language(vision_leaf)
         hidden_leaf = _leaf(hidden)
         with self._forward('SAM2'):
-            drawn = self._draw(hidden_leaf) if load.masks else None
-        drawn_leaf = _leaf(drawn)
+            mask_logits = self._segment(hidden_leaf) if load.masks else None
+        masks_leaf = _leaf(mask_logits)
         with self._forward('head and losses'):
-            loss = self._loss(hidden_leaf, drawn_leaf)
-        self._backwards(loss, None)
+            loss = self._loss(hidden_leaf, masks_leaf)
+        self._run_backward(loss, None)
         del loss
-        for output, leaf in ((drawn, drawn_leaf), (hidden, hidden_leaf), (vision, vision_leaf)):
-            self._backwards(output, leaf)
-            # Gone before the next part's turn, as in autograd's own graph.
+        for output, leaf in ((mask_logits, masks_leaf), (hidden, hidden_leaf), (vision, vision_leaf)):
+            self._run_backward(output, leaf)
+            # Freed before the next part, as in autograd's own graph.
             if leaf is not None:
                 leaf.grad = None
-        del output, leaf, drawn, drawn_leaf, hidden, hidden_leaf, vision, vision_leaf
+        del output, leaf, mask_logits, masks_leaf, hidden, hidden_leaf, vision, vision_leaf
 
     @contextmanager
     def _forward(self, name: str) -> Iterator[None]:
-        before = self.ledger.live
-        self.ledger.mark()
-        with Kernels(self.autocast):
+        before = self.tracker.live
+        self.tracker.reset_peak()
+        with SimulatedKernels(self.autocast):
             yield
-        self._phases.append((name, self.ledger.live - before, self.ledger.peak))
+        self._phases.append((name, self.tracker.live - before, self.tracker.peak))
 
-    def _backwards(self, output: Tensor | None, leaf: Tensor | None) -> None:
-        self.ledger.mark()
+    def _run_backward(self, output: Tensor | None, leaf: Tensor | None) -> None:
+        self.tracker.reset_peak()
         ran = output is not None and output.requires_grad and (leaf is None or leaf.grad is not None)
         if ran:
             assert output is not None
             gradient = torch.ones_like(output) if leaf is None else leaf.grad
-            # What `backward()` calls; that would switch `Kernels` off, for a checkpoint's second forward pass too.
-            with Kernels(self.autocast):
+            # As `backward()`, which would disable `SimulatedKernels`, also for the recomputation of checkpoints.
+            with SimulatedKernels(self.autocast):
                 _engine_run_backward((output, ), (gradient, ),
                                      False,
                                      False, (),
                                      allow_unreachable=True,
                                      accumulate_grad=True)
-        self._backward.append((self.ledger.peak, self.ledger.peak_gradients) if ran else (0, 0))
+        self._backward.append((self.tracker.peak, self.tracker.peak_gradients) if ran else (0, 0))
 
-    # ---- the parts
+    # ---- The parts of the step.
 
     def _vision(self) -> Tensor:
         visual = self.model.model.visual
         side = visual.spatial_merge_size
-        # One image, near square, and a strip for the rest: only windows and borders depend on the layout.
+        # One nearly square image and a strip for the rest: only windows and borders depend on the layout.
         width = max(int(self.load.vision_tokens**0.5), 1)
         height, rest = divmod(self.load.vision_tokens, width)
         grid = torch.tensor([[1, side * height, side * width], *[[1, side, side * rest]] * bool(rest)])
@@ -227,7 +228,7 @@ class DryRun:
         frozen = not any(parameter.requires_grad for parameter in visual.parameters())
         borders = {}
         if not self.block_mask:
-            # A varlen kernel takes all windows at once.
+            # A varlen kernel processes all windows at once.
             borders['cu_window_seqlens'] = torch.tensor([0, len(pixels)], dtype=torch.int32)
             borders['window_index'] = torch.arange(self.load.vision_tokens)
         with torch.no_grad() if frozen else nullcontext():
@@ -238,13 +239,13 @@ class DryRun:
         language, num_tokens = self.model.model.language_model, self.load.tokens
         embeddings = language.embed_tokens(self.batch['input_ids'])
         if language.layers[0].gradient_checkpointing and torch.is_grad_enabled():
-            # `enable_input_require_grads`, which goes with it.
+            # As `enable_input_require_grads`, which ms-swift calls with gradient checkpointing.
             embeddings.requires_grad_(True)
         if vision is not None:
-            where = torch.empty((1, num_tokens), dtype=torch.bool, device=_META)
-            # The parts of several images are joined.
+            is_vision = torch.empty((1, num_tokens), dtype=torch.bool, device=_META)
+            # A copy, as when the features of several images are concatenated.
             joined = torch.cat([vision]).to(embeddings.dtype)
-            embeddings = embeddings.masked_scatter(where[..., None].expand_as(embeddings), joined)
+            embeddings = embeddings.masked_scatter(is_vision[..., None].expand_as(embeddings), joined)
         mask = None
         if self.block_mask:
             mask = torch.empty((1, 1, num_tokens, num_tokens), dtype=torch.bool, device=_META)
@@ -256,7 +257,7 @@ class DryRun:
             },
             use_cache=False).last_hidden_state
 
-    def _draw(self, hidden: Tensor) -> Tensor:
+    def _segment(self, hidden: Tensor) -> Tensor:
         model, load = self.model, self.load
         index = torch.empty(load.masks, dtype=torch.int64, device=_META)
         images = self.batch['g_pixel_values'].flatten(0, 1)
@@ -264,11 +265,11 @@ class DryRun:
 
     def _loss(self, hidden: Tensor, mask_logits: Tensor | None) -> Tensor:
         model = self.model
-        # One position more than targets: see `patches._keep_supervised`.
+        # One position more than targets: see `plugin.trainer`.
         index = torch.empty(self.load.supervised_tokens + 1, dtype=torch.int64, device=_META)
         logits = model.lm_head(hidden[:, index])
         if self.autocast is not None:
-            # accelerate hands out what a model gives in float32.
+            # accelerate converts the outputs of a model to float32.
             logits = logits.float()
         targets = torch.empty(self.load.supervised_tokens + 1, dtype=torch.int64, device=_META)
         tokens = token_loss(logits.flatten(0, 1), targets)
@@ -294,5 +295,5 @@ def _batch(model: CitrusVForConditionalGeneration, load: Load) -> dict[str, Tens
 
 
 def _leaf(output: Tensor | None) -> Tensor | None:
-    """The output of one part as the input of the next: the same storage, a graph of its own."""
+    """The output of one part as the input of the next: the same storage, but a separate graph."""
     return None if output is None else output.detach().requires_grad_(output.requires_grad)

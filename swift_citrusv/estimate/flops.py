@@ -1,4 +1,4 @@
-"""What a pack costs to train on, estimated in FLOPs: for balancing ranks, and for `citrusv pack-report`."""
+"""Estimates the training cost of packs in FLOPs, to balance ranks and for `citrusv pack-report`."""
 import dataclasses
 import math
 import numpy as np
@@ -14,8 +14,8 @@ from ..model.modeling import CitrusVForConditionalGeneration
 from ..model.segmenter import Segmenter
 from ..packing.packs import Packs
 
-# The backward pass of attention has five products where the forward pass has two: the scores are computed anew, then
-# come the gradients of probabilities, values, queries and keys (Dao et al. 2022, FlashAttention, algorithm 4).
+# The backward pass of attention has five matrix products, the forward pass two: it recomputes the scores, then computes
+# the gradients of probabilities, values, queries and keys (Dao et al. 2022, FlashAttention, algorithm 4).
 _ATTENTION_BACKWARD = 2.5
 # The gradients of activations and of weights each cost as much as the forward pass.
 _SAM2_TRAINING = 3
@@ -23,13 +23,13 @@ _SAM2_TRAINING = 3
 
 @dataclass(frozen=True)
 class Workload:
-    """What decides the cost of each pack; int64 `[packs]` each.
+    """The sizes that determine the cost of each pack; int64 `[packs]` each.
 
     Attributes:
         tokens: Tokens of the language model.
-        squared_lengths: The sum of the squared lengths of its pieces, since a piece attends to itself alone.
-        vision_tokens: Image and video placeholders among the tokens; the vision tower sees `merge_size ** 2` patches
-            for each.
+        squared_lengths: The sum of the squared lengths of its chunks, since a chunk attends only to itself.
+        vision_tokens: Image and video placeholders among the tokens; the vision tower processes `merge_size ** 2`
+            patches for each.
         seg_images: Images that SAM2 encodes.
     """
     tokens: np.ndarray
@@ -38,13 +38,13 @@ class Workload:
     seg_images: np.ndarray
 
     @classmethod
-    def of_pieces(cls, pieces: np.ndarray) -> 'Workload':
-        """Each piece as a pack of its own.
+    def of_chunks(cls, chunks: np.ndarray) -> 'Workload':
+        """Each chunk as a pack of its own.
 
         Args:
-            pieces: `pieces.Piece` as integers `[p, 4]`: start, stop, vision tokens, segmentation images.
+            chunks: `chunks.Chunk` as integers `[p, 4]`: start, stop, vision tokens, segmentation images.
         """
-        start, stop, vision_tokens, seg_images = pieces.astype(np.int64).reshape(-1, 4).T
+        start, stop, vision_tokens, seg_images = chunks.astype(np.int64).reshape(-1, 4).T
         length = stop - start
         return cls(length, length**2, vision_tokens, seg_images)
 
@@ -56,30 +56,29 @@ class Workload:
 
 @dataclass(frozen=True)
 class CostModel:
-    """FLOPs of one training step on a pack, a multiplication and an addition counted as two.
+    """FLOPs of one training step on a pack; a multiplication and an addition count as two.
 
-    Counted is what grows with the work: the linear layers, the attention, SAM2's image encoder. A linear layer costs
-    its forward pass once, once more for the gradient of its input where something below it is trained, and once more
-    for the gradient of its weights where they are; so the stages of the paper differ. What gradient checkpointing
-    computes twice is counted twice.
+    Counts the linear layers, the attention and SAM2's image encoder. A linear layer costs its forward pass once, once
+    more for the gradient of its input if anything before it is trained, and once more for the gradient of its weights
+    if they are trained; so the stages of the paper differ. Gradient checkpointing counts the second forward pass.
 
-    Left out, as a share of Qwen2.5-VL-7B with SAM2.1 large:
+    Not counted, with its share for Qwen2.5-VL-7B with SAM2.1 large:
 
-    - the language head, which runs at supervised positions only: 8 % of a token's forward pass at each of those;
-    - in the vision tower, what its blocks with full attention do beyond a window, because lengths do not tell how the
-      vision tokens are spread over images: 7 % of the tower's work for an image of one megapixel and 2 % of all, but
-      half of the tower's at 13 megapixels, the most that the processor allows;
+    - the language head, which runs at supervised positions only: 8 % of a token's forward pass at each of them;
+    - the full-attention blocks of the vision tower beyond a window, since lengths do not tell how the vision tokens
+      are divided among images: 7 % of the tower and 2 % of the total for an image of one megapixel, but half of the
+      tower at 13 megapixels, the processor's maximum;
     - SAM2's mask decoder and the projector: 0.2 % of an image's encoding for each mask;
     - norms, activations, position embeddings, losses and the optimizer.
 
     These are counts, not seconds: kernels reach different speeds, and attention with a dense mask (`--attn_impl sdpa`
-    or `eager`) also computes what lies between the pieces of a pack.
+    or `eager`) also computes the pairs across chunks of a pack.
 
     Attributes:
-        token: For each token of the language model.
-        squared_length: For each unit of squared length, one half of the pairs being masked (causal attention).
-        vision_token: For each vision token, in the vision tower and the aligner.
-        seg_image: For each segmentation image.
+        token: FLOPs for each token of the language model.
+        squared_length: FLOPs for each unit of squared length; half of the pairs are masked (causal attention).
+        vision_token: FLOPs for each vision token, in the vision tower and the aligner.
+        seg_image: FLOPs for each segmentation image.
     """
     token: float
     squared_length: float
@@ -88,19 +87,18 @@ class CostModel:
 
     @classmethod
     def from_model(cls, model: nn.Module) -> 'CostModel':
-        """Reads the sizes of a model, and what is trained and checkpointed, as they are now.
+        """Derives the costs from the sizes of a model, its frozen parameters and its gradient checkpointing.
 
         Args:
-            model: A `CitrusVForConditionalGeneration`, maybe within PEFT's or DDP's wrappers, on any device (`meta`
-                too).
+            model: A `CitrusVForConditionalGeneration`, possibly wrapped by PEFT or DDP, on any device (also `meta`).
 
         Raises:
-            TypeError: There is none in `model`.
+            TypeError: `model` contains no `CitrusVForConditionalGeneration`.
         """
         inner = next((module for module in model.modules() if isinstance(module, CitrusVForConditionalGeneration)),
                      None)
         if inner is None:
-            raise TypeError(f'{type(model).__name__} holds no {CitrusVForConditionalGeneration.__name__}.')
+            raise TypeError(f'{type(model).__name__} contains no {CitrusVForConditionalGeneration.__name__}.')
         text, vision, visual = inner.config.text_config, inner.config.vision_config, inner.model.visual
         window = (vision.window_size // vision.patch_size)**2
         # In the order of the forward pass, because a layer's input needs a gradient if anything before it is trained.
@@ -109,7 +107,7 @@ class CostModel:
         aligner = _passes([visual.merger], blocks.trained)
         embedding = _passes([inner.get_input_embeddings()], aligner.trained)
         layers = _passes(inner.model.language_model.layers, embedding.trained)
-        # A product of n x d and d x n is 2 * n**2 * d, and attention has two of them. The causal mask leaves a half.
+        # A product of n x d and d x n takes 2 * n**2 * d, and attention has two. The causal mask leaves half of it.
         head_width = getattr(text, 'head_dim', None) or text.hidden_size // text.num_attention_heads
         pair = 2 * text.num_attention_heads * head_width
         patch = stem.linear + blocks.linear + 4 * window * vision.hidden_size * blocks.attention
@@ -126,20 +124,25 @@ class CostModel:
 
 
 def _kept(named_modules: Iterable[tuple[str, nn.Module]]) -> Iterator[nn.Module]:
-    """Leaves out what PEFT's modules_to_save keeps beside the copy that it trains."""
+    """The modules without the frozen originals that PEFT keeps for modules_to_save."""
     return (module for name, module in named_modules if 'original_module' not in name.split('.'))
 
 
 class _Passes(NamedTuple):
-    """Work on some layers: FLOPs of their linear parts at one position, and how often their attention runs forward
-    (the backward pass counted as so many), summed over the layers; and whether anything up to their end is trained."""
+    """The work of consecutive layers.
+
+    Attributes:
+        linear: FLOPs of their linear parts at one position, forward and backward.
+        attention: Attention passes of all layers, in units of a forward pass.
+        trained: Whether these layers or anything before them is trained.
+    """
     linear: float
     attention: float
     trained: bool
 
 
 def _passes(layers: Iterable[nn.Module], trained: bool) -> _Passes:
-    """What a step does on layers in the order of the forward pass; `trained`: whether anything before them is."""
+    """The work of a step on layers in forward order; `trained`: whether anything before them is trained."""
     linear = attention = 0.
     for layer in layers:
         forward = backward = 0.
@@ -149,7 +152,7 @@ def _passes(layers: Iterable[nn.Module], trained: bool) -> _Passes:
                 forward += flops
                 backward += flops * (trained + module.weight.requires_grad)
             trained = trained or any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-        # Checkpointed activations are computed a second time, if there is a backward pass at all.
+        # Checkpointed activations are recomputed if there is a backward pass.
         num_forward = 1 + (trained and getattr(layer, 'gradient_checkpointing', False))
         linear += num_forward * forward + backward
         attention += num_forward + trained * _ATTENTION_BACKWARD
@@ -157,14 +160,14 @@ def _passes(layers: Iterable[nn.Module], trained: bool) -> _Passes:
 
 
 def _num_weights(module: nn.Linear | nn.Conv3d) -> int:
-    # Not weight.numel(): ZeRO-3 and quantization leave it another shape.
+    # Not weight.numel(): ZeRO-3 and quantization change the shape.
     if isinstance(module, nn.Linear):
         return module.in_features * module.out_features
     return module.in_channels * module.out_channels * math.prod(module.kernel_size)
 
 
 def _sam2_flops(modules: Iterable[nn.Module]) -> float:
-    """FLOPs of a step for each image of the segmenter among `modules`."""
+    """FLOPs of a training step for each image, of the segmenter among `modules`."""
     segmenter = next(module for module in modules if isinstance(module, Segmenter))
     forward = sam2_forward_flops(segmenter.preset)
     if not any(parameter.requires_grad for parameter in segmenter.image_encoder.parameters()):
@@ -174,7 +177,7 @@ def _sam2_flops(modules: Iterable[nn.Module]) -> float:
 
 @lru_cache
 def sam2_forward_flops(preset: str) -> int:
-    """FLOPs of SAM2's image encoder for one image, counted on a model without weights.
+    """FLOPs of SAM2's image encoder for one image, counted on the `meta` device.
 
     Args:
         preset: One of `segmenter.PRESETS`.

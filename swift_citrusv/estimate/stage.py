@@ -1,4 +1,4 @@
-"""What a stage of the paper trains, as its stage file says, on a model that ms-swift has not seen."""
+"""Freezes what a training stage of the paper freezes, without ms-swift."""
 import yaml
 from torch import nn
 
@@ -8,10 +8,10 @@ _ALIGNER, _VIT, _LLM = 'model.visual.merger.', 'model.visual.', ('model.', 'lm_h
 
 
 def freeze_as_stage(model: nn.Module, stage: int) -> None:
-    """Freezes what `templates/stageN.yaml` freezes.
+    """Freezes the parameters that `templates/stageN.yaml` freezes.
 
     Args:
-        model: A `CitrusVForConditionalGeneration`, all trainable.
+        model: A `CitrusVForConditionalGeneration` with all parameters trainable.
         stage: 1 to 4.
     """
     with open(templates_dir() / f'stage{stage}.yaml', encoding='utf-8') as file:

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
-from .dicom_size import DEFLATED, check_deflated, code_size
-from .errors import REPAIR, FileError, medical_package, reading
+from .dicom_size import DEFLATED, check_inflated_size, compressed_frame_size
+from .errors import REPAIR_REMEDY, FileError, import_medical, reader_errors
 from .rules import FileRules
-from .windowing import AUTO, PERCENTILE, PRESETS, Window, grey_values
+from .windowing import AUTO, PERCENTILE, PRESETS, Window, apply_window
 
 _JPEG_LS = '1.2.840.10008.1.2.4.8'
 # Compressed syntaxes by the start of their UID, with packages that decode what pydicom and PIL alone do not.
@@ -47,10 +47,10 @@ class DicomFile:
     """
 
     def __init__(self, source: Any, rules: FileRules, force: bool = False) -> None:
-        medical_package('pydicom')
+        import_medical('pydicom')
         self._source = source
         self._max_pixels = rules.max_pixels
-        with reading_dicom():
+        with dicom_errors():
             self.header = self._read_header(force)
             frames = self.header.get('NumberOfFrames')
             # Absent or empty: one.
@@ -60,7 +60,7 @@ class DicomFile:
             rows, columns, samples = (int(self._required(name)) for name in ('Rows', 'Columns', 'SamplesPerPixel'))
             photometric = str(self._required('PhotometricInterpretation'))
         if rows < 1 or columns < 1 or self.num_frames < 1:
-            raise FileError(f'it has {rows} rows, {columns} columns and {self.num_frames} frames', REPAIR,
+            raise FileError(f'it has {rows} rows, {columns} columns and {self.num_frames} frames', REPAIR_REMEDY,
                             'medical-file')
         if rows * columns > rules.max_pixels:
             raise FileError(f'it has {columns} x {rows} pixels, more than max_image_pixels={rules.max_pixels}',
@@ -94,13 +94,13 @@ class DicomFile:
                 pixels = apply_color_lut(pixels, self.header)[..., :3]
         if pixels.shape[:2] != self.size:
             raise FileError(f'its pixels have the shape {list(pixels.shape)}, its header says {list(self.size)}',
-                            REPAIR, 'medical-file')
+                            REPAIR_REMEDY, 'medical-file')
         return pixels
 
     def values(self, pixels: np.ndarray, frame: int) -> np.ndarray:
         """Stored grey values as the device means them (of a CT: Hounsfield units), by the modality LUT."""
         from pydicom.pixels import apply_modality_lut
-        with reading_dicom():
+        with dicom_errors():
             if self.header.get('ModalityLUTSequence'):
                 return apply_modality_lut(pixels, self.header)
             item = self.item('PixelValueTransformationSequence', frame)
@@ -114,7 +114,7 @@ class DicomFile:
 
         Args:
             frame: Counted from 0.
-            window: What the row asks for, if it does: see `windows.FORMS`.
+            window: What the row asks for, if it does: see `windowing.WINDOW_FORMS`.
             default: What the run has set; colours pass it over.
 
         Raises:
@@ -126,14 +126,14 @@ class DicomFile:
             raise FileError(f'it is a colour image ({self.photometric}), for which a window means nothing',
                             "Leave 'window' out.", 'image-window')
         window = default if window is None else window
-        with reading_dicom():
+        with dicom_errors():
             modality = self.header.get('Modality')
         if isinstance(window, str) and window in PRESETS and modality not in (None, '', 'CT'):
             raise FileError(f"the window '{window}' is for CT (Hounsfield units), and its modality is {modality}",
                             _OTHER_WINDOW, 'image-window')
         if window != AUTO:
             return window
-        with reading_dicom():
+        with dicom_errors():
             by_table = self.item('FrameVOILUTSequence', frame).get('VOILUTSequence')
         return AUTO if by_table else self.own_window(frame) or PERCENTILE
 
@@ -157,7 +157,7 @@ class DicomFile:
         if window == AUTO:
             grey = self._by_table(values, self.item('FrameVOILUTSequence', frame))
         else:
-            grey = grey_values(values, window, self._valid(pixels))
+            grey = apply_window(values, window, self._valid(pixels))
         return 255 - grey if self.photometric == 'MONOCHROME1' else grey
 
     def own_window(self, frame: int) -> Window | None:
@@ -166,7 +166,7 @@ class DicomFile:
         Raises:
             FileError: One that makes no sense, e.g. of width 0.
         """
-        with reading_dicom():
+        with dicom_errors():
             item = self.item('FrameVOILUTSequence', frame)
             level, width = _first(item.get('WindowCenter')), _first(item.get('WindowWidth'))
             function = str(item.get('VOILUTFunction') or 'LINEAR')
@@ -181,7 +181,7 @@ class DicomFile:
 
     def _by_table(self, values: np.ndarray, item: Any) -> np.ndarray:
         from pydicom.pixels import apply_voi
-        with reading_dicom():
+        with dicom_errors():
             bits = int(item.VOILUTSequence[0].LUTDescriptor[2])
             table = apply_voi(np.rint(values).astype(np.int64), item)
         return np.rint(table.astype(np.float64) * 255 / (2**bits - 1)).clip(0, 255).astype(np.uint8)
@@ -191,7 +191,7 @@ class DicomFile:
         padding = self.header.get('PixelPaddingValue')
         if padding is None:
             return None
-        with reading_dicom():
+        with dicom_errors():
             limit = self.header.get('PixelPaddingRangeLimit')
             low, high = sorted((int(padding), int(padding if limit is None else limit)))
             return (pixels < low) | (pixels > high)
@@ -214,7 +214,7 @@ class DicomFile:
 
     def item(self, sequence: str, frame: int) -> Any:
         """What describes a frame: its own or the shared item of an enhanced image, else the header."""
-        with reading_dicom():
+        with dicom_errors():
             own = self.header.get('PerFrameFunctionalGroupsSequence') or ()
             shared = self.header.get('SharedFunctionalGroupsSequence') or ()
             for groups in (own[frame:frame + 1], shared[:1]):
@@ -228,7 +228,7 @@ class DicomFile:
         if isinstance(self._source, Dataset):
             return self._source
         with self._stream() as stream:
-            check_deflated(stream, self._max_pixels)
+            check_inflated_size(stream, self._max_pixels)
             return dcmread(stream, stop_before_pixels=True, force=force)
 
     @property
@@ -266,26 +266,26 @@ class DicomFile:
             source.seek(0)
         # Without the marker of its end, the decoder reads on behind the stream, for seconds.
         if self._syntax.startswith(_JPEG_LS) and b'\xff\xd9' not in code[-4:]:
-            raise FileError(f'its frame {frame} is cut short', REPAIR, 'medical-file')
-        size = code_size(code)
+            raise FileError(f'its frame {frame} is cut short', REPAIR_REMEDY, 'medical-file')
+        size = compressed_frame_size(code)
         if size != self.size:
             claim = 'of no known size' if size is None else f'of [height, width] {list(size)}'
             raise FileError(
                 f'its frame {frame} is {claim} where it is compressed ({self._syntax}), and of '
-                f'{list(self.size)} by its header', REPAIR, 'medical-file')
+                f'{list(self.size)} by its header', REPAIR_REMEDY, 'medical-file')
 
     def _decoding(self) -> Any:
         package = next((name for start, name in _DECODERS.items() if self._syntax.startswith(start)), None)
         if package is None:
-            return reading_dicom()
-        return reading_dicom(f"Where the file is whole, a decoder is missing: pip install {package}; or save it "
+            return dicom_errors()
+        return dicom_errors(f"Where the file is whole, a decoder is missing: pip install {package}; or save it "
                              'uncompressed.')
 
 
-def reading_dicom(remedy: str = REPAIR) -> Any:
-    """Turns what pydicom raises on a broken file into a FileError (`extras.reading`)."""
+def dicom_errors(remedy: str = REPAIR_REMEDY) -> Any:
+    """Turns what pydicom raises on a broken file into a FileError (`extras.reader_errors`)."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
-    return reading('DICOM', BytesLengthException, InvalidDicomError, remedy=remedy)
+    return reader_errors('DICOM', BytesLengthException, InvalidDicomError, remedy=remedy)
 
 
 def _first(value: Any) -> Any:

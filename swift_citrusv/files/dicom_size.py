@@ -10,7 +10,7 @@ DEFLATED = '1.2.840.10008.1.2.1.99'
 _JPEG_2000 = b'\xff\x4f\xff\x51'
 
 
-def check_deflated(stream: BinaryIO, max_pixels: int) -> None:
+def check_inflated_size(stream: BinaryIO, max_pixels: int) -> None:
     """Measures a file of the deflated transfer syntax, which pydicom inflates whole. The stream is then at its start.
 
     Args:
@@ -35,7 +35,7 @@ def check_deflated(stream: BinaryIO, max_pixels: int) -> None:
     stream.seek(0)
 
 
-def code_size(code: bytes) -> tuple[int, int] | None:
+def compressed_frame_size(code: bytes) -> tuple[int, int] | None:
     """(height, width) that a JPEG, JPEG-LS or JPEG 2000 frame claims for itself; None where it claims none.
 
     Source: ISO 10918-1, B.2.2 (SOF); ISO 14495-1, C.2.2 (SOF55); ISO 15444-1, A.5.1.

@@ -14,7 +14,7 @@ from ..errors import RowError
 # what names no file at all.
 IMAGE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError,
                 ArithmeticError, Image.DecompressionBombError)
-REPAIR = 'Repair or remove the file.'
+REPAIR_REMEDY = 'Repair or remove the file.'
 # Beside what PIL raises: streams that are cut short, and headers that do not fit their format.
 _STREAM_ERRORS = (EOFError, struct.error, zlib.error)
 
@@ -28,7 +28,7 @@ class FileError(OSError):
         self.kind = kind
 
 
-def unreadable(row: str, what: str, error: Exception, kind: str, remedy: str = REPAIR) -> RowError:
+def unreadable_file(row: str, what: str, error: Exception, kind: str, remedy: str = REPAIR_REMEDY) -> RowError:
     """The error of a row whose file cannot be used.
 
     Args:
@@ -44,7 +44,7 @@ def unreadable(row: str, what: str, error: Exception, kind: str, remedy: str = R
                     getattr(error, 'kind', kind))
 
 
-def shown_name(reference: Any) -> str:
+def file_repr(reference: Any) -> str:
     """A repr of what a row has in the place of a file, cut where it holds the file itself."""
     if isinstance(reference, dict):
         reference = reference.get('path') or reference.get('bytes')
@@ -53,7 +53,7 @@ def shown_name(reference: Any) -> str:
     return repr(reference)[:300]
 
 
-def medical_package(name: str) -> Any:
+def import_medical(name: str) -> Any:
     """Imports pydicom, nibabel, highdicom or a module of theirs.
 
     Raises:
@@ -67,7 +67,7 @@ def medical_package(name: str) -> Any:
 
 
 @contextmanager
-def reading(what: str, *errors: type[Exception], remedy: str = REPAIR) -> Iterator[None]:
+def reader_errors(what: str, *errors: type[Exception], remedy: str = REPAIR_REMEDY) -> Iterator[None]:
     """Turns what a library raises on a broken file into a FileError of kind 'medical-file'.
 
     Args:

@@ -10,8 +10,8 @@ from io import BytesIO
 from PIL import Image, UnidentifiedImageError
 from typing import Any
 
-from .errors import REPAIR, FileError
-from .medical import kind_of, open_medical, open_object
+from .errors import REPAIR_REMEDY, FileError
+from .medical import medical_format, open_medical, open_object
 from .rules import URL, FileRules, file_rules
 
 _DATA_URL = re.compile(r'data:[^,]{0,200};base64,')
@@ -161,7 +161,7 @@ def _open_text(text: str, rules: FileRules) -> Image.Image:
 
 
 def _opened(file: str | BytesIO, rules: FileRules, fragment: str = '', labels: bool = False) -> Image.Image:
-    kind = kind_of(file)
+    kind = medical_format(file)
     if kind is not None:
         return _checked(open_medical(file, kind, rules, fragment, labels), rules)
     if fragment and isinstance(file, str):
@@ -222,6 +222,6 @@ def _download(url: str, max_bytes: int) -> BytesIO:
             for part in response.iter_content(1 << 20):
                 content.write(part)
                 if content.tell() > max_bytes:
-                    raise FileError(f'the server sends more than {max_bytes} bytes', REPAIR, 'too-many-pixels')
+                    raise FileError(f'the server sends more than {max_bytes} bytes', REPAIR_REMEDY, 'too-many-pixels')
     content.seek(0)
     return content

@@ -26,8 +26,8 @@ from urllib.parse import parse_qsl
 
 from .errors import FileError
 from .rules import FileRules
-from .slices import PLANES, PlaneView
-from .windowing import FORMS, Window, as_rgb, parse_window, to_image
+from .slices import PLANES, SliceOrientation
+from .windowing import WINDOW_FORMS, Window, rgb_image, parse_window, array_to_image
 
 DICOM, NIFTI = 'DICOM', 'NIFTI'
 _KEYS = {DICOM: ('frame', 'window'), NIFTI: ('plane', 'index', 'volume', 'window')}
@@ -38,7 +38,7 @@ _NUMBER = re.compile('[0-9]{1,9}')
 
 
 @dataclass(frozen=True)
-class Selection:
+class SliceSelection:
     """What a row's name asks for behind its `#`; None: nothing."""
     frame: int | None = None
     plane: str | None = None
@@ -47,7 +47,7 @@ class Selection:
     window: str | Window | None = None
 
     @classmethod
-    def parse(cls, fragment: str, kind: str) -> 'Selection':
+    def parse(cls, fragment: str, kind: str) -> 'SliceSelection':
         """Reads a fragment.
 
         Args:
@@ -77,7 +77,7 @@ class Selection:
             try:
                 values['window'] = parse_window(values['window'])
             except ValueError as e:
-                raise FileError(f"'#{fragment}': {e}", FORMS, 'image-window') from None
+                raise FileError(f"'#{fragment}': {e}", WINDOW_FORMS, 'image-window') from None
         return cls(**values)
 
 
@@ -107,12 +107,12 @@ class MedicalImage(Image.Image):
     def load(self) -> Any:
         if self._read is not None:
             values = self._read()
-            self.im = (as_rgb(values) if self.mode == 'RGB' else Image.fromarray(values)).im
+            self.im = (rgb_image(values) if self.mode == 'RGB' else Image.fromarray(values)).im
             self._read = None
         return super().load()
 
 
-def kind_of(file: str | BytesIO) -> str | None:
+def medical_format(file: str | BytesIO) -> str | None:
     """'DICOM', 'NIFTI', or None for any other file, by its first bytes; a DICOM file without its preamble by its name.
 
     Args:
@@ -149,7 +149,7 @@ def open_medical(source: Any, kind: str, rules: FileRules, fragment: str = '', l
 
     Args:
         source: A path, a file's bytes, or pydicom's `Dataset`.
-        kind: As `kind_of` says.
+        kind: As `medical_format` says.
         rules: What may be opened, and the window of this run.
         fragment: What stands behind the `#`.
         labels: A label map, for masks: the values themselves instead of an image, int32.
@@ -157,14 +157,14 @@ def open_medical(source: Any, kind: str, rules: FileRules, fragment: str = '', l
     Raises:
         FileError: The file, or what is asked of it, cannot be had; where only pixels tell, it is raised on loading.
     """
-    selection = Selection.parse(fragment, kind)
+    selection = SliceSelection.parse(fragment, kind)
     return (_open_dicom if kind == DICOM else _open_nifti)(source, rules, selection, labels)
 
 
-def _open_dicom(source: Any, rules: FileRules, selection: Selection, labels: bool) -> MedicalImage:
+def _open_dicom(source: Any, rules: FileRules, selection: SliceSelection, labels: bool) -> MedicalImage:
     from .dicom import DicomFile
     file = DicomFile(source, rules, force=isinstance(source, str))
-    frame = chosen('frame', selection.frame, file.num_frames, DICOM, 'frames')
+    frame = select_index('frame', selection.frame, file.num_frames, DICOM, 'frames')
     if labels:
         if file.colours:
             raise FileError('it has colours, and no labels', 'Name a grey image of labels.', 'medical-file')
@@ -173,14 +173,14 @@ def _open_dicom(source: Any, rules: FileRules, selection: Selection, labels: boo
     return MedicalImage(file.size, DICOM, partial(file.image, frame, window))
 
 
-def _open_nifti(source: Any, rules: FileRules, selection: Selection, labels: bool) -> MedicalImage:
+def _open_nifti(source: Any, rules: FileRules, selection: SliceSelection, labels: bool) -> MedicalImage:
     from .nifti import NiftiFile
     file = NiftiFile(source, rules)
     plane = selection.plane or PLANES[0]
-    view = PlaneView.of(file.affine, file.shape, plane)
-    volume = chosen('volume', selection.volume, file.num_volumes, NIFTI, 'volumes')
-    index = chosen('index', selection.index, len(view), NIFTI, f'{plane} slices')
-    check_pixels(view.size, rules)
+    view = SliceOrientation.of(file.affine, file.shape, plane)
+    volume = select_index('volume', selection.volume, file.num_volumes, NIFTI, 'volumes')
+    index = select_index('index', selection.index, len(view), NIFTI, f'{plane} slices')
+    check_slice_size(view.size, rules)
     if file.colours and (labels or selection.window is not None):
         raise FileError('it has colours, and no ' + ('labels' if labels else 'window'),
                         "Leave 'window' out." if not labels else 'Name a volume of labels.', 'medical-file')
@@ -190,14 +190,14 @@ def _open_nifti(source: Any, rules: FileRules, selection: Selection, labels: boo
     return MedicalImage(view.size, NIFTI, partial(file.image, view, index, volume, window))
 
 
-def check_pixels(size: tuple[int, int], rules: FileRules) -> None:
+def check_slice_size(size: tuple[int, int], rules: FileRules) -> None:
     """Raises a FileError where a slice (height, width) is larger than the rules allow."""
     if size[0] * size[1] > rules.max_pixels:
         raise FileError(f'its slices have {size[1]} x {size[0]} pixels, more than max_image_pixels={rules.max_pixels}',
                         'Cut it into parts; raise max_image_pixels only for files that you trust.', 'too-many-pixels')
 
 
-def chosen(key: str, value: int | None, count: int, kind: str, what: str) -> int:
+def select_index(key: str, value: int | None, count: int, kind: str, what: str) -> int:
     """Which of several frames, slices or volumes is meant: `value`, or the only one.
 
     Raises:
@@ -221,9 +221,9 @@ def _as_labels(values: np.ndarray) -> np.ndarray:
 
 
 def open_object(reference: Any, rules: FileRules) -> Image.Image | None:
-    """An image from a Python object: an array (`windows.to_image`), or pydicom's `Dataset`; None from any other."""
+    """An image from a Python object: an array (`windows.array_to_image`), or pydicom's `Dataset`; None from any other."""
     if isinstance(reference, np.ndarray):
-        return to_image(reference)
+        return array_to_image(reference)
     # Who has no pydicom has no such object.
     if type(reference).__module__.partition('.')[0] == 'pydicom':
         return open_medical(reference, DICOM, rules)

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import IO, Any
 
-from .errors import FileError, medical_package, reading
+from .errors import FileError, import_medical, reader_errors
 from .rules import FileRules
-from .slices import PlaneView
-from .windowing import AUTO, PERCENTILE, Window, grey_values
+from .slices import SliceOrientation
+from .windowing import AUTO, PERCENTILE, Window, apply_window
 
 GZIP = b'\x1f\x8b'
 # Header sizes of NIfTI-1 and NIfTI-2; where their magic stands, and what it is in files that hold their data too.
@@ -57,7 +57,7 @@ class NiftiFile:
     """
 
     def __init__(self, file: str | BytesIO, rules: FileRules) -> None:
-        nibabel = medical_package('nibabel')
+        nibabel = import_medical('nibabel')
         self._file = file
         self._values: np.ndarray | None = None
         with self._reading(), self._opened() as stream:
@@ -119,7 +119,7 @@ class NiftiFile:
         with self._reading(), self._opened() as stream:
             self._values = self._proxy(stream)[..., volume]
 
-    def values(self, view: PlaneView, index: int, volume: int = 0) -> np.ndarray:
+    def values(self, view: SliceOrientation, index: int, volume: int = 0) -> np.ndarray:
         """A slice as the array holds it, scaled as the header says.
 
         Returns:
@@ -138,7 +138,7 @@ class NiftiFile:
             return plane
         return plane.astype(np.float64) * self._slope + self._inter
 
-    def image(self, view: PlaneView, index: int, volume: int, window: str | Window) -> np.ndarray:
+    def image(self, view: SliceOrientation, index: int, volume: int, window: str | Window) -> np.ndarray:
         """A slice as it is shown: uint8 [h, w], or [h, w, 3] of colours, which no window changes.
 
         Percentiles are the slice's own, here and in training.
@@ -148,7 +148,7 @@ class NiftiFile:
             return values
         if window == AUTO:
             window = self.own_window or PERCENTILE
-        return grey_values(values, window)
+        return apply_window(values, window)
 
     # ---- reading
 
@@ -183,7 +183,7 @@ class NiftiFile:
         from nibabel.filebasedimages import ImageFileError
         from nibabel.spatialimages import HeaderDataError, ImageDataError
         from nibabel.wrapstruct import WrapStructError
-        return reading('NIfTI', ImageFileError, HeaderDataError, ImageDataError, WrapStructError)
+        return reader_errors('NIfTI', ImageFileError, HeaderDataError, ImageDataError, WrapStructError)
 
 
 def _mended(header: Any) -> Any:

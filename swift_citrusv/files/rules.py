@@ -10,7 +10,7 @@ from stat import S_ISREG
 
 from ..settings import SettingError, Settings
 from .errors import FileError
-from .windowing import FORMS, Window, parse_window
+from .windowing import WINDOW_FORMS, Window, parse_window
 
 URL = ('http://', 'https://')
 # Longer than any name of a file.
@@ -133,7 +133,7 @@ def _file_rules(env: tuple[tuple[str, str], ...]) -> FileRules:
     try:
         parse_window(settings.image_window)
     except ValueError as e:
-        raise SettingError(f'Setting image_window={settings.image_window!r}: {e}. {FORMS}') from None
+        raise SettingError(f'Setting image_window={settings.image_window!r}: {e}. {WINDOW_FORMS}') from None
     return FileRules(root, settings.allow_urls, settings.max_image_pixels, image_dir, settings.max_volume_voxels,
                      settings.image_window)
 

@@ -15,7 +15,7 @@ import numpy as np
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .errors import FileError, medical_package
+from .errors import FileError, import_medical
 
 # Each with its axis in RAS+, and the axes that run down and along its rows when it is shown.
 _PLANES = {'axial': (2, 1, 0), 'coronal': (1, 2, 0), 'sagittal': (0, 2, 1)}
@@ -23,7 +23,7 @@ PLANES = tuple(_PLANES)
 
 
 @dataclass(frozen=True)
-class PlaneView:
+class SliceOrientation:
     """How the slices of a plane lie in an array.
 
     Attributes:
@@ -43,7 +43,7 @@ class PlaneView:
     columns_flipped: bool = False
 
     @classmethod
-    def of(cls, affine: np.ndarray, shape: Sequence[int], plane: str) -> 'PlaneView':
+    def of(cls, affine: np.ndarray, shape: Sequence[int], plane: str) -> 'SliceOrientation':
         """The view of a plane.
 
         Args:
@@ -56,7 +56,7 @@ class PlaneView:
         """
         if plane not in _PLANES:
             raise FileError(f'it has no plane {plane!r}', f'The planes are {", ".join(PLANES)}.', 'image-fragment')
-        nibabel = medical_package('nibabel.orientations')
+        nibabel = import_medical('nibabel.orientations')
         orientation = nibabel.io_orientation(affine) if np.isfinite(affine).all() else np.full((3, 2), np.nan)
         if np.isnan(orientation).any():
             raise FileError(f'its affine {np.asarray(affine).tolist()} does not say how the volume lies in the body',

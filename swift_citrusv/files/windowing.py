@@ -11,7 +11,7 @@ from PIL import Image
 AUTO, PERCENTILE = 'auto', 'percentile'
 # Level and width in Hounsfield units, as radiologists commonly set them (A. Murphy, "Windowing (CT)", Radiopaedia).
 PRESETS = {'lung': (-600, 1500), 'bone': (400, 1800), 'brain': (40, 80), 'soft_tissue': (50, 400)}
-FORMS = (f"Give '{AUTO}' (the file's own window, else percentiles), '{PERCENTILE}', a preset for CT "
+WINDOW_FORMS = (f"Give '{AUTO}' (the file's own window, else percentiles), '{PERCENTILE}', a preset for CT "
          f"({', '.join(PRESETS)}), or level and width, e.g. '40,400'.")
 # What PERCENTILE shows: the few values outside are dirt, metal and noise.
 _LOW, _HIGH = .5, 99.5
@@ -69,7 +69,7 @@ def parse_window(text: str) -> str | Window:
         'auto', 'percentile' or the name of a preset as it is, anything else as a `Window`.
 
     Raises:
-        ValueError: None of the forms of `FORMS`.
+        ValueError: None of the forms of `WINDOW_FORMS`.
     """
     name = text.strip().lower()
     if name in (AUTO, PERCENTILE, *PRESETS):
@@ -83,7 +83,7 @@ def parse_window(text: str) -> str | Window:
     raise ValueError(f'{text!r} is no window')
 
 
-def grey_values(values: np.ndarray, window: str | Window = PERCENTILE, valid: np.ndarray | None = None) -> np.ndarray:
+def apply_window(values: np.ndarray, window: str | Window = PERCENTILE, valid: np.ndarray | None = None) -> np.ndarray:
     """Windows an image.
 
     Args:
@@ -110,7 +110,7 @@ def grey_values(values: np.ndarray, window: str | Window = PERCENTILE, valid: np
     return _bytes((values - low) / (high - low))
 
 
-def to_image(array: np.ndarray, window: str | Window | None = None) -> Image.Image:
+def array_to_image(array: np.ndarray, window: str | Window | None = None) -> Image.Image:
     """An image from an array.
 
     Args:
@@ -132,15 +132,15 @@ def to_image(array: np.ndarray, window: str | Window | None = None) -> Image.Ima
         try:
             window = parse_window(window)
         except ValueError as e:
-            raise ValueError(f'{e}. {FORMS}') from None
+            raise ValueError(f'{e}. {WINDOW_FORMS}') from None
     if window is None and array.dtype == np.uint8:
-        return as_rgb(array)
+        return rgb_image(array)
     if colours and (window is None or window in (AUTO, PERCENTILE)):
         raise ValueError(f'A colour image is an array of {array.dtype}. Give uint8, or a window: level and width.')
-    return as_rgb(grey_values(array, PERCENTILE if window is None else window))
+    return rgb_image(apply_window(array, PERCENTILE if window is None else window))
 
 
-def as_rgb(values: np.ndarray) -> Image.Image:
+def rgb_image(values: np.ndarray) -> Image.Image:
     """An RGB image from uint8 [h, w] or [h, w, 3]."""
     image = Image.fromarray(np.ascontiguousarray(values))
     return image if image.mode == 'RGB' else image.convert('RGB')

@@ -1,26 +1,26 @@
-"""What `swift infer` writes and prints of an answer with masks."""
+"""The output of `swift infer` for answers with masks: result rows, and lines on the console."""
 import json
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from ..errors import RowError
-from ..files.errors import IMAGE_ERRORS, shown_name, unreadable
+from ..files.errors import IMAGE_ERRORS, file_repr, unreadable_file
 from ..files.images import open_image
 
-# The columns of the row contract, and where the result keeps what the row itself has there.
+# Columns of the row contract, and the columns of the result that keep the row's own values.
 _TARGETS = {'masks': 'label_masks', 'mask_images': 'label_mask_images'}
 
 
 def complete_row(row: dict[str, Any], message: Any) -> None:
-    """Adds an answer's masks to the row that it answers, in place.
+    """Adds an answer's masks to its row, in place.
 
-    `masks` are the predicted ones from here on, and `overlays` their pictures, where a folder is set for them. The
-    row's own targets move to `label_masks` and `label_mask_images`.
+    `masks` then holds the predicted masks, and `overlays` their pictures if `overlay_dir` is set. The row's own targets
+    move to `label_masks` and `label_mask_images`.
 
     Args:
         row: A row of a data set, whose targets have come through Arrow as JSON text, or a question of a user.
-        message: Has `masks` and `overlays`; None where there is no answer.
+        message: The message with `masks` and `overlays`; None if there is no answer.
     """
     for key, label in _TARGETS.items():
         if key in row:
@@ -33,27 +33,27 @@ def complete_row(row: dict[str, Any], message: Any) -> None:
 
 
 def note_error(row: dict[str, Any], error: Exception) -> None:
-    """Gives a row that cannot be answered an `error`, and no masks, in place (`--strict false`)."""
+    """Adds an `error` and no masks to a row that failed, in place (`--strict false`)."""
     complete_row(row, None)
     row['error'] = str(error) if isinstance(error, RowError) else f'{type(error).__name__}: {error}'
 
 
 def unusable_image(reference: str) -> str | None:
-    """What is wrong with an image that a user names; None where nothing is. Its pixels are not decoded."""
+    """Returns the problem with an image that a user named, or None. Pixels are not decoded."""
     try:
         open_image(reference).close()
     except IMAGE_ERRORS as e:
-        error = unreadable('The image', shown_name(reference), e, 'image-unreadable')
+        error = unreadable_file('The image', file_repr(reference), e, 'image-unreadable')
         return f'{error.problem} {error.remedy}'
     return None
 
 
 def mask_lines(message: Any, images: Sequence[Any] | None) -> list[str]:
-    """A line for each mask of an answer; images and masks are counted from 1, as in answers.
+    """Returns a line for each mask of an answer; images and masks are numbered from 1, as in answers.
 
     Args:
-        message: Has `masks` and `overlays`.
-        images: Of the conversation, as the user gave them.
+        message: The message with `masks` and `overlays`.
+        images: The images of the conversation, as the user named them.
     """
     paths = {overlay['image_index']: overlay['path'] for overlay in getattr(message, 'overlays', None) or []}
     lines = []
@@ -69,5 +69,5 @@ def mask_lines(message: Any, images: Sequence[Any] | None) -> list[str]:
 def _name(image: Any) -> str:
     if isinstance(image, dict):
         image = image.get('path')
-    # Not the text of a file itself.
+    # Long strings hold the file itself.
     return f' ({os.path.basename(image)})' if isinstance(image, str) and len(image) < 300 else ''

@@ -1,7 +1,7 @@
-"""Pictures of answers: masks tinted and outlined on their image, a legend below it.
+"""Overlays: an image with the tinted and outlined masks of an answer, and a legend below it.
 
-The picture itself stays at the image's own size and free of text, so that it can be laid over the image. What is large
-stays in 8 bits: an image of 100 megapixels takes about four times its own memory.
+The picture keeps the image's size and holds no text, so it can be laid over the image. Large arrays stay in 8 bits: an
+image of 100 megapixels takes about four times its own memory.
 """
 import colorsys
 import functools
@@ -22,12 +22,12 @@ from ..settings import SettingError
 from .results import MaskResult
 
 _OPACITY = 0.35
-# Of the canvas, in pixels: a legend has to be readable below an image of any size.
+# In pixels. The legend must be readable below an image of any size.
 _MIN_WIDTH = 320
 _MIN_FONT = 13
 # Characters of a phrase.
 _MAX_PHRASE = 150
-# What PNG's compression does not repay: at this level a large image takes a third of the time, and a tenth more bytes.
+# PNG compression. Compared with the default, a large image takes a third of the time and 10 % more bytes.
 _COMPRESS_LEVEL = 2
 _CJK_FONTS = re.compile('cjk|noto.*sc|wqy|wenquan|droidsansfallback|simhei|simsun|msyh|pingfang|heiti|sourcehan|han',
                         re.IGNORECASE)
@@ -37,29 +37,29 @@ _NO_GLYPH = '□'
 
 
 def mask_colour(number: int) -> tuple[int, int, int]:
-    """The RGB colour (0 to 255) of the mask with this number, from 1; ten of `drawing`, then any number of others."""
+    """Returns the RGB colour (0 to 255) of a mask by its number, from 1; the first ten are those of `rows.drawing`."""
     if number <= 10:
         return colour(number - 1)
-    # Steps of the golden ratio spread hues evenly, however many there are.
+    # Steps of the golden ratio spread any number of hues evenly.
     red, green, blue = (round(255 * v) for v in colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.75, 0.95))
     return red, green, blue
 
 
 def draw_overlay(image: Image.Image, masks: Sequence[tuple[int, MaskResult]]) -> Image.Image:
-    """An image with its masks and a legend.
+    """Draws an image with its masks and a legend.
 
     Args:
-        image: RGB.
-        masks: Each with its number in the answer, counted from 1, which chooses its colour. An empty mask is named in
-            the legend.
+        image: The image, RGB.
+        masks: Each with its number in the answer, from 1, which selects its colour. An empty mask appears in the
+            legend only.
 
     Returns:
-        RGB; the first `image.height` rows and `image.width` columns are the picture, the legend is below.
+        An RGB image. Its first `image.height` rows and `image.width` columns are the picture; the legend is below.
     """
     legend = _legend(max(image.width, _MIN_WIDTH), max(min(image.width, 2 * image.height) // 55, _MIN_FONT), masks)
     canvas = Image.new('RGB', (legend.width, image.height + legend.height), 'white')
     canvas.paste(image, (0, 0))
-    # All tints first: none covers the outline of another mask.
+    # All tints first, so that none covers the outline of another mask.
     for number, mask in masks:
         if mask.area:
             left, top, inside = _cropped(mask)
@@ -75,18 +75,18 @@ def draw_overlay(image: Image.Image, masks: Sequence[tuple[int, MaskResult]]) ->
 
 
 def _cropped(mask: MaskResult) -> tuple[int, int, np.ndarray]:
-    """Left, top and pixels, uint8 {0, 1}, of the mask's box."""
+    """Returns the left, the top and the pixels, uint8 {0, 1} [h, w], of the mask's box."""
     left, top, width, height = (round(value) for value in mask.bbox)
     return left, top, np.ascontiguousarray(mask.array[top:top + height, left:left + width])
 
 
 def outline(inside: np.ndarray, thickness: int, place: tuple[int, int, int, int]) -> np.ndarray:
-    """The pixels of a mask that lie within `thickness` of a pixel outside it; the image's border is no outside.
+    """Returns the pixels of a mask within `thickness` of a pixel outside it; the image border is not outside.
 
     Args:
-        inside: uint8 {0, 1} [h, w], the box of a mask.
-        thickness: In pixels, at least 1.
-        place: Top, left, height and width: where the box lies in its image, and the image's size.
+        inside: The box of a mask, uint8 {0, 1} [h, w].
+        thickness: Thickness in pixels, >= 1.
+        place: Top and left of the box in its image, and height and width of the image, in pixels.
 
     Returns:
         uint8 {0, 255} [h, w].
@@ -95,7 +95,7 @@ def outline(inside: np.ndarray, thickness: int, place: tuple[int, int, int, int]
     rest = (height - top - inside.shape[0], width - left - inside.shape[1])
     core = inside
     for axis, before, after in ((0, top, rest[0]), (1, left, rest[1])):
-        # At most the border's pixels are repeated where the box touches it; elsewhere zeros stand for what is outside.
+        # Edge pixels are repeated where the box touches the image's border; elsewhere the padding is zero.
         core = _pad(core, axis, thickness, core_before=before == 0, core_after=after == 0)
         core = _erode(core, axis, 2 * thickness + 1)
     return (inside & (1 - core)) * np.uint8(255)
@@ -109,7 +109,7 @@ def _pad(pixels: np.ndarray, axis: int, size: int, *, core_before: bool, core_af
 
 
 def _erode(pixels: np.ndarray, axis: int, window: int) -> np.ndarray:
-    """The minimum over each window along an axis, which gets `window - 1` shorter; windows are doubled, not slid."""
+    """Minimum over sliding windows along an axis, which becomes `window - 1` shorter. Takes log2(window) steps."""
     pixels = np.swapaxes(pixels, 0, axis)
     reach = 1
     while reach < window:
@@ -144,7 +144,7 @@ def _legend(width: int, size: int, masks: Sequence[tuple[int, MaskResult]]) -> I
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """The text in lines of at most `width` pixels, cut between words where there are any."""
+    """Wraps text to lines of at most `width` pixels, at spaces if possible."""
     lines: list[str] = []
     while text:
         end = len(text)
@@ -159,14 +159,14 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def _readable(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
-    """The text, and the first font here that shows all of it; what none shows is a box."""
+    """Returns the text and the first installed font with all its glyphs; missing glyphs become boxes."""
     needed = {ord(character) for character in text}
     path = min(_fonts(), key=lambda path: len(needed - _characters(path)))
     missing = needed - _characters(path)
     if missing:
         shown = ''.join(chr(code) for code in sorted(missing))
         warnings.warn(
-            f'No font here shows {shown[:20]!r}: legends of overlays have {_NO_GLYPH} instead. Install one '
+            f'No installed font has {shown[:20]!r}: legends of overlays show {_NO_GLYPH} instead. Install one '
             '(Debian: fonts-noto-cjk, fonts-wqy-microhei).',
             stacklevel=2)
         text = ''.join(_NO_GLYPH if ord(character) in missing else character for character in text)
@@ -175,7 +175,7 @@ def _readable(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
 
 @functools.cache
 def _fonts() -> tuple[str, ...]:
-    """matplotlib's own sans-serif, then what the system has, fonts with Chinese first."""
+    """Returns matplotlib's sans-serif font, then the system's fonts, Chinese ones first."""
     own = os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
     found = sorted(font_manager.findSystemFonts(), key=lambda path: (_CJK_FONTS.search(path) is None, path))
     return own, *found
@@ -185,7 +185,7 @@ def _fonts() -> tuple[str, ...]:
 def _characters(path: str) -> frozenset[int]:
     try:
         return frozenset(FT2Font(path).get_charmap())
-    except RuntimeError:  # not a font that FreeType can read
+    except RuntimeError:  # FreeType cannot read this font
         return frozenset()
 
 
@@ -193,32 +193,32 @@ def _characters(path: str) -> frozenset[int]:
 
 
 def check_overlay_dir(folder: str) -> None:
-    """Makes the folder of overlays.
+    """Creates the folder of overlays.
 
     Raises:
-        SettingError: Nothing can be written there.
+        SettingError: The folder cannot be created or written to.
     """
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as e:
-        raise SettingError(f'Setting overlay_dir={folder!r} cannot be made: {e}. Name another folder.') from e
+        raise SettingError(f'Setting overlay_dir={folder!r} cannot be created: {e}. Name another folder.') from e
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SettingError(f'Setting overlay_dir={folder!r} cannot be written to. Name another folder.')
 
 
 def save_overlays(folder: str, name: str | None, images: Sequence[Image.Image],
                   masks: Sequence[MaskResult]) -> list[dict[str, Any]]:
-    """Writes a PNG for each image that an answer draws on.
+    """Writes a PNG for each image with masks of an answer.
 
     Args:
-        folder: It is made where it is missing.
-        name: Of the row or the answer; the time by default.
-        images: Of the conversation, RGB at their own size.
-        masks: Of the answer, in order.
+        folder: The output folder; created if missing.
+        name: Name of the row or the answer; by default the time.
+        images: The images of the conversation, RGB at their original size.
+        masks: The masks of the answer, in order.
 
     Returns:
-        {'image_index': counted from 0, 'path': absolute} for each file. Files are never written over: a name that is
-        taken, by whatever process, gets a number.
+        For each file {'image_index': from 0, 'path': absolute path}. Existing files are never overwritten: a number is
+        appended to a name that exists, also if another process wrote it.
     """
     os.makedirs(folder, exist_ok=True)
     stem = re.sub(r'[^\w.()-]+', '-', name or f'answer-{time.strftime("%Y%m%d-%H%M%S")}')[:120]

@@ -1,7 +1,7 @@
-"""What a request to `swift deploy` may say, checked before ms-swift sees it.
+"""Checks of requests to `swift deploy`, made before ms-swift processes them.
 
-ms-swift passes over fields that it does not know, ends with a server error where a message has no content, and reads
-files and URLs that a request names before `images.FileRules` can look at them.
+ms-swift ignores unknown fields, returns a server error for a message without content, and reads files and URLs that a
+request names without the checks of `files.rules.FileRules`.
 """
 import base64
 import math
@@ -13,21 +13,21 @@ from swift.infer_engine.protocol import ChatCompletionRequest, CompletionRequest
 from swift.utils import SafeMediaPath, SafeUrlFetcher
 from typing import Any, NamedTuple
 
-from ..files.errors import IMAGE_ERRORS, FileError, shown_name, unreadable
+from ..files.errors import IMAGE_ERRORS, FileError, file_repr, unreadable_file
 from ..files.images import checked_video, open_image
 from ..files.rules import FileRules, file_rules
 
 _ROLES = ('system', 'user', 'assistant', 'tool')
 _URL = ('http://', 'https://')
 _MEDIA = {'image': 'images', 'video': 'videos', 'audio': 'audios'}
-# Of OpenAI's API; they do not change an answer.
+# Fields of OpenAI's API that do not change an answer.
 _WITHOUT_EFFECT = {
     'user', 'metadata', 'store', 'service_tier', 'stream_options', 'safety_identifier', 'prompt_cache_key',
     'parallel_tool_calls'
 }
-# Known to ms-swift, but not to its engine for Transformers' models, which passes over them.
-_NOT_HONOURED = ('min_p', 'best_of', 'presence_penalty', 'frequency_penalty', 'prompt_logprobs',
-                 'structured_outputs_regex')
+# ms-swift accepts these, but its Transformers engine ignores them.
+_NOT_SUPPORTED = ('min_p', 'best_of', 'presence_penalty', 'frequency_penalty', 'prompt_logprobs',
+                  'structured_outputs_regex')
 _RANGES: dict[str, tuple[float, float]] = {
     'max_tokens': (1, math.inf),
     'temperature': (0, 100),
@@ -38,7 +38,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     'num_beams': (1, 128),
     'n': (1, 128),
     'top_logprobs': (0, math.inf),
-    # What torch takes.
+    # The range of torch.manual_seed.
     'seed': (-2**63, 2**64 - 1),
 }
 _INTEGERS = {'max_tokens', 'top_k', 'num_beams', 'n', 'top_logprobs', 'seed'}
@@ -46,20 +46,20 @@ _SWITCHES = ('stream', 'logprobs', 'return_details')
 
 
 class RequestError(ValueError):
-    """A request that breaks the rules; the text is for who sent it."""
+    """An invalid request. The message is sent to the client."""
 
 
 def check_request(path: str, body: Any) -> None:
-    """Checks the JSON body of a request; `check_media` has still to look at its files.
+    """Checks the JSON body of a request; `check_media` checks its files.
 
-    OpenAI's other names for the same are changed into ms-swift's, in place.
+    OpenAI's synonyms of ms-swift's fields are renamed, in place.
 
     Args:
-        path: Of the endpoint.
-        body: What the JSON says.
+        path: Path of the endpoint.
+        body: The parsed JSON.
 
     Raises:
-        RequestError: Something in it is unknown, missing or out of range.
+        RequestError: A field is unknown, missing or out of range.
     """
     if not isinstance(body, dict):
         raise RequestError(f'The body is {_kind(body)}, not a JSON object.')
@@ -86,13 +86,13 @@ def check_request(path: str, body: Any) -> None:
         _check_fields(body, _names(ChatCompletionRequest) | _WITHOUT_EFFECT)
         _check_messages(body)
     else:
-        raise RequestError(f'{path} is not served: a Citrus-V model answers at /v1/chat/completions.')
+        raise RequestError(f'{path} is not supported. Use /v1/chat/completions.')
 
 
 def _check_fields(given: Mapping[str, Any], known: set[str]) -> None:
     unknown = [key for key in given if key not in known]
     if unknown:
-        raise RequestError(f'Unknown field {unknown[0]!r}. Known are {", ".join(sorted(known))}.')
+        raise RequestError(f'Unknown field {unknown[0]!r}. Known fields: {", ".join(sorted(known))}.')
 
 
 def _check_settings(body: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ def _check_settings(body: dict[str, Any]) -> None:
         body['stop'] = [body['stop']]
     stop = body.get('stop')
     if stop is not None and not (isinstance(stop, list) and all(isinstance(word, str) and word for word in stop)):
-        raise RequestError(f"'stop' is {shown_name(stop)}, not a string or a list of strings.")
+        raise RequestError(f"'stop' is {file_repr(stop)}, not a string or a list of strings.")
     for name in _SWITCHES:
         if not isinstance(body.get(name, False), bool):
             raise RequestError(f'{name!r} is {_kind(body[name])}, not true or false.')
@@ -122,11 +122,11 @@ def _check_settings(body: dict[str, Any]) -> None:
             raise RequestError(
                 f'{name!r} is {value}, out of range (from {low}{"" if high == math.inf else f" to {high}"}).')
     defaults = RequestConfig()
-    for name in _NOT_HONOURED:
+    for name in _NOT_SUPPORTED:
         if body.get(name) not in (None, getattr(defaults, name)):
-            raise RequestError(f'{name!r} is not honoured by this server. Leave it out.')
+            raise RequestError(f'{name!r} is not supported by this server. Leave it out.')
     if body.get('stream') and body.get('n') not in (None, 1):
-        raise RequestError("A stream has one answer: set 'n' to 1, or 'stream' to false.")
+        raise RequestError("A stream supports one answer only: set 'n' to 1, or 'stream' to false.")
 
 
 def _check_messages(request: dict[str, Any]) -> None:
@@ -138,7 +138,8 @@ def _check_messages(request: dict[str, Any]) -> None:
         if not isinstance(message, dict):
             raise RequestError(f'{name} is {_kind(message)}, not an object.')
         if message.get('role') not in _ROLES:
-            raise RequestError(f'{name} has the role {shown_name(message.get("role"))}. Known are {", ".join(_ROLES)}.')
+            raise RequestError(
+                f'{name} has the role {file_repr(message.get("role"))}. Known roles: {", ".join(_ROLES)}.')
         content = message.get('content')
         if content is None and message.get('tool_calls'):
             continue
@@ -147,14 +148,14 @@ def _check_messages(request: dict[str, Any]) -> None:
         for j, part in enumerate(content if isinstance(content, list) else ()):
             _check_part(part, f"{name}['content'][{j}]")
     if messages[-1]['role'] == 'assistant':
-        raise RequestError('The last message is the assistant\'s, so that there is nothing to answer.')
+        raise RequestError('The last message has the role assistant: there is nothing to answer.')
 
 
 def _check_part(part: Any, name: str) -> None:
     kind = part.get('type') if isinstance(part, dict) else None
     known = ['text', *_MEDIA, *(f'{medium}_url' for medium in _MEDIA)]
     if kind not in known:
-        raise RequestError(f'{name} has the type {shown_name(kind)}. Known are {", ".join(known)}.')
+        raise RequestError(f'{name} has the type {file_repr(kind)}. Known types: {", ".join(known)}.')
     value = part.get(kind)
     if isinstance(value, dict):
         value = value.get('url')
@@ -186,7 +187,7 @@ def _kind(value: Any) -> str:
 
 
 class _Reference(NamedTuple):
-    """A file that a request names: the medium, where it stands, and the name of that place."""
+    """A file in a request: its medium, the object and key that hold it, and the name of that place for errors."""
     medium: str
     holder: Any
     key: Any
@@ -194,20 +195,20 @@ class _Reference(NamedTuple):
 
 
 def check_media(body: dict[str, Any]) -> None:
-    """Opens the images of a request under `images.FileRules`, by their headers, and takes files and URLs in.
+    """Checks the files of a request under `files.rules.FileRules`, and inlines them.
 
-    Afterwards the request names no file of this machine and no URL of an image: their content stands there as a data:
-    URL. May take long: call it in a thread.
+    Afterwards the request holds images as data: URLs, and names no local image file or image URL. This may take long:
+    call it in a thread.
 
     Args:
-        body: As `check_request` leaves it.
+        body: The body after `check_request`.
 
     Raises:
-        RowError: A file cannot be read, or must not be.
-        RequestError: The images together are too large.
+        RowError: A file cannot be read or is refused.
+        RequestError: The images together have too many pixels.
     """
     rules = file_rules()
-    # Of all that is sent at once: one by one they could still fill the memory.
+    # The sum over the request: many images within the limit could still fill the memory.
     pixels = 0
     for reference in _references(body):
         value = reference.holder[reference.key]
@@ -218,10 +219,10 @@ def check_media(body: dict[str, Any]) -> None:
             elif reference.medium == 'video':
                 value = checked_video(value, rules)
             else:
-                raise ValueError('Citrus-V hears nothing')
+                raise ValueError('audio input is not supported')
         except IMAGE_ERRORS as e:
-            error = unreadable('The request', f'{reference.name}={shown_name(value)}', e,
-                               f'{reference.medium}-unreadable')
+            error = unreadable_file('The request', f'{reference.name}={file_repr(value)}', e,
+                                    f'{reference.medium}-unreadable')
             raise error from e
         reference.holder[reference.key] = value
         if pixels > rules.max_pixels:
@@ -249,25 +250,25 @@ def _references(body: dict[str, Any]) -> Iterator[_Reference]:
 
 
 def _image(value: Any, rules: FileRules) -> tuple[str, int]:
-    """An image as a data: URL or base64 text, and its pixels."""
+    """Returns an image as a data: URL or base64 text, and its number of pixels."""
     if not isinstance(value, str):
         raise TypeError(f'it is {_kind(value)}, not a string')
     text = value.strip()
     if text.lower().startswith(_URL):
         if not rules.allow_urls:
-            raise FileError('this server fetches no URLs', 'Send the image itself, as a data: URL.', 'url')
+            raise FileError('URLs are not allowed on this server', 'Send the image itself, as a data: URL.', 'url')
         url, _, fragment = text.partition('#')
         seconds = float(os.environ.get('SWIFT_TIMEOUT', '20'))
-        text = _data_url(SafeUrlFetcher.read(url, timeout=seconds if seconds > 0 else None), fragment)
+        text = _inlined(SafeUrlFetcher.read(url, timeout=seconds if seconds > 0 else None), fragment)
     path = fragment = ''
     if not text.startswith('data:'):
         try:
             path, fragment = rules.image_path(text)
         except (OSError, ValueError):
-            # Not a name, but the image itself in base64; or `open` says what is wrong with it.
+            # The image itself in base64, or a bad name, for which `open_image` raises the error.
             pass
         else:
-            # What ms-swift would ask, if it saw the name.
+            # The check that ms-swift applies to file names.
             SafeMediaPath.check(path)
     with open_image(text, rules) as image:
         pixels = image.width * image.height
@@ -276,10 +277,10 @@ def _image(value: Any, rules: FileRules) -> tuple[str, int]:
         if num_bytes > 8 * rules.max_pixels:
             raise FileError(f'it has {num_bytes} bytes', 'Send the image itself, as a data: URL.', 'too-many-pixels')
         with open(path, 'rb') as file:
-            text = _data_url(file.read(), fragment)
+            text = _inlined(file.read(), fragment)
     return text, pixels
 
 
-def _data_url(content: bytes, fragment: str) -> str:
+def _inlined(content: bytes, fragment: str) -> str:
     url = f'data:application/octet-stream;base64,{base64.b64encode(content).decode()}'
     return f'{url}#{fragment}' if fragment else url

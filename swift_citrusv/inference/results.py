@@ -1,4 +1,4 @@
-"""What an answer says about each of its masks: the mask at the image's own size, and where it belongs in the text."""
+"""The result for one mask of an answer: the mask at the image's original size, and its place in the text."""
 import numpy as np
 import re
 import torch
@@ -19,18 +19,18 @@ class MaskResult:
     """A mask of an answer.
 
     Attributes:
-        rle: COCO's compressed RLE, {'size': [h, w], 'counts': text}, at the image's own size.
-        bbox: COCO's box [x, y, width, height] in pixels; zeros where the mask is empty.
-        area: Pixels.
-        score: Mean of the probability over the pixels of the mask, 0.5 to 1; 0 where it is empty.
-        iou_score: SAM2's prediction of its IoU.
-        object_score: SAM2's probability that there is an object.
-        scores_trained: Whether iou_score and object_score were trained with the masks; else they are SAM2's own, for
-            prompts that it never saw.
-        phrase: The words that the `[SEG]` stands for: of its sentence, or of its part of it.
-        image_index: The image of the conversation, counted from 0.
-        image_rule: Why this one: see `image_choice`.
-        offset: Where `[SEG]` begins in the answer, in characters.
+        rle: Compressed COCO RLE, {'size': [h, w], 'counts': text}, at the image's original size.
+        bbox: COCO box [x, y, width, height] in pixels; zeros for an empty mask.
+        area: Number of pixels.
+        score: Mean probability over the pixels of the mask, 0.5 to 1; 0 for an empty mask.
+        iou_score: IoU predicted by SAM2.
+        object_score: SAM2's probability that an object is present.
+        scores_trained: Whether iou_score and object_score were trained with the masks. If not, they are those of the
+            original SAM2, which was not trained on such prompts.
+        phrase: The words that the `[SEG]` refers to: its sentence, or its part of the sentence.
+        image_index: Index of the image in the conversation, from 0.
+        image_rule: The rule that selected the image: see `rows.target_image`.
+        offset: Position of `[SEG]` in the answer, in characters.
     """
     rle: dict[str, Any]
     bbox: list[float]
@@ -46,25 +46,26 @@ class MaskResult:
 
     @property
     def array(self) -> np.ndarray:
-        """The mask, uint8 {0, 1} [h, w]."""
+        """The mask as an array, uint8 {0, 1} [h, w]."""
         return coco.decode(self.rle)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns the attributes as a dict for JSON."""
         return dict(vars(self))
 
 
 def at_full_size(logits: Tensor, height: int, width: int) -> tuple[np.ndarray, float]:
-    """A mask at its image's size, and its score.
+    """Upsamples mask logits to the size of the image, and thresholds them.
 
-    The logits are enlarged before the threshold: a mask that is cut first and then enlarged has steps.
+    Upsampling comes first: thresholding before it would leave jagged edges.
 
     Args:
         logits: float [m, m].
-        height, width: Of the image.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
 
     Returns:
-        uint8 {0, 1} [height, width]; the mean probability inside (0 for an empty mask).
+        The mask, uint8 {0, 1} [height, width], and its mean probability inside (0 for an empty mask).
     """
     large = F.interpolate(logits[None, None].float(), size=(height, width), mode='bilinear', align_corners=False)[0, 0]
     inside = large > 0
@@ -73,26 +74,20 @@ def at_full_size(logits: Tensor, height: int, width: int) -> tuple[np.ndarray, f
     return inside.to(torch.uint8).cpu().numpy(), score
 
 
-def encode_rle(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed RLE of a mask uint8 {0, 1} [h, w], with text for counts, as JSON needs it."""
-    rle = coco.encode(np.asfortranarray(mask))
-    return {'size': [int(side) for side in rle['size']], 'counts': rle['counts'].decode('ascii')}
-
-
 def box_of(rle: dict[str, Any]) -> list[float]:
-    """COCO's box [x, y, width, height] of an RLE."""
+    """Returns the COCO box [x, y, width, height] of an RLE, in pixels; zeros for an empty mask."""
     return [float(value) for value in coco.toBbox(rle)]
 
 
 def phrase_of(text: str, offset: int) -> str:
-    """The words that a `[SEG]` stands for.
+    """Returns the words that a `[SEG]` refers to.
 
-    That is its sentence. In a sentence of several, it is the words up to it, or, where the sentence begins with
-    `[SEG]`, the words behind it.
+    These are the words of its sentence. In a sentence with several `[SEG]`, they are the words before it, or, if the
+    sentence begins with `[SEG]`, the words after it.
 
     Args:
         text: The answer.
-        offset: Where this `[SEG]` begins in it.
+        offset: Position of this `[SEG]` in it, in characters.
     """
     start, end = 0, len(text)
     for match in _SENTENCE.finditer(text):

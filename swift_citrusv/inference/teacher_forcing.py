@@ -1,9 +1,8 @@
-"""Masks for answers that another engine has written: one teacher-forced pass over prompt and answer.
+"""Masks for answers from another engine, by one teacher-forced pass over prompt and answer.
 
-The hidden state at a `[SEG]` depends on the tokens before it and on nothing else. So text from any engine, read once by
-this model, gives the masks that this model would have drawn had it written the text itself. That holds to the last
-token only where the tokens are those that the engine chose (`answer_ids`) and the prompt is the one it was asked
-(`same_prompt`).
+The hidden state at a `[SEG]` depends only on the tokens before it. So this pass yields the masks that the model would
+have produced had it generated the text itself. This is exact only if the tokens are those of the engine (`answer_ids`)
+and the prompt is the same (`same_prompt`).
 """
 import torch
 from collections.abc import Sequence
@@ -15,13 +14,13 @@ from ..constants import SEG_TOKEN
 from ..encoding.row_media import move_image_tags
 from ..encoding.template import CitrusVTemplate
 from ..errors import ROW_ERRORS, RowError
-from ..files.errors import IMAGE_ERRORS, shown_name, unreadable
+from ..files.errors import IMAGE_ERRORS, file_repr, unreadable_file
 from ..model.seg_states import SegStates
-from .generation import AnswerMasks
+from .generation import AnswerMasks, end_ids, until_end
 from .results import MaskResult
 from .text_client import data_url
 
-# Where the ids of an answer come from.
+# Sources of an answer's token ids.
 SERVER = 'of the server'
 TEXT = 'of the text'
 TEXT_INSTEAD = 'of the text, as those of the server spell another text in this vocabulary'
@@ -32,7 +31,7 @@ _OTHER_WAYS = 'Let this model write the text (no --text-from), or bring it with 
 
 
 class DrawnAnswer(NamedTuple):
-    """An answer, its masks, and the ids of the prompt; None where no `[SEG]` asked for them."""
+    """An answer, its masks, and the prompt's token ids (None for an answer without `[SEG]`)."""
     text: str
     masks: list[MaskResult]
     prompt_ids: list[int] | None
@@ -42,21 +41,21 @@ class DrawnAnswer(NamedTuple):
 
 
 def chat_messages(template: CitrusVTemplate, row: dict[str, Any], row_id: str) -> list[dict[str, Any]]:
-    """A row's question as the messages of OpenAI's API, its images as data: URLs where their tags stand.
+    """Converts a row's question to OpenAI messages, with its images as data: URLs in place of their tags.
 
-    The system prompt is always said: the server's own default may be another one than the template's.
+    The system prompt is always included: the server's default may differ from the template's.
 
     Args:
-        template: Of the model that draws.
-        row: Ends with the user's turn.
-        row_id: Its name.
+        template: The template of the model that computes the masks.
+        row: The row, ending with the user's turn.
+        row_id: The row's name.
 
     Raises:
-        RowError: An image cannot be read or must not be, or the row has what OpenAI's API has no place for.
+        RowError: An image cannot be read or is refused, or the row has a field that OpenAI's API does not support.
     """
     for key in _NOT_SENT:
         if row.get(key):
-            raise RowError(row_id, f'it has {key!r}, which are not sent to a server.', _OTHER_WAYS, 'not-sent')
+            raise RowError(row_id, f'it has {key!r}, which is not supported with --text-from.', _OTHER_WAYS, 'not-sent')
     try:
         inputs = StdTemplateInputs.from_dict(row)
         move_image_tags(inputs)
@@ -68,19 +67,20 @@ def chat_messages(template: CitrusVTemplate, row: dict[str, Any], row_id: str) -
         try:
             urls.append(data_url(image))
         except IMAGE_ERRORS as e:
-            raise unreadable(row_id, f'images[{i}]={shown_name(image)}', e, 'image-unreadable') from e
+            raise unreadable_file(row_id, f'images[{i}]={file_repr(image)}', e, 'image-unreadable') from e
     system = template.template_meta.default_system if inputs.system is None else inputs.system
     turns = [{'role': 'system', 'content': system}] if system is not None else []
     turns += [{'role': turn['role'], 'content': turn['content']} for turn in inputs.messages]
     for turn in turns[system is not None:]:
         if turn['role'] not in _ROLES:
-            raise RowError(row_id, f'it has a turn of {turn["role"]!r}, which is not sent to a server.', _OTHER_WAYS,
-                           'not-sent')
+            raise RowError(row_id,
+                           f'it has a turn with the role {turn["role"]!r}, which is not supported with --text-from.',
+                           _OTHER_WAYS, 'not-sent')
     return [{**turn, 'content': _parts(turn['content'], urls)} for turn in turns]
 
 
 def _parts(text: str, urls: list[str]) -> str | list[dict[str, Any]]:
-    """A turn's text with images in the place of their tags; those are taken from the front of `urls`."""
+    """Replaces the image tags of a turn's text by images, which are popped from the front of `urls`."""
     first, *others = text.split(_IMAGE_TAG, len(urls))
     if not others:
         return text
@@ -97,43 +97,33 @@ def answer_ids(template: CitrusVTemplate,
                text: str,
                token_ids: Sequence[int] | None = None,
                row_id: str = 'the answer') -> tuple[list[int], str]:
-    """The ids of an answer without its end token, and where they come from (`SERVER`, `TEXT`, `TEXT_INSTEAD`).
+    """Returns an answer's token ids without the end token, and their source (`SERVER`, `TEXT`, `TEXT_INSTEAD`).
 
     Args:
-        template: Of the model that draws.
+        template: The template of the model that computes the masks.
         text: The answer.
-        token_ids: Those that the engine chose, where it tells. They are taken if they spell the text, but for blanks
-            and special tokens, and for a stop word at the end, which some engines cut off the text alone.
-        row_id: The name of the row, for errors.
+        token_ids: The engine's token ids, if known. They are used if they decode to the text, ignoring white space,
+            special tokens, and a stop word at the end, which some engines remove from the text only.
+        row_id: The row's name, for errors.
 
     Raises:
-        RowError: The text goes on behind an end token.
+        RowError: The text continues after an end token.
     """
     ids = None if token_ids is None else until_end(template, token_ids)
     if ids is not None and _spelled(template, ids).startswith(_bare(template, text)):
         return ids, SERVER
     whole = template.tokenizer.encode(text, add_special_tokens=False)
     ids = until_end(template, whole)
-    rest = template.tokenizer.decode([token for token in whole[len(ids):] if token not in _ends(template)])
+    rest = template.tokenizer.decode([token for token in whole[len(ids):] if token not in end_ids(template)])
     if rest.strip():
-        raise RowError(row_id, f'the answer goes on behind its end token: {rest[:80]!r}.',
-                       'Cut it off at the end token, or take that out.', 'text')
+        raise RowError(row_id, f'the answer continues after its end token: {rest[:80]!r}.',
+                       'Remove the end token, or what follows it.', 'text')
     return ids, TEXT if token_ids is None else TEXT_INSTEAD
-
-
-def _ends(template: CitrusVTemplate) -> set[int | None]:
-    return {template.tokenizer.pad_token_id, template.tokenizer.eos_token_id}
-
-
-def until_end(template: CitrusVTemplate, ids: Sequence[int]) -> list[int]:
-    """The ids of an answer without its end token and what pads it."""
-    ends = _ends(template)
-    return list(ids[:next((i for i, token in enumerate(ids) if token in ends), len(ids))])
 
 
 def _spelled(template: CitrusVTemplate, ids: list[int]) -> str:
     if any(token >= len(template.tokenizer) for token in ids):
-        # Beside any text.
+        # No text starts with this.
         return '\0'
     return _bare(template, template.tokenizer.decode(ids, spaces_between_special_tokens=False))
 
@@ -145,7 +135,7 @@ def _bare(template: CitrusVTemplate, text: str) -> str:
 
 
 def same_prompt(template: CitrusVTemplate, ours: Sequence[int], theirs: Sequence[int]) -> bool:
-    """Whether two prompts are the same tokens; in `theirs` an image may be one token or as many as it has."""
+    """Whether two prompts have the same tokens; in `theirs` an image may be a single token or expanded."""
     return list(ours) == list(theirs) or _collapsed(template, ours) == list(theirs)
 
 
@@ -159,24 +149,22 @@ def _collapsed(template: CitrusVTemplate, ids: Sequence[int]) -> list[int]:
 
 @torch.inference_mode()
 def draw_answers(engine: Any, requests: Sequence[Any], answers: Sequence[list[int]]) -> list[DrawnAnswer]:
-    """The masks of answers, all in one batch.
-
-    The model reads the requests whose answer says `[SEG]`, and no other.
+    """Computes the masks of given answers in one batch, for those answers that contain `[SEG]`.
 
     Args:
         engine: ms-swift's `TransformersEngine` with a Citrus-V model.
         requests: Rows without the answer, or `InferRequest`s.
-        answers: For each the ids of its answer, as `answer_ids` gives them.
+        answers: For each request the token ids of its answer, from `answer_ids`.
 
     Raises:
-        RowError: An image cannot be read, or must not be.
+        RowError: An image cannot be read or is refused.
     """
     template = engine.template
     drawn = [DrawnAnswer(template.decode_generate_ids(ids), [], None) for ids in answers]
     asked = [i for i, ids in enumerate(answers) if template.seg_token_id in ids]
     if not asked:
         return drawn
-    # As the engine does before it generates.
+    # As the engine does before generation.
     engine.model.eval()
     template.set_mode('transformers')
     if template.use_model:

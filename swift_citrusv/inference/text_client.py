@@ -1,8 +1,7 @@
-"""Answers without masks, from an OpenAI-compatible server: vLLM, SGLang, `swift deploy`, or another.
+"""A client of OpenAI-compatible servers (vLLM, SGLang, `swift deploy`, ...) for answers as text, without masks.
 
-Each answer is asked for with the ids of its tokens, because a text can be cut into other tokens than those that the
-model chose, and their hidden states differ. vLLM and SGLang (`return_token_ids`) and `swift deploy` (`return_details`)
-give them.
+It also requests the token ids of each answer: the text may tokenize differently, and then its hidden states differ.
+vLLM and SGLang (`return_token_ids`) and `swift deploy` (`return_details`) return them.
 """
 import base64
 import openai
@@ -15,31 +14,31 @@ from urllib.parse import urlsplit
 from ..errors import RowError
 from ..files.images import open_image, to_rgb
 
-# Beside OpenAI's own fields: each server takes what it knows. `[SEG]` and whatever else is special stay in the text.
+# In addition to OpenAI's fields; each server supports some of them. Special tokens such as `[SEG]` stay in the text.
 _EXTRAS = {
     'return_token_ids': True,
     'return_details': True,
     'skip_special_tokens': False,
     'spaces_between_special_tokens': False
 }
-# The same for every row: to go on would mean to fail with each.
+# These errors occur with every row, so there is no point in continuing.
 _FOR_ALL_ROWS = {
     401: 'Name the environment variable with the key by --api-key-env.',
     403: 'Name the environment variable with the key by --api-key-env.',
     404: 'Name the model by --served-model, and look at the path of --text-from.',
-    429: 'Lower --concurrency; what is answered stays, and the same command goes on from there.',
+    429: 'Lower --concurrency. Finished answers are kept; the same command resumes.',
 }
-_GO_ON = 'When it is up again, the same command goes on where this one stopped.'
-# Formats that every server decodes to the pixels that PIL decodes here.
-_SENT_AS_THEY_ARE = {'PNG': 'image/png', 'JPEG': 'image/jpeg'}
+_RESUME = 'When the server is up again, the same command resumes.'
+# Formats that all servers decode to the same pixels as PIL.
+_SENT_UNCHANGED = {'PNG': 'image/png', 'JPEG': 'image/jpeg'}
 
 
 class ServedText(NamedTuple):
-    """What a server answered.
+    """An answer of a server.
 
     text: The answer.
-    token_ids: Of its tokens, where the server tells.
-    prompt_ids: Of the tokens of the prompt, where the server tells.
+    token_ids: Its token ids, if the server returns them.
+    prompt_ids: The token ids of the prompt, if the server returns them.
     finish_reason: 'stop', 'length', ...
     """
     text: str
@@ -49,20 +48,20 @@ class ServedText(NamedTuple):
 
 
 class TextServer:
-    """A model that a server holds; several threads may ask it at once.
+    """A model on a server. Thread-safe.
 
     Args:
-        url: Of the server: 'http://host:8000', or with the path that stands before 'chat/completions'.
-        model: Its name there; the only one that the server has by default.
-        api_key: What the server wants to see.
-        generation: max_tokens, temperature, top_p, seed, stop: what OpenAI's API has.
-        retries: How often an answer is asked for again after 408, 409, 429, 5xx, or without a connection; the waits
-            grow from half a second to eight, or are those that the server names.
+        url: URL of the server: 'http://host:8000', optionally with the path before 'chat/completions'.
+        model: The model's name on the server; by default its only model.
+        api_key: The API key, if the server needs one.
+        generation: Parameters of OpenAI's API: max_tokens, temperature, top_p, seed, stop.
+        retries: Maximum number of retries after status 408, 409, 429, 5xx, or a connection error. The waits grow from
+            0.5 to 8 seconds, unless the server sets them.
         timeout: Seconds for one answer.
 
     Raises:
-        ConnectionError: There is no such server, or it does not let us in.
-        ValueError: It is no URL, or the server has several models.
+        ConnectionError: The server cannot be reached, or refuses the key.
+        ValueError: The URL is invalid, or the server has several models.
     """
 
     def __init__(self,
@@ -75,10 +74,10 @@ class TextServer:
                  timeout: float = 600.) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ('http', 'https') or not parts.netloc:
-            raise ValueError(f'{url!r} is no URL of a server. Write it as http://host:8000.')
+            raise ValueError(f'{url!r} is not the URL of a server. Write it as http://host:8000.')
         path = parts.path.rstrip('/').removesuffix('/chat/completions') or '/v1'
         self.url = f'{parts.scheme}://{parts.netloc}{path}'
-        # A client wants some key. None is read from OPENAI_API_KEY: this is another server.
+        # The client needs some key. OPENAI_API_KEY is not used: it belongs to another server.
         self._client = openai.OpenAI(
             base_url=self.url, api_key=api_key or 'EMPTY', max_retries=retries, timeout=timeout)
         self._generation = dict(generation or {})
@@ -89,7 +88,7 @@ class TextServer:
         try:
             models = [model.id for model in self._client.with_options(max_retries=2, timeout=30).models.list()]
         except openai.APIStatusError as e:
-            remedy = _FOR_ALL_ROWS.get(e.status_code, 'Look into the log of the server.')
+            remedy = _FOR_ALL_ROWS.get(e.status_code, 'Check the log of the server.')
             raise ConnectionError(f'{self.url}/models answers {_said(e)}. {remedy}') from e
         except openai.APIConnectionError as e:
             raise ConnectionError(f'{self.url} cannot be reached ({_reason(e)}). Start the server, or correct '
@@ -99,15 +98,15 @@ class TextServer:
         return models[0]
 
     def ask(self, messages: list[dict[str, Any]], row: str) -> ServedText:
-        """Asks one question, with retries.
+        """Requests one answer, with retries.
 
         Args:
-            messages: As OpenAI's API has them.
-            row: The name of the row, for errors.
+            messages: Messages of OpenAI's API.
+            row: The row's name, for errors.
 
         Raises:
             RowError: The server refuses this request (kind 'text-server').
-            ConnectionError: It would not answer any other either.
+            ConnectionError: The server would refuse every request.
         """
         extras = self._extras
         try:
@@ -116,20 +115,20 @@ class TextServer:
         except (openai.BadRequestError, openai.UnprocessableEntityError) as e:
             refused = min((name for name in extras if name in str(e)), key=str(e).index, default=None)
             if refused is not None:
-                # OpenAI itself, `swift deploy` with a Citrus-V model, and others take no field that they do not know.
-                # They name one, and may go on to those that they do know.
+                # OpenAI, `swift deploy` with a Citrus-V model, and others refuse unknown fields and name one of them.
+                # It is left out, and the request is sent again.
                 self._extras = {name: value for name, value in self._extras.items() if name != refused}
                 return self.ask(messages, row)
-            raise RowError(row, f'{self.url} answers {_said(e)}.',
-                           'Shorten the row, or look into the log of the server.', 'text-server') from e
+            raise RowError(row, f'{self.url} answers {_said(e)}.', 'Shorten the row, or check the log of the server.',
+                           'text-server') from e
         except openai.APIStatusError as e:
             remedy = _FOR_ALL_ROWS.get(e.status_code)
             if remedy is not None:
                 raise ConnectionError(f'{row}: {self.url} answers {_said(e)}. {remedy}') from e
-            raise RowError(row, f'{self.url} answers {_said(e)}, again and again.', 'Look into the log of the server.',
+            raise RowError(row, f'{self.url} answers {_said(e)}, also after retries.', 'Check the log of the server.',
                            'text-server') from e
         except openai.APIConnectionError as e:
-            raise ConnectionError(f'{row}: {self.url} cannot be reached any more ({_reason(e)}). {_GO_ON}') from e
+            raise ConnectionError(f'{row}: {self.url} cannot be reached ({_reason(e)}). {_RESUME}') from e
         except (openai.OpenAIError, ValueError) as e:
             raise _no_completion(row, self.url, e) from e
         choices = getattr(completion, 'choices', None)
@@ -139,13 +138,13 @@ class TextServer:
         return ServedText(
             text=choice.message.content or '',
             token_ids=_ids(choice, 'token_ids'),
-            # vLLM and ms-swift have them beside the choices, SGLang in each.
+            # vLLM and ms-swift return them next to the choices, SGLang in each choice.
             prompt_ids=_ids(completion, 'prompt_token_ids') or _ids(choice, 'prompt_token_ids'),
             finish_reason=choice.finish_reason)
 
 
 def _no_completion(row: str, url: str, found: Any) -> RowError:
-    return RowError(row, f'{url} answers with no chat completion: {str(found)[:200]!r}.',
+    return RowError(row, f'{url} did not return a chat completion: {str(found)[:200]!r}.',
                     'Name an OpenAI-compatible server by --text-from.', 'text-server')
 
 
@@ -164,19 +163,19 @@ def _reason(error: openai.APIConnectionError) -> str:
 
 
 def data_url(reference: Any) -> str:
-    """An image of a row as a data: URL, which no server has to look for.
+    """Returns an image of a row as a data: URL.
 
-    A file that every decoder reads alike is sent as it is; anything else as a PNG of the pixels that are seen here.
+    A file that all decoders read alike is sent unchanged; any other as a PNG of the pixels that PIL decodes here.
 
     Args:
-        reference: What `FileRules.open` takes.
+        reference: A reference that `files.images.open_image` takes.
 
     Raises:
-        One of `IMAGE_ERRORS`: it cannot be read, or must not be.
+        One of `IMAGE_ERRORS`: The image cannot be read or is refused.
     """
     with open_image(reference) as image:
-        kind, path = _SENT_AS_THEY_ARE.get(image.format or ''), getattr(image, 'filename', '')
-        # Some decoders turn an image by its EXIF, and each has its own way with alpha, palettes and 16 bits.
+        kind, path = _SENT_UNCHANGED.get(image.format or ''), getattr(image, 'filename', '')
+        # Decoders differ in EXIF orientation, alpha, palettes and 16 bits.
         plain = (
             image.mode in ('RGB', 'L') and 'transparency' not in image.info
             and image.getexif().get(ExifTags.Base.Orientation, 1) == 1)
@@ -190,6 +189,6 @@ def data_url(reference: Any) -> str:
 
 def _png(image: Image.Image) -> bytes:
     file = BytesIO()
-    # Whatever the file said about itself stays behind.
+    # Without the metadata of the file.
     Image.frombytes(image.mode, image.size, image.tobytes()).save(file, 'PNG', compress_level=1)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Citrus-V as a Transformers model: Qwen2.5-VL, projector, SAM2's image path, losses, and the weights of all.
+"""Citrus-V as a Transformers model: Qwen2.5-VL, projector, SAM2's image path, losses, and checkpoint files.
 
-It takes and gives tensors; it knows no row, no file format of a dataset, and no ms-swift.
+Inputs and outputs are tensors. Dataset rows and ms-swift are not used here.
 """

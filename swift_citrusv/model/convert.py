@@ -1,7 +1,7 @@
-"""Turns a published Citrus-V checkpoint (`published`) into a directory of ours, number for number.
+"""Converts a published Citrus-V checkpoint (`published_layout`) to a directory in our layout, with identical weights.
 
-Everything is checked before anything is written, from the names and shapes of the weights alone. Then the weights go
-through memory a file at a time, and config.json is written last: a directory without it is no checkpoint to anybody.
+All checks come before the first write, from the names and shapes of the weights alone. Then the weights are copied, one
+new file in memory at a time. config.json is written last: without it no loader accepts a directory as a checkpoint.
 """
 import json
 import os
@@ -17,14 +17,14 @@ from typing import Any
 
 from .config import CitrusVConfig
 from .graft import add_seg_token
-from .published_layout import PADDING_POINTS, TEXT_REMEDY, TRAINING_SETTINGS, missing_for_text, our_settings
-from .published_weights import Plan, find_files, plan_weights, tensors_of
-from .safe_loading import refuse_code
+from .published_layout import PADDING_POINTS, TEXT_REMEDY, TRAINING_SETTINGS, config_arguments, missing_text_parts
+from .published_weights import WeightPlan, find_weight_files, iter_tensors, plan_weights
+from .safe_loading import refuse_remote_code
 from .segmenter import PRESETS
 
-# Bytes of a file of weights, which is what the conversion holds in memory.
+# Bytes of a new weight file, and so the memory that the conversion needs.
 SHARD_BYTES = 2 * 2**30
-# What an earlier checkpoint in the directory may have left; Transformers would read it before, or beside, the new one.
+# Files of an earlier checkpoint in the directory, which Transformers would read instead of the new ones.
 _OLD_WEIGHTS = ('model*.safetensors', 'model.safetensors.index.json', 'pytorch_model*.bin',
                 'pytorch_model.bin.index.json')
 _TEXT_PATTERNS = ('*.json', '*.jinja', 'merges.txt')
@@ -32,14 +32,14 @@ _TEXT_PATTERNS = ('*.json', '*.jinja', 'merges.txt')
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was converted.
+    """The result of a conversion.
 
-    config: As it was saved.
-    num_bytes: Of the weights.
-    num_files: That hold them.
-    parts: Number and types ('bfloat16') of the weights of 'MLLM', 'projector' and 'SAM2'.
-    left_out: Sentences about what was not carried over.
-    text_from: Where tokenizer and processor came from; None where there are none.
+    config: The saved configuration.
+    num_bytes: Bytes of the weights.
+    num_files: Number of weight files.
+    parts: Number and dtypes ('bfloat16') of the weights of 'MLLM', 'projector' and 'SAM2'.
+    left_out: A sentence for each group of weights and settings that was not converted.
+    text_from: The directory of tokenizer and processor; None if there are none.
     """
     config: CitrusVConfig
     num_bytes: int
@@ -60,32 +60,32 @@ def convert_checkpoint(source: str,
 
     Args:
         source: A directory in the published layout: safetensors or `.bin`, in one file or several.
-        output_dir: The new directory; has to be empty, or not there.
-        tokenizer: A directory with tokenizer and processor, where `source` has none or others are wanted. `[SEG]` is
+        output_dir: The new directory; must be empty or not exist.
+        tokenizer: A directory with tokenizer and processor, if `source` has none or others should be used. `[SEG]` is
             added to them.
         padding_points: See `CitrusVConfig`.
-        overwrite: Whether `output_dir` may hold files. Weights and config.json in it are removed, others stay.
-        shard_bytes: The most bytes of a new file of weights (one weight may be more).
+        overwrite: Whether `output_dir` may contain files. Weights and config.json in it are removed, others stay.
+        shard_bytes: Maximum size of a new weight file in bytes (a single weight may be larger).
 
     Returns:
-        What was converted. Without tokenizer and processor the directory is good for masks and logits alone.
+        A summary. Without tokenizer and processor, the new directory supports masks and logits but no text.
 
     Raises:
-        ValueError: `source` is not whole, not in that layout, or names code; or the tokenizer gives `[SEG]` another id.
-            Nothing was written.
-        OSError: A file cannot be read or written. What was written has no config.json.
+        ValueError: `source` is incomplete, not in that layout, or names code; or the tokenizer has another id for
+            `[SEG]`. Nothing was written.
+        OSError: A file cannot be read or written. The new directory has no config.json.
     """
     folder, output = Path(source), Path(output_dir)
     if not folder.is_dir():
-        raise NotADirectoryError(f'{source} is no directory. Name one that holds a published Citrus-V checkpoint.')
+        raise NotADirectoryError(f'{source} is not a directory. Give one with a published Citrus-V checkpoint.')
     _check_output(folder, output, overwrite)
-    refuse_code(source)
+    refuse_remote_code(source)
     values = _read_config(folder / 'config.json')
-    config = _config(values, str(folder / 'config.json'), padding_points)
-    plan = plan_weights(find_files(folder), config)
-    processor, text_from = _processor(source, tokenizer, config.seg_token_id)
-    shards = _shards(plan, shard_bytes)
-    _check_room(output, plan.num_bytes)
+    config = _translate_config(values, str(folder / 'config.json'), padding_points)
+    plan = plan_weights(find_weight_files(folder), config)
+    processor, text_from = _load_processor(source, tokenizer, config.seg_token_id)
+    shards = _plan_shards(plan, shard_bytes)
+    _check_disk_space(output, plan.num_bytes)
 
     output.mkdir(parents=True, exist_ok=True)
     for pattern in ('config.json', *_OLD_WEIGHTS):
@@ -105,61 +105,62 @@ def convert_checkpoint(source: str,
     return Conversion(config, plan.num_bytes, len(shards), parts, left_out, text_from)
 
 
-# ---- before anything is written
+# ---- before the first write
 
 
 def _check_output(source: Path, output: Path, overwrite: bool) -> None:
     if output.is_file():
-        raise ValueError(f'{output} is a file. Name a directory.')
+        raise ValueError(f'{output} is a file. Give a directory.')
     if output.exists() and os.path.samefile(source, output):
-        raise ValueError(f'{output} is the directory that is converted. Name another one.')
-    held = sorted(path.name for path in output.iterdir()) if output.exists() else []
-    if held and not overwrite:
-        raise ValueError(f'{output} is not empty ({", ".join(held[:3])}{", ..." if len(held) > 3 else ""}). Name '
-                         'another directory, or say --overwrite.')
+        raise ValueError(f'{output} is the directory to convert. Give another output directory.')
+    names = sorted(path.name for path in output.iterdir()) if output.exists() else []
+    if names and not overwrite:
+        raise ValueError(f'{output} is not empty ({", ".join(names[:3])}{", ..." if len(names) > 3 else ""}). Give '
+                         'another directory, or add --overwrite.')
 
 
-def _check_room(output: Path, num_bytes: int) -> None:
-    there = next(path for path in (output, *output.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+def _check_disk_space(output: Path, num_bytes: int) -> None:
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if free < num_bytes:
-        raise OSError(f'{there} has {free / 1e9:.1f} GB of room, but the weights take {num_bytes / 1e9:.1f} GB.')
+        raise OSError(f'{existing} has {free / 1e9:.1f} GB of free space, but the weights need '
+                      f'{num_bytes / 1e9:.1f} GB. Free some, or give another directory.')
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f'{path.parent} holds no config.json. Download the checkpoint again.')
-    # That it is JSON, `refuse_code` has seen.
+    # `refuse_remote_code` has checked that it is JSON.
     values = json.loads(path.read_text(encoding='utf-8'))
     if not isinstance(values, dict):
-        raise ValueError(f'{path} holds no JSON object. Download the checkpoint again.')
+        raise ValueError(f'{path} contains no JSON object. Download the checkpoint again.')
     return values
 
 
-def _config(values: dict[str, Any], source: str, padding_points: int) -> CitrusVConfig:
-    settings = our_settings(values, source, padding_points)
+def _translate_config(values: dict[str, Any], source: str, padding_points: int) -> CitrusVConfig:
+    settings = config_arguments(values, source, padding_points)
     if settings['sam2_preset'] not in PRESETS:
         raise ValueError(f'{source} names the SAM2 configuration {settings["sam2_preset"]!r} (the end of cfg_path in '
-                         f'grounding_encoder_config), which is none of: {", ".join(PRESETS)}.')
+                         f'grounding_encoder_config). Supported are: {", ".join(PRESETS)}.')
     try:
         return CitrusVConfig(**settings)
     except (StrictDataclassError, ValueError, TypeError, LookupError, AttributeError) as e:
-        raise ValueError(f'{source} is no configuration of a Qwen2.5-VL: {e} Download the file again.') from e
+        raise ValueError(f'{source} is not a configuration of a Qwen2.5-VL: {e} Download the file again.') from e
 
 
-def _processor(source: str, tokenizer: str | None,
-               seg_token_id: int | None) -> tuple[Qwen2_5_VLProcessor | None, str | None]:
-    """Reads tokenizer and processor, with `[SEG]`, and says where they came from."""
+def _load_processor(source: str, tokenizer: str | None,
+                    seg_token_id: int | None) -> tuple[Qwen2_5_VLProcessor | None, str | None]:
+    """Reads tokenizer and processor, adds `[SEG]`, and returns the processor with the directory it was read from."""
     folder = source if tokenizer is None else tokenizer
-    missing = missing_for_text(folder)
+    missing = missing_text_parts(folder)
     if missing:
         if tokenizer is not None:
-            raise ValueError(f'--tokenizer {tokenizer} holds no {" and no ".join(missing)}. Name a directory of '
-                             'Qwen2.5-VL, of which nothing but these files is read.')
+            raise ValueError(f'--tokenizer {tokenizer} holds no {" and no ".join(missing)}. Give a directory of '
+                             'Qwen2.5-VL; only these files are read.')
         return None, None
-    refuse_code(folder)
+    refuse_remote_code(folder)
     with tempfile.TemporaryDirectory() as text:
-        # Apart from its config.json, which Transformers would ask for a class that it does not know.
+        # Without config.json, whose model type Transformers does not support.
         for pattern in _TEXT_PATTERNS:
             for path in Path(folder).glob(pattern):
                 if path.name != 'config.json' and not path.name.endswith('.index.json'):
@@ -172,8 +173,8 @@ def _processor(source: str, tokenizer: str | None,
             raise ValueError(f'Tokenizer and processor in {folder} cannot be read: {e} {TEXT_REMEDY}') from e
     found = add_seg_token(processor.tokenizer)
     if found != seg_token_id:
-        raise ValueError(f'The tokenizer in {folder} gives [SEG] the id {found}, but the model was trained with '
-                         f'seg_token_idx {seg_token_id}: it is another tokenizer. {TEXT_REMEDY}')
+        raise ValueError(f'The id of [SEG] in the tokenizer in {folder} is {found}, but the model was trained with '
+                         f'seg_token_idx {seg_token_id}, so with another tokenizer. {TEXT_REMEDY}')
     return processor, folder
 
 
@@ -188,34 +189,34 @@ def _check_json(path: Path) -> None:
 # ---- writing
 
 
-def _shards(plan: Plan, shard_bytes: int) -> list[list[str]]:
-    """The published names of the weights by new file."""
+def _plan_shards(plan: WeightPlan, shard_bytes: int) -> list[list[str]]:
+    """The published names of the weights of each new file."""
     shards: list[list[str]] = [[]]
-    room = shard_bytes
+    space = shard_bytes
     for key, weight in plan.weights.items():
-        if shards[-1] and weight.num_bytes > room:
+        if shards[-1] and weight.num_bytes > space:
             shards.append([])
-            room = shard_bytes
+            space = shard_bytes
         shards[-1].append(key)
-        room -= weight.num_bytes
+        space -= weight.num_bytes
     return shards
 
 
-def _write_weights(plan: Plan, shards: list[list[str]], output: Path) -> None:
+def _write_weights(plan: WeightPlan, shards: list[list[str]], output: Path) -> None:
     names = [f'model-{i:05}-of-{len(shards):05}.safetensors' for i in range(1, len(shards) + 1)]
     if len(shards) == 1:
         names = ['model.safetensors']
     with tqdm(total=plan.num_bytes, unit='B', unit_scale=True, desc='converting', delay=1) as bar:
         for name, keys in zip(names, shards):
-            held = {}
-            # Opened anew for each new file: what was read of a mapped file stays in memory until it is closed.
+            tensors = {}
+            # Reopened for each new file: the pages read from a memory-mapped file stay resident until it is closed.
             for path in dict.fromkeys(plan.weights[key].path for key in keys):
-                for key, tensor in tensors_of(path, set(keys)):
-                    held[plan.weights[key].name] = tensor
+                for key, tensor in iter_tensors(path, set(keys)):
+                    tensors[plan.weights[key].name] = tensor
                     bar.update(tensor.nbytes)
             # Transformers refuses files without a format.
-            save_file(held, output / name, metadata={'format': 'pt'})
-            del held
+            save_file(tensors, output / name, metadata={'format': 'pt'})
+            del tensors
     if len(shards) > 1:
         index = {
             'metadata': {

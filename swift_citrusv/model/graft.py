@@ -1,4 +1,4 @@
-"""Grafts a fresh segmentation head on a plain Qwen2.5-VL: `[SEG]`, the projector and SAM2."""
+"""Adds a new segmentation head to a plain Qwen2.5-VL: `[SEG]`, the projector and SAM2."""
 import logging
 import math
 import torch
@@ -13,34 +13,34 @@ from .config import CitrusVConfig
 from .modeling import CitrusVForConditionalGeneration
 from .sam2_weights import Sam2Source, load_sam2_weights
 
-# A child of ms-swift's logger, which need not be loaded: its handlers and level count where it is.
+# A child of ms-swift's logger: uses its handlers and level if ms-swift is loaded, and does not import it.
 logger = logging.getLogger('swift.citrusv')
 
 
 def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager:
-    """Whole parameters that may be written to, where ZeRO-3 keeps a share of each on every rank; rank 0's are kept."""
+    """A context in which parameters are complete and writable under ZeRO-3; rank 0's values are kept."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
     import deepspeed
 
-    # Embeddings may be tied.
+    # Without duplicates: embeddings may be tied.
     return deepspeed.zero.GatheredParameters(list(dict.fromkeys(parameters)), modifier_rank=0)
 
 
 def add_seg_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Adds `[SEG]` to the tokenizer, where it is not there yet, and returns its id.
+    """Adds `[SEG]` to the tokenizer if it is missing, and returns its id.
 
-    It is an ordinary added token, not a special one, so that decoding with `skip_special_tokens` keeps it in the text.
+    It is an added token but not a special one, so decoding with `skip_special_tokens` keeps it in the text.
     """
     tokenizer.add_tokens([AddedToken(SEG_TOKEN, normalized=False, special=False)])
     return tokenizer.convert_tokens_to_ids(SEG_TOKEN)
 
 
 def resize_for_seg(model: PreTrainedModel, seg_token_id: int) -> None:
-    """Makes room for `[SEG]` in the embeddings (a multiple of 128, as Qwen pads them), and gives it a typical vector.
+    """Sets the embedding of `[SEG]` to the mean of the others, after enlarging the embeddings if necessary.
 
-    Qwen2.5-VL has more rows than tokens, so mostly nothing grows; but the spare rows were never trained, and are
-    replaced by the mean of the others.
+    Qwen2.5-VL's embeddings have unused rows, so they rarely grow (then to a multiple of 128, as Qwen pads them). The
+    unused rows were never trained, hence the mean.
     """
     weight = model.get_input_embeddings().weight
     rows = getattr(weight, 'ds_shape', weight.shape)[0]
@@ -54,7 +54,7 @@ def resize_for_seg(model: PreTrainedModel, seg_token_id: int) -> None:
 
 def graft_config(config: PretrainedConfig, sam2: Sam2Source, seg_token_id: int,
                  multimask_output: bool) -> CitrusVConfig:
-    """A Citrus-V configuration around that of a plain Qwen2.5-VL."""
+    """The Citrus-V configuration for a plain Qwen2.5-VL's configuration."""
     values = {
         k: v
         for k, v in config.to_dict().items() if k not in {'model_type', 'architectures', 'transformers_version'}
@@ -64,10 +64,10 @@ def graft_config(config: PretrainedConfig, sam2: Sam2Source, seg_token_id: int,
 
 
 @contextmanager
-def fresh_head_expected() -> Iterator[None]:
-    """Leaves the segmentation parts out of Transformers' report of missing weights, and nothing else.
+def ignore_missing_segmentation_weights() -> Iterator[None]:
+    """Leaves only the segmentation parts out of Transformers' report of missing weights.
 
-    A plain Qwen2.5-VL never has them, and a hundred lines about it would bury one about a weight that it should have.
+    A plain Qwen2.5-VL never has them; a hundred lines about them would hide a line about a weight that it should have.
     """
     model_class = CitrusVForConditionalGeneration
     before = model_class._keys_to_ignore_on_load_missing
@@ -79,10 +79,10 @@ def fresh_head_expected() -> Iterator[None]:
 
 
 def finish_graft(model: CitrusVForConditionalGeneration, sam2: Sam2Source, seg_token_id: int) -> None:
-    """Completes a model that was loaded from a plain Qwen2.5-VL: SAM2's weights from `sam2`, room for `[SEG]`."""
+    """Completes a model that was loaded from a plain Qwen2.5-VL: SAM2's weights, and the embedding of `[SEG]`."""
     if sam2.path is not None:
         with gathered(model.segmenter.parameters()):
             load_sam2_weights(model.segmenter, sam2.path)
     resize_for_seg(model, seg_token_id)
     model.config.seg_token_id = seg_token_id
-    logger.info(f'Grafted a fresh segmentation head: SAM2 {sam2.preset} from {sam2.path or "random initialisation"}.')
+    logger.info(f'Added a new segmentation head: SAM2 {sam2.preset} from {sam2.path or "random initialisation"}.')

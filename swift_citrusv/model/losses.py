@@ -3,21 +3,20 @@ import math
 import torch
 import torch.nn.functional as F
 from dataclasses import dataclass, fields
-from typing import Tuple, Union
 
 from ..constants import IGNORE_INDEX
 
-Count = Union[float, torch.Tensor]
+Count = float | torch.Tensor
 
-# The smoothing term of equation 2, in pixels. The paper gives no value. It stands in the denominator only, so a perfect
-# mask of A pixels still scores eps / (2 A + eps): with eps = 1 a one-pixel lesion could not get below 1/3, and under a
-# prediction that has collapsed to zero, where it most needs a gradient, it would get half of it. Nothing is bought by
-# that, since the denominator of a non-empty mask is at least A >= 1 anyway: all that eps has to do is to prevent 0 / 0
-# for an empty mask under an empty prediction, for which this is enough, in float32 too.
+# The smoothing term of equation 2, in pixels; the paper gives no value. It only stands in the denominator, so a perfect
+# mask of A pixels still has the loss eps / (2 A + eps): with eps = 1 a one-pixel lesion could not get below 1/3, and
+# under a prediction that has collapsed to zero its gradient would be halved. A large eps has no benefit, since the
+# denominator of a non-empty mask is at least A >= 1. It only has to prevent 0 / 0 for an empty mask under an empty
+# prediction, for which this value suffices in float32 too.
 DICE_EPS = 1e-6
-# Mask logits are held within this range, so that the sum over the pixels of a mask cannot overflow, whatever a decoder
-# in half precision gives out, Inf included (float16 ends at 65504). A pixel is certain long before that (exp(-17) is
-# the resolution of float32); beyond the range it gets no gradient.
+# Mask logits are clamped to this range, so that the sum over the pixels of a mask cannot overflow, whatever a decoder
+# in half precision returns, Inf included (float16 ends at 65504). The sigmoid saturates long before that (exp(-17) is
+# the resolution of float32); beyond the range a pixel gets no gradient.
 MAX_LOGIT = 2.**16
 
 
@@ -26,7 +25,7 @@ class LossWeights:
     """The balancing coefficients of equation 4: lambda_1, lambda_2, lambda_3 = 1, 2, 1 in the paper.
 
     Args:
-        token, dice, bce: Finite factors >= 0; 0 turns a term off but keeps it in the graph.
+        token, dice, bce: Finite factors >= 0; 0 disables a term but keeps it in the graph.
 
     Raises:
         ValueError: A factor is negative, infinite or NaN.
@@ -39,19 +38,19 @@ class LossWeights:
         for field in fields(self):
             value = getattr(self, field.name)
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f'The weight of the {field.name} loss is {value!r}: set a finite number >= 0.')
+                raise ValueError(f'The weight of the {field.name} loss is {value!r}. Set a finite number >= 0.')
 
 
 def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each token, in nats (equation 1, before the mean).
 
     Args:
-        logits: `[K, V]`, any float dtype, aligned already: row k predicts label k.
+        logits: `[K, V]`, any float dtype, already aligned: row k predicts label k.
         labels: `[K]`, int64, 0 to V - 1, or IGNORE_INDEX.
 
     Returns:
         `[K]`, float32 (float64 for float64 logits), >= 0. Zero, with zero gradient, at IGNORE_INDEX. K may be 0: the
-        empty result still hangs in the graph.
+        empty result is still part of the graph.
 
     Source:
         Paper section 4.3.1, equation 1.
@@ -62,13 +61,13 @@ def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def dice_loss(logits: torch.Tensor, targets: torch.Tensor, eps: float = DICE_EPS) -> torch.Tensor:
     """Soft Dice loss of each mask, equation 2 as printed: `1 - 2 sum(p g) / (sum p + sum g + eps)`, p = sigmoid(logit).
 
-    An empty target makes the numerator 0: the loss is 1 whatever the prediction, and its gradient is 0. That an empty
-    mask should stay empty is taught by `bce_loss` alone.
+    An empty target makes the numerator 0: the loss is 1 whatever the prediction, and its gradient is 0. For empty
+    masks, only `bce_loss` has a gradient.
 
     Args:
         logits: `[M, h, w]`, any float dtype. M may be 0.
-        targets: `[M, h, w]`, values 0 and 1 (uint8, bool or float; 255 is not 1), not checked: that would make the
-            GPU wait.
+        targets: `[M, h, w]`, values 0 and 1 (uint8, bool or float; 255 is not 1). Not checked, because that would
+            synchronise with the GPU.
         eps: Smoothing term in pixels, > 0; see DICE_EPS.
 
     Returns:
@@ -81,16 +80,15 @@ def dice_loss(logits: torch.Tensor, targets: torch.Tensor, eps: float = DICE_EPS
         Paper section 4.3.1, equation 2.
     """
     _check_shapes(logits, targets)
-    logits = _hold(logits)
+    logits = _clamp(logits)
     return _dice(logits, targets.to(logits.dtype), eps)
 
 
 def bce_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy of each mask in nats, the mean over its pixels (equation 3), without overflow.
 
-    Logits beyond +-MAX_LOGIT, Inf included, count as that and get no gradient.
-
-    An empty target gives `mean(softplus(logits))`: it pushes every pixel down.
+    Logits beyond +-MAX_LOGIT, Inf included, are clamped and get no gradient. An empty target gives
+    `mean(softplus(logits))`, which lowers every pixel.
 
     Args:
         logits: `[M, h, w]`, any float dtype. M may be 0.
@@ -106,39 +104,39 @@ def bce_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         Paper section 4.3.1, equation 3.
     """
     _check_shapes(logits, targets)
-    logits = _hold(logits)
+    logits = _clamp(logits)
     return _bce(logits, targets.to(logits.dtype))
 
 
 def mask_losses(logits: torch.Tensor,
                 targets: torch.Tensor,
-                eps: float = DICE_EPS) -> Tuple[torch.Tensor, torch.Tensor]:
+                eps: float = DICE_EPS) -> tuple[torch.Tensor, torch.Tensor]:
     """`dice_loss` and `bce_loss` on one shared float32 copy of logits and targets.
 
-    Masks are not cut into chunks: autograd keeps every chunk's activations for the backward pass, so that would not
-    lower the peak.
+    The masks are not processed in chunks: autograd keeps every chunk's activations for the backward pass, so chunks
+    would not lower the peak.
 
     Args:
         logits, targets, eps: As in `dice_loss`.
 
     Returns:
-        Dice `[M]` and BCE `[M]`. With M = 0 both are empty and still hang in the graph.
+        Dice `[M]` and BCE `[M]`. With M = 0 both are empty and still part of the graph.
 
     Raises:
         ValueError: Logits and targets differ in shape, or are not `[M, h, w]`.
     """
     _check_shapes(logits, targets)
-    logits = _hold(logits)
+    logits = _clamp(logits)
     targets = targets.to(logits.dtype)
     return _dice(logits, targets, eps), _bce(logits, targets)
 
 
 def combine(token_sum: torch.Tensor, dice_sum: torch.Tensor, bce_sum: torch.Tensor, num_tokens: Count, num_masks: Count,
             weights: LossWeights) -> torch.Tensor:
-    """Equation 4 from sums: one micro-batch's share of the loss of the whole optimizer step.
+    """Equation 4 from sums: the contribution of one micro-batch to the loss of the whole optimizer step.
 
-    The counts are those of the whole step (all ranks, all accumulation steps), so the shares add up to the mean over
-    its tokens and masks, and the gradient does not depend on packing, micro-batching or the number of ranks.
+    The counts are those of the whole step (all ranks, all accumulation steps), so the contributions add up to the means
+    over its tokens and masks, and the gradient does not depend on packing, micro-batching or the number of ranks.
 
     Args:
         token_sum: Sum of `token_loss`, a scalar, float32.
@@ -148,8 +146,8 @@ def combine(token_sum: torch.Tensor, dice_sum: torch.Tensor, bce_sum: torch.Tens
         weights: The balancing coefficients.
 
     Returns:
-        A scalar. A count of zero makes its term zero, with zero gradient; never NaN, and the term stays in the graph,
-        so that a step without masks still reaches every segmentation parameter.
+        A scalar, never NaN for finite sums. A count of zero makes its term zero, with zero gradient; the term stays in
+        the graph, so a step without masks still gives every segmentation parameter a gradient.
 
     Source:
         Paper section 4.3.1, equation 4.
@@ -160,7 +158,7 @@ def combine(token_sum: torch.Tensor, dice_sum: torch.Tensor, bce_sum: torch.Tens
 
 
 def _mean(total: torch.Tensor, count: Count) -> torch.Tensor:
-    # Not a clamp to 1: callers who undo DDP's averaging pass count / world_size, which may lie between 0 and 1.
+    # Not a clamp to 1: callers that undo DDP's averaging pass count / world_size, which may lie between 0 and 1.
     if isinstance(count, torch.Tensor):
         return total / torch.where(count > 0, count, 1) * (count > 0)
     return total / (count if count > 0 else 1) * (count > 0)
@@ -180,13 +178,13 @@ def _upcast(logits: torch.Tensor) -> torch.Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _hold(logits: torch.Tensor) -> torch.Tensor:
-    """Mask logits in float32 or better, within `MAX_LOGIT`. NaN stays NaN: that is to be seen."""
+def _clamp(logits: torch.Tensor) -> torch.Tensor:
+    """Mask logits in float32 or better, within `MAX_LOGIT`. NaN stays NaN, so that it is noticed."""
     return _upcast(logits).clamp(-MAX_LOGIT, MAX_LOGIT)
 
 
 def _check_shapes(logits: torch.Tensor, targets: torch.Tensor) -> None:
-    # [M, 1, h, w] against [M, h, w] would broadcast to M x M pairs without a word.
+    # [M, 1, h, w] against [M, h, w] would silently broadcast to M x M pairs.
     if logits.dim() != 3 or logits.shape != targets.shape:
-        raise ValueError(f'Mask logits have shape {tuple(logits.shape)} and targets {tuple(targets.shape)}: '
-                         'give both as [num_masks, height, width].')
+        raise ValueError(f'Mask logits have shape {tuple(logits.shape)} and targets {tuple(targets.shape)}. '
+                         'Give both as [num_masks, height, width].')

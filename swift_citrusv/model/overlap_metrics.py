@@ -1,15 +1,14 @@
 """Dice and IoU of binary masks, for evaluation.
 
-The rule for empty masks, for every function here: prediction and target both empty score 1.0; exactly one of them empty
-scores 0.0. So a model that rightly draws nothing is rewarded, and no score is NaN.
+Empty masks, in every function here: if prediction and target are both empty the score is 1.0, if exactly one of them is
+empty it is 0.0. A correctly empty prediction is rewarded, and no score is NaN.
 """
 import numpy as np
 import torch
-from typing import Tuple
 
 
 def mask_statistics(logits_or_masks: torch.Tensor, targets: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:
-    """Counts the pixels that the scores need. Counts of several devices or tiles may be gathered or added up.
+    """Counts the pixels that the scores need. Counts of several devices or tiles may be gathered or summed.
 
     Args:
         logits_or_masks: `[M, ...]`, usually `[M, h, w]`: logits, or masks of 0 and 1, any dtype. M may be 0.
@@ -24,13 +23,13 @@ def mask_statistics(logits_or_masks: torch.Tensor, targets: torch.Tensor, thresh
         ValueError: The shapes differ, or there is no axis of masks.
     """
     if logits_or_masks.dim() < 1 or logits_or_masks.shape != targets.shape:
-        raise ValueError(f'Predictions have shape {tuple(logits_or_masks.shape)} and targets {tuple(targets.shape)}: '
-                         'give both as [num_masks, height, width].')
-    # flatten(1) cannot do with a single axis; the new one has one element.
+        raise ValueError(f'Predictions have shape {tuple(logits_or_masks.shape)} and targets {tuple(targets.shape)}. '
+                         'Give both as [num_masks, height, width].')
+    # flatten(1) needs two axes; the new one has one element.
     predicted = (logits_or_masks > threshold).unsqueeze(-1).flatten(1)
     target = (targets != 0).unsqueeze(-1).flatten(1)
     counts = [(predicted & target).sum(1), predicted.sum(1), target.sum(1)]
-    # float64 holds every count of pixels exactly; float32 stops at 2^24, which is one 4096 x 4096 slide tile.
+    # float64 holds every pixel count exactly; float32 only up to 2^24, one 4096 x 4096 slide tile.
     return torch.stack(counts, dim=1).double()
 
 
@@ -92,13 +91,13 @@ def iou_score(pred: np.ndarray, target: np.ndarray) -> float:
 
 
 def _ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
-    # The one home of the rule: the denominator is 0 if both masks are empty; with one empty the numerator is 0.
+    # The rule for empty masks: the denominator is 0 if both are empty; the numerator is 0 if one is.
     return torch.where(denominator > 0, numerator / torch.where(denominator > 0, denominator, 1), 1)
 
 
-def _columns(stats: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+def _columns(stats: torch.Tensor) -> tuple[torch.Tensor, ...]:
     if stats.dim() < 1 or stats.shape[-1] != 3:
-        raise ValueError(f'Statistics have shape {tuple(stats.shape)}: give [num_masks, 3] of mask_statistics.')
+        raise ValueError(f'Statistics have shape {tuple(stats.shape)}. Give [num_masks, 3] of mask_statistics.')
     return stats.to(torch.promote_types(stats.dtype, torch.float32)).unbind(-1)
 
 
@@ -106,8 +105,8 @@ def _pair_statistics(pred: np.ndarray, target: np.ndarray) -> torch.Tensor:
     """The counts of `mask_statistics` for one pair, `[3]`."""
     pred, target = _foreground(pred, 'prediction'), _foreground(target, 'target')
     if pred.shape != target.shape:
-        raise ValueError(f'The prediction has shape {pred.shape} and the target {target.shape}: '
-                         'resize the prediction to the image first.')
+        raise ValueError(f'The prediction has shape {pred.shape} and the target {target.shape}. '
+                         'Resize the prediction to the image first.')
     counts = [np.count_nonzero(pred & target), np.count_nonzero(pred), np.count_nonzero(target)]
     return torch.tensor(counts, dtype=torch.float64)
 
@@ -117,5 +116,5 @@ def _foreground(mask: np.ndarray, name: str) -> np.ndarray:
     if mask.dtype.kind not in 'biu':
         binary = mask.dtype.kind == 'f' and bool(np.isin(mask, (0, 1)).all())
         if not binary:
-            raise ValueError(f'The {name} ({mask.dtype}) is not a binary mask: apply a threshold first.')
+            raise ValueError(f'The {name} ({mask.dtype}) is not a binary mask. Apply a threshold first.')
     return mask != 0

@@ -1,11 +1,11 @@
-"""The hidden states at the `[SEG]` tokens of a generation, kept while it runs: no second pass, nothing else kept.
+"""The hidden states at the `[SEG]` tokens of a generation, collected while it runs, without a second pass.
 
-The state that draws a mask is that of the last layer at the position of `[SEG]` itself. It exists once that token has
-been fed back into the model, in the step after the one that chose it; an answer that ends with `[SEG]`, because a limit
-or a stop word ended it there, has none, and asks for a pass of its own (`SegStates.missing`).
+A mask is predicted from the hidden state of the last layer at the position of its `[SEG]`. That state is computed in
+the step after the one that chose the token. If an answer ends with `[SEG]`, at a length limit or a stop word, there is
+no such step, and its state takes another pass (`inference.generation`).
 
-States are kept under the tokens that led to them. So it does not matter to which row of the batch a beam search moves a
-beam, or how many sequences are drawn from one prompt: the same tokens after the same prompt have the same state.
+States are stored by prompt and tokens so far, not by row of the batch: a beam search moves beams between rows, and
+several sequences may be sampled from one prompt, but the same tokens after the same prompt have the same state.
 """
 import torch
 from collections.abc import Callable, Iterator
@@ -17,55 +17,55 @@ from typing import Any
 Key = tuple[int, tuple[int, ...]]
 
 
-class Abandoned(Exception):
-    """Ends a generation that nobody waits for any more."""
+class GenerationCancelled(Exception):
+    """Ends a generation whose clients have all disconnected."""
 
 
 class SegStates:
-    """Follows one call of `generate`; an argument of it, so that calls in several threads do not meet.
+    """The `[SEG]` states of one call of `generate`, which gets it as an argument; calls in several threads stay apart.
 
     Args:
         seg_token_id: The id of `[SEG]`.
         prompt: The ids of the prompts, int64 [B, T], padded left.
-        seed: Of what is drawn at random; None leaves it to the process.
-        abandoned: Asked before each step: whether nobody waits for the answers any more.
+        seed: The seed for sampling; None leaves torch's generator as it is.
+        cancelled: Called before each step; True ends the generation.
     """
 
     def __init__(self,
                  seg_token_id: int,
                  prompt: Tensor,
                  seed: int | None = None,
-                 abandoned: Callable[[], bool] | None = None) -> None:
+                 cancelled: Callable[[], bool] | None = None) -> None:
         self.seg_token_id = seg_token_id
         self.seed = seed
-        # What ended the generation before its time.
+        # The error that ended the generation early.
         self.error: BaseException | None = None
-        self._abandoned = abandoned
-        self._closed, self._entered, self._left = False, False, Event()
+        self._cancelled = cancelled
+        self._closed, self._started, self._finished = False, False, Event()
         self.num_prompts, self.prompt_length = prompt.shape
-        # What was generated, int64 [B * sequences, L], once it is over.
+        # The generated ids, int64 [B * sequences, L], set after the generation.
         self.sequences: Tensor | None = None
         self._states: dict[Key, Tensor] = {}
         self._input_ids: Tensor | None = None
         self._streamed: list[list[int]] = [[] for _ in range(self.num_prompts)]
 
-    # ---- while it runs
+    # ---- during the generation
 
-    def follow(self, input_ids: Tensor) -> None:
-        """Takes the ids before a step, int64 [rows, prompt and what is generated so far].
+    def begin_step(self, input_ids: Tensor) -> None:
+        """Stores the ids before a step, prompts and generated tokens, int64 [rows, T so far].
 
         Raises:
-            Abandoned: Nobody waits for the answers any more.
+            GenerationCancelled: The generation was closed, or all its clients have disconnected.
         """
-        if self._closed or self._abandoned is not None and self._abandoned():
-            raise Abandoned
+        if self._closed or self._cancelled is not None and self._cancelled():
+            raise GenerationCancelled
         self._input_ids = input_ids
 
-    def note(self, hidden: Tensor) -> None:
-        """Keeps the states at the `[SEG]` that a step was fed with.
+    def record(self, hidden: Tensor) -> None:
+        """Stores the states at generated `[SEG]` tokens among the inputs of a step.
 
         Args:
-            hidden: Of the last layer, [rows, tokens that the step was fed with, D].
+            hidden: The hidden states of the last layer, [rows, input tokens of the step, D].
         """
         ids = self._input_ids
         if ids is None:
@@ -80,51 +80,51 @@ class SegStates:
             key = self._key(row * self.num_prompts // ids.shape[0], ids[row, self.prompt_length:end].tolist())
             self._states[key] = hidden[row, skipped + position].clone()
 
-    def stream(self, tokens: Tensor) -> None:
-        """Takes what a streamer is given: first the prompts, int64 [B, T], then a token of each row, int64 [B]."""
+    def record_streamed(self, tokens: Tensor) -> None:
+        """Takes what a streamer gets: first the prompts, int64 [B, T], then one token of each row, int64 [B]."""
         if tokens.ndim == 1:
             for ids, token in zip(self._streamed, tokens.tolist()):
                 ids.append(token)
 
-    # ---- its end, whatever it is
+    # ---- the end of the generation
 
     @contextmanager
     def watch(self, streamer: Any) -> Iterator[None]:
-        """Around the generation: its reader learns of its end, and of what ended it (`error`).
+        """A context for the generation: stores its `error`, and always ends the stream.
 
-        ms-swift generates for a stream in a thread of its own. An error there would only end the thread, and its reader
-        would wait for ever.
+        ms-swift generates for a stream in another thread. An error there would end only the thread, and the reader of
+        the stream would wait forever.
 
         Args:
-            streamer: Of Transformers' kind; None where nothing is streamed.
+            streamer: A streamer of Transformers; None without streaming.
         """
-        self._entered = True
+        self._started = True
         try:
             yield
         except BaseException as e:
             self.error = e
-            if streamer is None or not isinstance(e, Abandoned):
+            if streamer is None or not isinstance(e, GenerationCancelled):
                 raise
         finally:
             if streamer is not None:
-                # A second end, after a generation that went well, is read by nobody.
+                # After a successful generation this is the second end, which is never read.
                 streamer.end()
-            self._left.set()
+            self._finished.set()
 
     def close(self) -> None:
-        """Ends the generation of a stream that is not read to its end, and waits until it is over."""
+        """Cancels the generation of a stream that is not read to its end, and waits until it has ended."""
         self._closed = True
-        if self._entered:
-            self._left.wait()
+        if self._started:
+            self._finished.wait()
 
-    # ---- afterwards
+    # ---- after the generation
 
     def generated(self, prompt: int, sequence: int = 0) -> list[int]:
-        """The ids that answer a prompt, with what pads them; in a stream those so far.
+        """The generated ids of a prompt, padding included; while streaming, those so far.
 
         Args:
-            prompt: Its index.
-            sequence: Which of the sequences drawn from it.
+            prompt: The index of the prompt.
+            sequence: The index among the sequences sampled from it.
         """
         if self.sequences is None:
             return list(self._streamed[prompt])
@@ -132,29 +132,24 @@ class SegStates:
         return self.sequences[prompt * per_prompt + sequence].tolist()
 
     def get(self, prompt: int, generated: list[int]) -> Tensor | None:
-        """The state at the last of the generated ids, a `[SEG]`; None where it was never fed back."""
+        """The state at the last of the generated ids, a `[SEG]`; None if it was not computed."""
         return self._states.get(self._key(prompt, generated))
 
     def put(self, prompt: int, generated: list[int], state: Tensor) -> None:
-        """Adds a state that was found in another way."""
+        """Stores a state that was computed in another pass."""
         self._states[self._key(prompt, generated)] = state
-
-    def missing(self, prompt: int, generated: list[int]) -> bool:
-        """Whether a `[SEG]` among the generated ids has no state."""
-        return any(token == self.seg_token_id and self.get(prompt, generated[:i + 1]) is None
-                   for i, token in enumerate(generated))
 
     @staticmethod
     def _key(prompt: int, generated: list[int]) -> Key:
         return prompt, tuple(generated)
 
 
-class StreamTee:
-    """A streamer that hands on what it is given, and lets `SegStates` see it first.
+class RecordingStreamer:
+    """A streamer that records its tokens in `SegStates` and passes them to another streamer.
 
     Args:
-        streamer: Of Transformers' kind.
-        states: Of this generation.
+        streamer: A streamer of Transformers.
+        states: Those of this generation.
     """
 
     def __init__(self, streamer: Any, states: SegStates) -> None:
@@ -162,7 +157,7 @@ class StreamTee:
         self._states = states
 
     def put(self, tokens: Tensor) -> None:
-        self._states.stream(tokens)
+        self._states.record_streamed(tokens)
         self._streamer.put(tokens)
 
     def end(self) -> None:
@@ -170,29 +165,29 @@ class StreamTee:
 
 
 def append_answers(inputs: dict[str, Any], answers: list[list[int]], pad_token_id: int) -> dict[str, Any]:
-    """The inputs of a batch of prompts with an answer behind each prompt, for one pass over both.
+    """Appends an answer to each prompt of a batch, for one pass over both.
 
     Args:
-        inputs: Of B prompts, padded left: `input_ids` and `attention_mask` [B, T], `mm_token_type_ids` [B, T] where
-            there is one; the rest stays as it is.
-        answers: B lists of ids; an empty one where a prompt has no answer.
-        pad_token_id: Fills the tails.
+        inputs: The inputs of B prompts, padded left: `input_ids` [B, T]; `attention_mask` and `mm_token_type_ids`
+            [B, T], if present; other keys are not changed.
+        answers: B lists of ids; an empty list for a prompt without an answer.
+        pad_token_id: The id of the padding after shorter answers.
 
     Returns:
-        The same keys, without `position_ids`; T grows by the longest answer.
+        The same keys, without `position_ids` and with `attention_mask`; T grows by the longest answer.
     """
     prompts = inputs['input_ids']
     longest = max(len(answer) for answer in answers)
     tail = prompts.new_full((len(answers), longest), pad_token_id)
-    there = torch.zeros_like(tail)
+    is_answer = torch.zeros_like(tail)
     for row, answer in enumerate(answers):
         tail[row, :len(answer)] = torch.tensor(answer, dtype=tail.dtype, device=tail.device)
-        there[row, :len(answer)] = 1
+        is_answer[row, :len(answer)] = 1
     result = {key: value for key, value in inputs.items() if key != 'position_ids'}
     result['input_ids'] = torch.cat([prompts, tail], dim=1)
     mask = inputs.get('attention_mask')
     mask = torch.ones_like(prompts) if mask is None else mask
-    result['attention_mask'] = torch.cat([mask, there.to(mask.dtype)], dim=1)
+    result['attention_mask'] = torch.cat([mask, is_answer.to(mask.dtype)], dim=1)
     types = inputs.get('mm_token_type_ids')
     if types is not None:
         result['mm_token_type_ids'] = torch.cat([types, torch.zeros_like(tail).to(types.dtype)], dim=1)

@@ -1,7 +1,7 @@
 """The image path of SAM2 as one module: image encoder, prompt encoder, mask decoder, from the `sam2` package.
 
-The networks are `sam2`'s own; this file picks them for a preset, batches them over images and masks, and names their
-parameters as `sam2`'s checkpoints do (without the memory modules of the video path).
+The networks are `sam2`'s own; this module builds them for a preset and batches them over images and masks. Parameters
+have the names of `sam2`'s checkpoints (without the memory modules of the video path).
 
 Source: Ravi et al. 2024 (SAM 2); Citrus-V section 4.1, 'Segmentation Model for Pixel-Level Delineation'.
 """
@@ -33,7 +33,7 @@ _PACKAGE_CONFIGS = {
 }
 PRESETS = (*_PACKAGE_CONFIGS, 'tiny')
 
-# 0.7 M parameters for tests, demos and laptops: the schema of sam2's own YAML files.
+# 0.7 M parameters for tests, demos and laptops, in the schema of sam2's own YAML files.
 _TINY: dict[str, Any] = {
     'image_encoder': {
         'scalp': 1,
@@ -63,13 +63,13 @@ _TINY: dict[str, Any] = {
 
 @lru_cache
 def preset_config(preset: str) -> Mapping[str, Any]:
-    """Reads the network sizes of a preset.
+    """The sizes of a preset's network, in the schema of sam2's YAML files.
 
     Args:
         preset: One of `PRESETS`.
 
     Raises:
-        ValueError: An unknown preset.
+        ValueError: The preset is unknown.
     """
     if preset == 'tiny':
         return _TINY
@@ -79,17 +79,17 @@ def preset_config(preset: str) -> Mapping[str, Any]:
     return yaml.safe_load(text)['model']
 
 
-def image_size(preset: str) -> int:
-    """Side in pixels of the square image that the preset's encoder sees."""
+def preset_image_size(preset: str) -> int:
+    """Side in pixels of the square input image of the preset's encoder."""
     return preset_config(preset)['image_size']
 
 
-def mask_size(preset: str) -> int:
-    """Side in pixels of the square mask logits that the preset draws."""
-    return image_size(preset) // MASK_STRIDE
+def preset_mask_size(preset: str) -> int:
+    """Side in pixels of the preset's square mask logits."""
+    return preset_image_size(preset) // MASK_STRIDE
 
 
-def _pick(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
+def _present(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: config[name] for name in names if name in config}
 
 
@@ -104,11 +104,11 @@ def _build_image_encoder(config: Mapping[str, Any]) -> ImageEncoder:
         }),
         neck=FpnNeck(
             position_encoding=position,
-            **_pick(neck, 'd_model', 'backbone_channel_list', 'fpn_top_down_levels', 'fpn_interp_model')),
+            **_present(neck, 'd_model', 'backbone_channel_list', 'fpn_top_down_levels', 'fpn_interp_model')),
         scalp=config['scalp'])
 
 
-class Drawing(NamedTuple):
+class MaskPrediction(NamedTuple):
     """M masks and SAM2's own opinion of them, which no loss of ours trains.
 
     logits: float32 [M, m, m].
@@ -129,8 +129,8 @@ class Segmenter(nn.Module):
         preset: One of `PRESETS`.
         multimask_output: Whether `decode` returns the best of the three multimask outputs by predicted IoU instead of
             the single-mask output. No loss trains that IoU score here, so this is for checkpoints trained that way.
-        padding_points: How often `decode` puts SAM2's "not a point" embedding before the prompts of a mask; for
-            checkpoints trained that way.
+        padding_points: Number of SAM2's "not a point" embeddings that `decode` inserts before the prompts of a mask;
+            for checkpoints trained that way.
     """
 
     def __init__(self, preset: str, multimask_output: bool = False, padding_points: int = 0) -> None:
@@ -145,11 +145,11 @@ class Segmenter(nn.Module):
         self.chunk = 4
         # Transformers' gradient_checkpointing_enable() sets this attribute on every module that has it.
         self.gradient_checkpointing = False
-        # Hiera calls .item() while it is built, which fails under from_pretrained's meta-device context.
+        # Hiera's constructor calls .item(), which fails under from_pretrained's meta-device context.
         target = torch.get_default_device()
         with torch.device('cpu'):
             self._build(config)
-        # float32 whatever type Transformers has made the default: a graft would round SAM2's weights to bfloat16.
+        # float32, whatever default dtype Transformers has set: bfloat16 would round SAM2's weights.
         self.to(target, torch.float32)
         self.requires_grad_(True)
 
@@ -168,31 +168,31 @@ class Segmenter(nn.Module):
             iou_head_depth=3,
             iou_head_hidden_dim=min(dim, 256),
             use_high_res_features=config['use_high_res_features_in_sam'],
-            **_pick(config, 'iou_prediction_use_sigmoid', 'pred_obj_scores', 'pred_obj_scores_mlp'))
+            **_present(config, 'iou_prediction_use_sigmoid', 'pred_obj_scores', 'pred_obj_scores_mlp'))
         self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, dim))
         nn.init.trunc_normal_(self.no_mem_embed, std=0.02)
 
-    def is_reached(self, name: str) -> bool:
-        """Whether a mask loss reaches the parameter `name`.
+    def uses_parameter(self, name: str) -> bool:
+        """Whether the parameter `name` gets a gradient from a mask loss.
 
         A [SEG] prompt uses neither SAM2's point and box prompts nor its mask prompt ("not a point" only as padding),
-        and no loss trains its IoU and object scores or the mask heads that are not the output. Left trainable, weight
-        decay alone would eat them.
+        and no loss trains the IoU and object scores or the mask heads that are not the output. If these were trainable,
+        weight decay would shrink them.
         """
         heads = (0, ) if self.multimask_output else (1, 2, 3)
-        unreached = [
+        unused = [
             'sam_prompt_encoder.point_embeddings.', 'sam_prompt_encoder.mask_downscaling.',
             'sam_mask_decoder.iou_prediction_head.', 'sam_mask_decoder.pred_obj_score_head.',
             *(f'sam_mask_decoder.output_hypernetworks_mlps.{i}.' for i in heads)
         ]
         if not self.padding_points:
-            unreached.append('sam_prompt_encoder.not_a_point_embed.')
-        return not name.startswith(tuple(unreached))
+            unused.append('sam_prompt_encoder.not_a_point_embed.')
+        return not name.startswith(tuple(unused))
 
     def requires_grad_(self, requires_grad: bool = True) -> 'Segmenter':
-        """As `nn.Module.requires_grad_`, but parameters that no mask loss reaches stay frozen (see `is_reached`)."""
+        """As `nn.Module.requires_grad_`, but unused parameters stay frozen (see `uses_parameter`)."""
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(requires_grad and self.is_reached(name))
+            parameter.requires_grad_(requires_grad and self.uses_parameter(name))
         return self
 
     @property
@@ -200,7 +200,7 @@ class Segmenter(nn.Module):
         return self.no_mem_embed.dtype
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Turns uint8 RGB [n, 3, S, S] into normalised floats; floats are taken as already normalised."""
+        """Normalises uint8 RGB [n, 3, S, S]; floats are expected to be normalised already."""
         if images.dtype != torch.uint8:
             return images.to(self.dtype)
         mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))
@@ -208,15 +208,15 @@ class Segmenter(nn.Module):
 
     def _run(self, function, *args):
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            # ms-swift replaces torch.utils.checkpoint.checkpoint by one that forces use_reentrant=True, which gives
-            # no gradient at all here, since the images need none; it keeps the original as `_old_checkpoint`.
+            # ms-swift replaces torch.utils.checkpoint.checkpoint with one that forces use_reentrant=True, which gives
+            # no gradient here, since the images require none; it keeps the original as `_old_checkpoint`.
             checkpoint = getattr(torch.utils.checkpoint, '_old_checkpoint', torch.utils.checkpoint.checkpoint)
             return checkpoint(function, *args, use_reentrant=False)
         return function(*args)
 
     def _encode_chunk(self, images: Tensor) -> tuple[Tensor, ...]:
         levels = self.image_encoder(self.normalize(images))['backbone_fpn']
-        # The neck upsamples in float32; what follows expects the parameters' own type.
+        # The neck upsamples in float32; the layers after it expect the parameters' dtype.
         stride4, stride8, stride16 = (level.to(self.dtype) for level in levels)
         # SAM2 adds the "no memory" embedding to the coarsest level of every still image.
         stride16 = stride16 + self.no_mem_embed.view(1, -1, 1, 1)
@@ -224,7 +224,7 @@ class Segmenter(nn.Module):
         return decoder.conv_s0(stride4), decoder.conv_s1(stride8), stride16
 
     def encode_images(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Encodes images, `chunk` at a time, with activation checkpointing where it is enabled.
+        """Encodes images, `chunk` at a time, with activation checkpointing if it is enabled.
 
         Args:
             images: uint8 RGB, or normalised floats, [n, 3, S, S]; n >= 1.
@@ -236,36 +236,27 @@ class Segmenter(nn.Module):
         stride4, stride8, stride16 = (torch.cat(level) for level in zip(*parts))
         return stride4, stride8, stride16
 
-    def encode_points(self, points: Tensor, labels: Tensor) -> Tensor:
-        """SAM2's own point prompts as sparse embeddings [M, P + 1, C].
+    def decode(self, features: Sequence[Tensor], image_index: Tensor, prompts: Tensor) -> MaskPrediction:
+        """Predicts one mask for each of M prompts.
 
         Args:
-            points: (x, y) in pixels of the S x S input, [M, P, 2].
-            labels: 1 foreground, 0 background, [M, P].
-        """
-        return self.sam_prompt_encoder(points=(points, labels), boxes=None, masks=None)[0]
-
-    def decode(self, features: Sequence[Tensor], image_index: Tensor, prompts: Tensor) -> Drawing:
-        """Draws one mask for each prompt.
-
-        Args:
-            features: What `encode_images` returned for n images.
-            image_index: For each mask the image that it lies on, int64 [M], values 0 to n - 1.
+            features: The result of `encode_images` for n images.
+            image_index: The image of each mask, int64 [M], values 0 to n - 1.
             prompts: Sparse prompt embeddings [M, P, C].
         """
         parts = [
             self._run(self._decode_chunk, *(level[index] for level in features), prompt)
             for index, prompt in zip(image_index.split(4 * self.chunk), prompts.split(4 * self.chunk))
         ]
-        return Drawing(*(torch.cat(values) for values in zip(*parts)))
+        return MaskPrediction(*(torch.cat(values) for values in zip(*parts)))
 
     def _dense_position(self, dtype: torch.dtype) -> Tensor:
-        """SAM2's dense positional encoding [1, C, S/16, S/16]; its own method fails once the model is in bfloat16."""
+        """SAM2's dense positional encoding [1, C, S/16, S/16]; SAM2's own method fails for a model in bfloat16."""
         layer, side = self.sam_prompt_encoder.pe_layer, self.image_size // BACKBONE_STRIDE
         matrix = layer.positional_encoding_gaussian_matrix.float()
         centre = (torch.arange(side, device=matrix.device, dtype=torch.float32) + 0.5) / side * 2 - 1
         kind = matrix.device.type
-        # The meta device has no autocast to switch off.
+        # The meta device has no autocast to disable.
         with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             y, x = torch.meshgrid(centre, centre, indexing='ij')
             phase = 2 * torch.pi * (torch.stack([x, y], dim=-1) @ matrix)
@@ -289,16 +280,20 @@ class Segmenter(nn.Module):
         row = torch.arange(len(best), device=best.device)
         return masks[row, best].float(), ious[row, best].float(), objects[:, 0].float()
 
-    def forward(self, images: Tensor, image_index: Tensor, prompts: Tensor, scores: bool = False) -> Tensor | Drawing:
-        """`encode_images` then `decode`: mask logits, float32 [M, m, m], or all of a `Drawing`."""
-        drawing = self.decode(self.encode_images(images), image_index, prompts)
-        return drawing if scores else drawing.logits
+    def forward(self,
+                images: Tensor,
+                image_index: Tensor,
+                prompts: Tensor,
+                scores: bool = False) -> Tensor | MaskPrediction:
+        """`encode_images` then `decode`: mask logits, float32 [M, m, m], or all of a `MaskPrediction`."""
+        prediction = self.decode(self.encode_images(images), image_index, prompts)
+        return prediction if scores else prediction.logits
 
 
-def freeze_unreached(model: nn.Module) -> None:
-    """Freezes the parameters that no mask loss reaches, in every `Segmenter` within `model`."""
+def freeze_unused_parameters(model: nn.Module) -> None:
+    """Freezes the parameters that get no gradient from a mask loss, in every `Segmenter` within `model`."""
     for module in model.modules():
         if isinstance(module, Segmenter):
             for name, parameter in module.named_parameters():
-                if not module.is_reached(name):
+                if not module.uses_parameter(name):
                     parameter.requires_grad_(False)

@@ -1,7 +1,6 @@
-"""A tiny random Qwen2.5-VL with a tokenizer trained on the spot: for tests, demos and laptops.
+"""A tiny random Qwen2.5-VL with a newly trained tokenizer, for tests, demos and laptops.
 
-It has the layout of the real one (the same classes, files and special tokens), so everything that runs on it runs on
-the real one.
+It has the layout of the real model: the same classes, files and special tokens.
 """
 import torch
 from collections.abc import Iterable
@@ -27,7 +26,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(corpus: Iterable[str] = CORPUS, vocab_size: int = 1024) -> PreTrainedTokenizerFast:
-    """Trains a byte-level BPE with Qwen2.5-VL's special tokens; every text can be written with it."""
+    """Trains a byte-level BPE tokenizer with Qwen2.5-VL's special tokens; it can encode any text."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -49,8 +48,8 @@ def build_tiny_mllm(output_dir: str, corpus: Iterable[str] = CORPUS, seed: int =
     """Writes a random Qwen2.5-VL of about 1 M parameters, with its processor, to `output_dir`.
 
     Args:
-        output_dir: Made where it does not exist.
-        corpus: Texts that the tokenizer is trained on.
+        output_dir: Created if it does not exist.
+        corpus: Texts to train the tokenizer on.
         seed: Seed of the random weights.
         hidden_size: Width of the language model, a multiple of 32.
     """
@@ -69,7 +68,7 @@ def build_tiny_mllm(output_dir: str, corpus: Iterable[str] = CORPUS, seed: int =
             'rope_parameters': {
                 'rope_type': 'default',
                 'rope_theta': 10000.0,
-                # Temporal, height and width shares of half a head, as in the real one (16, 24, 24 of 64).
+                # Temporal, height and width channels of half a head, as in the real model (16, 24, 24 of 64).
                 'mrope_section': [temporal, height, hidden_size // 8 - temporal - height],
             },
             'bos_token_id': ids['<|endoftext|>'],

@@ -1,4 +1,4 @@
-"""Bin packing: which rows share a sequence, and which rank takes which pack, from their sizes alone.
+"""Bin packing: which rows share a sequence, and which rank takes which pack.
 
-Numbers in, numbers out: it knows nothing of rows, tensors or models.
+Works on sizes alone, without rows, tensors or models.
 """

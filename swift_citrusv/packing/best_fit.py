@@ -1,4 +1,4 @@
-"""Best fit: each item goes into the tightest open bin that holds it; runs of equal items move together."""
+"""Best-fit bin packing with two budgets; runs of equal items are placed together."""
 import numpy as np
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
@@ -12,20 +12,21 @@ def best_fit(tokens: np.ndarray,
              image_capacity: int,
              tokens_left: np.ndarray | None = None,
              images_left: np.ndarray | None = None) -> np.ndarray:
-    """Places items one after the other, each into the open bin with the fewest remaining tokens that holds it.
+    """Places each item in turn into the open bin with the fewest remaining tokens that holds it.
 
-    Ties: fewest remaining images, then the bin opened first. Tokens come before images because a short pack costs
-    compute, while unused image places cost nothing. If no open bin holds an item, a new one opens. With one budget
-    and items by decreasing size, the bins are at most 11/9 of the optimum plus 4 (Johnson 1974). Time is O(r *
+    Ties: fewest remaining images, then the bin opened first. Tokens come before images because unused
+    tokens cost compute, while unused images cost nothing. If no open bin holds an item, a new one opens. With one
+    budget and items by decreasing size, the bins are at most 11/9 of the optimum plus 4 (Johnson 1974). Time is O(r *
     (image_capacity * log(capacity) + short memory moves)) for r runs of equal items, and r <= n.
 
     Args:
-        tokens, images: The items in placing order, int64 `[n]`, each at most its capacity; equal ones best adjacent.
+        tokens, images: The items in the order of placement, int64 `[n]`, each at most its capacity. Faster if equal
+            items are adjacent.
         capacity, image_capacity: What a new bin holds.
-        tokens_left, images_left: What remains in bins that are open already, int64 `[b]`. None: no bin is open.
+        tokens_left, images_left: The free space of bins that are already open, int64 `[b]`. None: no bin is open.
 
     Returns:
-        The bin of each item, int64 `[n]`: below b one of the given bins, from b on a new one, in order of opening.
+        The bin of each item, int64 `[n]`: below b a given bin, from b on a new bin in order of opening.
 
     Source:
         Ding et al. 2024, Fewer Truncations Improve Language Modeling (arXiv 2404.10830), section 3.
@@ -50,14 +51,14 @@ def best_fit(tokens: np.ndarray,
 
 
 class _OpenBins:
-    """The bins, filed by what remains in them."""
+    """Open bins, indexed by their free space."""
 
     def __init__(self) -> None:
         self._heaps: dict[tuple[int, int], list[int]] = {}  # (tokens, images) left -> bin numbers
-        self._tokens_left: dict[int, list[int]] = {}  # images left -> the token remainders that occur, ascending
+        self._tokens_left: dict[int, list[int]] = {}  # images left -> distinct tokens left, ascending
 
     def find(self, tokens: int, images: int) -> tuple[int, int] | None:
-        """What remains in the tightest bins that hold an item of this size; None if there is none."""
+        """The free space (tokens, images) of the tightest bins that hold an item of this size; None if none does."""
         best = None
         for images_left, remainders in self._tokens_left.items():
             if images_left >= images:
@@ -67,7 +68,7 @@ class _OpenBins:
         return best
 
     def take(self, left: tuple[int, int], at_most: int) -> list[int]:
-        """Removes up to `at_most` bins with this remainder, those opened first, and returns them ascending."""
+        """Removes up to `at_most` bins with this free space, the first opened first, and returns them ascending."""
         heap = self._heaps[left]
         if at_most < len(heap):
             return [heappop(heap) for _ in range(at_most)]
@@ -77,7 +78,7 @@ class _OpenBins:
         return sorted(heap)
 
     def add(self, left: tuple[int, int], bins: Sequence[int]) -> None:
-        """Files bins (ascending numbers) under what now remains in them."""
+        """Adds bins (ascending numbers) with this free space."""
         heap = self._heaps.get(left)
         if heap is None:
             self._heaps[left] = list(bins)  # an ascending list is a heap
@@ -89,11 +90,10 @@ class _OpenBins:
 
 def _place_runs(runs: Iterable[tuple[int, int, int]], open_bins: _OpenBins, num_bins: int, capacity: int,
                 image_capacity: int) -> Iterable[int]:
-    """The bin of each item, for runs (tokens, images, count) of equal items in placing order.
+    """The bin of each item, for runs (tokens, images, count) of equal items in the order of placement.
 
-    A bin that took an item and still holds another of the same size is now strictly the tightest that does (all bins
-    that hold it had at least as much left before), so it takes items until it holds no more, and all bins with the
-    same remainder go the same way. So one step serves many items.
+    After a bin takes an item, it is strictly the tightest bin for the next equal item, so it takes items until it is
+    full. All bins with the same free space fill up in the same way, so one step places many items.
     """
     parts: list[Iterable[int]] = []
     for tokens, images, count in runs:

@@ -1,56 +1,29 @@
-"""How items are placed: their order, the bound, and best fit, dealing or the exact search, whichever packs best."""
+"""Bin packing of sorted items: the order, the lower bound, and the best of several algorithms."""
 import numpy as np
 from collections.abc import Callable
 from operator import itemgetter
 from tqdm import tqdm
 
 from .best_fit import best_fit
-from .deal_and_swap import can_deal, deal
+from .deal_and_swap import can_deal_and_swap, deal_and_swap
 
-# Up to so many items best fit goes first: it is quicker there, and leaves what room there is in few bins.
+# Up to this many items, best fit runs first: it is faster, and concentrates the free space in few bins.
 _FEW_ITEMS = 256
-# Dealing takes larger sets in parts of so many items, whose tables stay in the processor's cache.
+# Deal-and-swap splits larger sets into parts of this many items, whose tables fit the processor's cache.
 _PART = 1 << 16
-# The exact search.
+# The exact search is tried up to this many items, for this many placements.
 _SEARCH_ITEMS = 20
 _SEARCH_STEPS = 20_000
 
 
-def bound(tokens: np.ndarray, images: np.ndarray, capacity: int, image_capacity: int) -> int:
-    """`packing.lower_bound` of checked sizes, int64 `[n]` each."""
-    if not len(tokens):
-        return 0
-    # With an image capacity of zero there are no images: each would have been more than its budget.
-    by_images = _martello_toth(images, image_capacity) if images.any() else 0
-    return max(1, _martello_toth(tokens, capacity), by_images)
-
-
-def _martello_toth(sizes: np.ndarray, capacity: int) -> int:
-    """The bound L2: for a threshold k <= capacity / 2, each item above capacity / 2 needs a bin of its own.
-
-    Items of k to capacity / 2 may use what room those of at most capacity - k leave, and need bins for the rest. The
-    best k is one of the sizes, or 0, for which the bound is at least `ceil(sum / capacity)`.
-    """
-    sizes = np.sort(sizes)
-    sums = np.concatenate(([0], np.cumsum(sizes)))
-    middle = int(np.searchsorted(sizes, capacity // 2, side='right'))  # from here on more than capacity / 2
-    small = sizes[:middle]
-    first = np.concatenate(([0], np.flatnonzero(np.diff(small, prepend=-1))))  # where a size begins
-    threshold = np.concatenate(([0], small[first[1:]]))
-    stop = np.searchsorted(sizes, capacity - threshold, side='right')
-    room = (stop - middle) * capacity - (sums[stop] - sums[middle])
-    rest = np.maximum(sums[middle] - sums[first] - room, 0)
-    return len(sizes) - middle + int((-(-rest // capacity)).max())
-
-
-def placing_order(tokens: np.ndarray, images: np.ndarray, capacity: int, image_capacity: int) -> np.ndarray:
-    """The indices by decreasing size, as `packing.pack_best_fit` says, int64 `[n]`, n >= 1."""
-    # The shares, times capacity * image_capacity: integers, so that ties do not depend on rounding.
+def decreasing_order(tokens: np.ndarray, images: np.ndarray, capacity: int, image_capacity: int) -> np.ndarray:
+    """Indices that sort items by decreasing size, as in `packs.pack_best_fit`, int64 `[n]`, n >= 1."""
+    # The shares times capacity * image_capacity: integers, so ties do not depend on rounding.
     share = np.maximum(tokens * max(image_capacity, 1), images * capacity)
     num_items, num_shares = len(tokens), int(share.max()) + 1
     if num_shares * (capacity + 1) * (image_capacity + 1) * num_items > np.iinfo(np.int64).max:
-        return np.lexsort((-images, -tokens, -share))  # stable, the last key counts first
-    # The same, several times faster: the keys and the index as the digits of one number.
+        return np.lexsort((-images, -tokens, -share))  # stable; the last key is the primary one
+    # The same order, several times faster: keys and index as the digits of one integer.
     key = num_shares - 1 - share
     if images.any():
         key *= (capacity + 1) * (image_capacity + 1)
@@ -62,105 +35,82 @@ def placing_order(tokens: np.ndarray, images: np.ndarray, capacity: int, image_c
     return key
 
 
-def place(tokens: np.ndarray, images: np.ndarray, capacity: int, image_capacity: int) -> np.ndarray:
-    """The bin of each item by the steps of `packing.pack_best_fit`.
+def assign_bins(tokens: np.ndarray, images: np.ndarray, capacity: int, image_capacity: int) -> np.ndarray:
+    """Assigns each item to a bin by the steps of `packs.pack_best_fit`.
 
     Args:
-        tokens, images: The items in placing order, int64 `[n]`, n >= 1.
+        tokens, images: The items in `decreasing_order`, int64 `[n]`, n >= 1.
         capacity, image_capacity: What a bin holds.
 
     Returns:
-        int64 `[n]`. A number below the highest may be unused.
+        The bin of each item, int64 `[n]`. Some bin numbers may be unused.
     """
     sizes = tokens, images, capacity, image_capacity
-    num_items, least = len(tokens), bound(*sizes)
-    enough = least + least // 2048
-    target = least + _spare(least)
+    num_items, bound = len(tokens), l2_bound(*sizes)
+    good_enough = bound + bound // 2048
+    target = bound + _slack(bound)
     attempts: list[Callable[[], np.ndarray]] = [lambda: best_fit(*sizes)]
-    if can_deal(num_items, target, capacity, image_capacity):
-        attempts.insert(int(num_items <= _FEW_ITEMS), lambda: _deal(*sizes, target))
-    best = np.arange(num_items), num_items  # bins, and how many there are
+    if can_deal_and_swap(num_items, target, capacity, image_capacity):
+        attempts.insert(int(num_items <= _FEW_ITEMS), lambda: _deal_in_parts(*sizes, target))
+    best = np.arange(num_items), num_items  # bin of each item, number of bins
     for attempt in attempts:
-        if best[1] > enough:
-            best = min(best, _counted(attempt()), key=itemgetter(1))
-    # How few bins can be dealt, by halving the gap.
+        if best[1] > good_enough:
+            best = min(best, _with_count(attempt()), key=itemgetter(1))
+    # Bisect for the fewest bins that deal-and-swap fills.
     failed = target
-    while best[1] > enough and best[1] - failed > 1 and num_items <= _PART:
+    while best[1] > good_enough and best[1] - failed > 1 and num_items <= _PART:
         middle = (failed + best[1]) // 2
-        if not can_deal(num_items, middle, capacity, image_capacity):
+        if not can_deal_and_swap(num_items, middle, capacity, image_capacity):
             break
-        dealt = _counted(_deal(*sizes, middle))
-        best = min(best, dealt, key=itemgetter(1))
-        if dealt[1] > middle:
+        packed = _with_count(_deal_in_parts(*sizes, middle))
+        best = min(best, packed, key=itemgetter(1))
+        if packed[1] > middle:
             failed = middle
-    while best[1] > least and num_items <= _SEARCH_ITEMS:
-        found = search(tokens.tolist(), images.tolist(), capacity, image_capacity, best[1] - 1, _SEARCH_STEPS)
+    while best[1] > bound and num_items <= _SEARCH_ITEMS:
+        found = exact_search(tokens.tolist(), images.tolist(), capacity, image_capacity, best[1] - 1, _SEARCH_STEPS)
         if found is None:
             break
-        best = _counted(np.array(found))
+        best = _with_count(np.array(found))
     return best[0]
 
 
-def _spare(bound: int) -> int:
-    """Bins beyond the bound that make room for quick dealing; less than 0.05 % in any case."""
-    return (bound + 2048) // 4096
-
-
-def _counted(bins: np.ndarray) -> tuple[np.ndarray, int]:
-    return bins, int(np.count_nonzero(np.bincount(bins)))
-
-
-def _deal(tokens: np.ndarray, images: np.ndarray, capacity: int, image_capacity: int, num_bins: int) -> np.ndarray:
-    """Deals the items, a large set in parts that are alike, and puts those given up where they fit best."""
-    num_parts = -(-len(tokens) // _PART)
-    bins = np.empty(len(tokens), dtype=np.int64)
-    room = []
-    num_dealt = 0
-    for part in tqdm(range(num_parts), desc='Packing', delay=3, disable=num_parts == 1):
-        mine = slice(part, None, num_parts)  # one of so many neighbours in size
-        if num_parts > 1:
-            need = -(-int(tokens[mine].sum()) // capacity)
-            if image_capacity:
-                need = max(need, -(-int(images[mine].sum()) // image_capacity))
-            num_bins = need + _spare(need)
-        dealt, *left = deal(tokens[mine], images[mine], capacity, image_capacity, num_bins)
-        bins[mine] = np.where(dealt < 0, -1, dealt + num_dealt)
-        num_dealt += num_bins
-        room.append(left)
-    given_up = np.flatnonzero(bins < 0)
-    if len(given_up):
-        tokens_left, images_left = (np.concatenate(left) for left in zip(*room))
-        bins[given_up] = best_fit(tokens[given_up], images[given_up], capacity, image_capacity, tokens_left,
-                                  images_left)
-    return bins
-
-
-# ---- The exact answer for a handful of items: a depth-first search for a packing into a given number of bins.
-
-
-def search(tokens: list[int], images: list[int], capacity: int, image_capacity: int, num_bins: int,
-           max_steps: int) -> list[int] | None:
-    """Looks for a packing into `num_bins` bins.
-
-    Item after item is tried in each bin that holds it, bins with the same room only once, and a branch ends where the
-    room in all bins is less than what is still to be placed.
+def l2_bound(tokens: np.ndarray, images: np.ndarray, capacity: int, image_capacity: int) -> int:
+    """The greater of the bounds L2 for tokens and for images, as `packs.lower_bound`, without checks.
 
     Args:
-        tokens, images: The items, best by decreasing size, `[n]`.
+        tokens, images: The items, int64 `[n]` each.
         capacity, image_capacity: What a bin holds.
-        num_bins: Bins, >= 0.
-        max_steps: Placements to try before giving up, about a microsecond each.
+    """
+    if not len(tokens):
+        return 0
+    # An image capacity of 0 leaves no images: `packs` rejects an item above a budget.
+    by_images = _l2_bound_of_one(images, image_capacity) if images.any() else 0
+    return max(1, _l2_bound_of_one(tokens, capacity), by_images)
+
+
+def exact_search(tokens: list[int], images: list[int], capacity: int, image_capacity: int, num_bins: int,
+                 max_steps: int) -> list[int] | None:
+    """Depth-first search for a packing of a few items into `num_bins` bins.
+
+    Each item is tried in every bin that holds it, but only once among bins with equal free space. A branch ends when
+    the free space of all bins is less than the items that remain.
+
+    Args:
+        tokens, images: The items, preferably by decreasing size, `[n]`.
+        capacity, image_capacity: What a bin holds.
+        num_bins: Number of bins, >= 0.
+        max_steps: Maximum number of placements to try, about a microsecond each.
 
     Returns:
-        The bin of each item, `[n]`. None: there is no such packing, or the steps were used up before one was found.
+        The bin of each item, `[n]`. None: no such packing exists, or none was found within `max_steps`.
     """
     bins = [0] * len(tokens)
     tokens_left = [capacity] * num_bins
     images_left = [image_capacity] * num_bins
     steps = 0
 
-    def place(item: int, spare_tokens: int, spare_images: int) -> bool:
-        """`spare_*` is the room in all bins beyond what items from `item` on need, if no bin's rest is lost."""
+    def place_from(item: int, spare_tokens: int, spare_images: int) -> bool:
+        """Places items from `item` on; `spare_*` is the usable free space of all bins beyond what these items need."""
         nonlocal steps
         if item == len(tokens):
             return True
@@ -174,15 +124,15 @@ def search(tokens: list[int], images: list[int], capacity: int, image_capacity: 
             steps += 1
             if steps > max_steps:
                 return False
-            # What remains in the bin is lost if none of the items to come is so small.
+            # The rest of the bin is wasted if every remaining item is larger.
             rest_tokens, rest_images = room[0] - size, room[1] - pictures
-            lost = rest_tokens < least_tokens[item + 1] or rest_images < least_images[item + 1]
-            lost_tokens, lost_images = (rest_tokens, rest_images) if lost else (0, 0)
+            wasted = rest_tokens < least_tokens[item + 1] or rest_images < least_images[item + 1]
+            lost_tokens, lost_images = (rest_tokens, rest_images) if wasted else (0, 0)
             if lost_tokens > spare_tokens or lost_images > spare_images:
                 continue
             bins[item] = number
-            tokens_left[number], images_left[number] = (0, 0) if lost else (rest_tokens, rest_images)
-            if place(item + 1, spare_tokens - lost_tokens, spare_images - lost_images):
+            tokens_left[number], images_left[number] = (0, 0) if wasted else (rest_tokens, rest_images)
+            if place_from(item + 1, spare_tokens - lost_tokens, spare_images - lost_images):
                 return True
             tokens_left[number], images_left[number] = room
         return False
@@ -194,4 +144,61 @@ def search(tokens: list[int], images: list[int], capacity: int, image_capacity: 
     least_tokens.reverse()
     least_images.reverse()
     spare = num_bins * capacity - sum(tokens), num_bins * image_capacity - sum(images)
-    return bins if min(spare) >= 0 and place(0, *spare) else None
+    return bins if min(spare) >= 0 and place_from(0, *spare) else None
+
+
+def _l2_bound_of_one(sizes: np.ndarray, capacity: int) -> int:
+    """The bound L2 for one budget.
+
+    Each item above capacity / 2 needs a bin of its own. For a threshold k <= capacity / 2, the items of k to
+    capacity / 2 fit into the space left by large items of at most capacity - k, and need more bins for the rest. The
+    best k is one of the sizes, or 0, which gives at least `ceil(sum / capacity)`.
+
+    Source:
+        Martello and Toth 1990, Lower bounds and reduction procedures for the bin packing problem, section 3.
+    """
+    sizes = np.sort(sizes)
+    sums = np.concatenate(([0], np.cumsum(sizes)))
+    middle = int(np.searchsorted(sizes, capacity // 2, side='right'))  # the first size above capacity / 2
+    small = sizes[:middle]
+    first = np.concatenate(([0], np.flatnonzero(np.diff(small, prepend=-1))))  # the first item of each size
+    threshold = np.concatenate(([0], small[first[1:]]))
+    stop = np.searchsorted(sizes, capacity - threshold, side='right')
+    room = (stop - middle) * capacity - (sums[stop] - sums[middle])
+    rest = np.maximum(sums[middle] - sums[first] - room, 0)
+    return len(sizes) - middle + int((-(-rest // capacity)).max())
+
+
+def _deal_in_parts(tokens: np.ndarray, images: np.ndarray, capacity: int, image_capacity: int,
+                   num_bins: int) -> np.ndarray:
+    """Deal-and-swap in parts of similar items, then best fit for the items that it rejected."""
+    num_parts = -(-len(tokens) // _PART)
+    bins = np.empty(len(tokens), dtype=np.int64)
+    remaining = []
+    num_used = 0
+    for part in tqdm(range(num_parts), desc='Packing', delay=3, disable=num_parts == 1):
+        mine = slice(part, None, num_parts)  # every num_parts-th item, so that all parts have the same mix of sizes
+        if num_parts > 1:
+            need = -(-int(tokens[mine].sum()) // capacity)
+            if image_capacity:
+                need = max(need, -(-int(images[mine].sum()) // image_capacity))
+            num_bins = need + _slack(need)
+        part_bins, *left = deal_and_swap(tokens[mine], images[mine], capacity, image_capacity, num_bins)
+        bins[mine] = np.where(part_bins < 0, -1, part_bins + num_used)
+        num_used += num_bins
+        remaining.append(left)
+    rejected = np.flatnonzero(bins < 0)
+    if len(rejected):
+        tokens_left, images_left = (np.concatenate(left) for left in zip(*remaining))
+        bins[rejected] = best_fit(tokens[rejected], images[rejected], capacity, image_capacity, tokens_left,
+                                  images_left)
+    return bins
+
+
+def _slack(bound: int) -> int:
+    """Extra bins that make deal-and-swap converge faster: less than 0.05 % of the bound."""
+    return (bound + 2048) // 4096
+
+
+def _with_count(bins: np.ndarray) -> tuple[np.ndarray, int]:
+    return bins, int(np.count_nonzero(np.bincount(bins)))

@@ -1,11 +1,11 @@
-"""Packing of encoded rows into sequences of a fixed length (paper section 4.3.2, figure 13)."""
+"""Packs encoded rows into sequences of a fixed length (paper section 4.3.2, figure 13)."""
 import heapq
 import numpy as np
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .bin_packing import bound, place, placing_order
+from .bin_packing import assign_bins, decreasing_order, l2_bound
 
 Sizes = Sequence[int] | np.ndarray
 
@@ -16,7 +16,7 @@ class Packs:
 
     Attributes:
         items: Indices grouped by pack, ascending within each, int64 `[n]`.
-        ends: Where each pack ends in `items`, ascending, int64 `[b]`. No pack is empty.
+        ends: The end of each pack in `items`, ascending, int64 `[b]`. No pack is empty.
     """
     items: np.ndarray
     ends: np.ndarray
@@ -40,7 +40,7 @@ class Packs:
         return np.diff(self.ends, prepend=0)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """The sum of a number of each item (tokens, images, cost), `[n]`, over each pack, `[b]`."""
+        """Sums a value of each item (tokens, images, cost), `[n]`, over each pack, `[b]`."""
         values = np.asarray(values)
         if values.shape != self.items.shape:
             raise ValueError(f'The packs hold {len(self.items)} items, but the values have shape {values.shape}.')
@@ -53,34 +53,32 @@ def pack_best_fit(lengths: Sizes,
                   *,
                   images: Sizes | None = None,
                   image_capacity: int | None = None) -> list[list[int]]:
-    """Packs items into few bins without splitting any: best-fit decreasing and better, with one budget or two.
+    """Packs items into few bins without splitting any: best-fit decreasing and improvements, for one or two budgets.
 
-    Figure 13 (the row of 7 tokens was split into 5 + 2 before it came here), capacity 5::
+    Figure 13 with capacity 5 (the row of 7 tokens is already split into chunks of 5 and 2)::
 
         chunks  0: 5 tokens   1: 2 tokens   2: 4 tokens   3: 3 tokens
         bins    [0 0 0 0 0]   [2 2 2 2 .]   [1 1 3 3 3]   ->   [[0], [2], [1, 3]]
 
-    Items come by decreasing `max(length / capacity, images / image_capacity)`, the share that an item takes of the
-    budget that it strains most; ties: longer first, then more images, then lower index. Then, until there are no more
-    bins than `lower_bound` says (or less than 0.05 % more), the best of:
+    Items are sorted by decreasing `max(length / capacity, images / image_capacity)`, their share of the tighter budget;
+    ties: longer first, then more images, then lower index. The result is the best of these, tried until the number of
+    bins is less than 0.05 % above `lower_bound`:
 
     1. Best-fit decreasing (`best_fit.best_fit`): each item goes into the tightest bin that holds it.
-    2. Dealing (`dealing.deal`): as many bins as the bound says (one in 4,096 more) are dealt the items evenly in both
-       budgets, and swap items until none is broken; what cannot be mended is given up and goes where it fits best.
-       Where that needs more bins, a number halfway to the best packing so far is dealt, and so on. Sets above 256
-       items are dealt first, those above 65,536 in parts.
-    3. Up to 20 items: an exact search, for as long as 20,000 placements last.
+    2. Deal and swap (`deal_and_swap.deal_and_swap`): the items are dealt evenly, in both budgets, to as many bins as
+       the bound says (one in 4,096 more), which then swap items until none exceeds a budget. Items that still do not
+       fit are placed by best fit. If that needs more bins, deal and swap is repeated with a number of bins halfway to
+       the best packing so far, and so on. It runs first above 256 items, and in parts above 65,536.
+    3. Up to 20 items: an exact search of up to 20,000 placements.
 
-    Why the result is near the bound with two budgets. Best fit alone is not: it closes a bin as soon as one budget is
-    full, whatever is lost of the other; where each of 50,000 rows had an image, it needed 9 to 25 % more bins than the
-    bound. Dealing gives every bin the same mix of items, so that both sums of a bin come out near their averages,
-    total / bins, which at the bound are at most the budgets. Some bins then break a budget by less than an item of the
-    last rounds, and others have as much room. A swap changes both sums of two bins by one of many differences between
-    their items, so that a few dozen mend a bin to the last token, even where both budgets are all but full. Measured
-    by tests/bench/bench_packing.py on 50,000 rows: at most 0.04 % above the bound, with one budget and with ten image
-    budgets, some of which leave much room, some bind alone, and some are full to 0.4 to 2 % where the tokens are. All
-    this needs several items a bin: with two or three, best fit and the search decide, and even the optimum is above
-    the bound.
+    Best fit alone is far from the bound with two budgets, since it closes a bin as soon as one budget is full: with one
+    image for each of 50,000 rows, it needed 9 to 25 % more bins than the bound. Dealing gives every bin the same mix
+    of items, so both sums of a bin are near their averages, which at the bound are within the budgets. Some bins then
+    exceed a budget by less than an item of the last rounds, and others have as much free space. A swap can change the
+    sums by any difference between two items, so a few dozen swaps fix a bin to the last token, even where both budgets
+    are nearly full. Measured by tests/bench/bench_packing.py on 50,000 rows: at most 0.04 % above the bound, with one
+    budget and with ten different image budgets. This needs several items a bin. With two or three, best fit and the
+    exact search decide, and even the optimum is above the bound.
 
     Args:
         lengths: Tokens of each item, integers >= 0, `[n]`. Zero is allowed.
@@ -90,17 +88,15 @@ def pack_best_fit(lengths: Sizes,
 
     Returns:
         The bins, each with its items' indices in ascending order. Every index appears exactly once and no bin is
-        empty. The order of the bins has no meaning, but the same input gives the same bins on every machine. No items:
-        `[]`.
+        empty. The order of the bins is arbitrary but the same on every machine. No items: `[]`.
 
     Raises:
-        ValueError: A length or image count is negative, not an integer, or alone more than its budget; `lengths` and
-            `images` differ in number; `images` without `image_capacity`; a budget is out of range.
+        ValueError: A length or image count is negative, not an integer, or above its budget; `lengths` and `images`
+            differ in number; `images` without `image_capacity`; a budget is out of range.
 
     Source:
-        Ding et al. 2024, Fewer Truncations Improve Language Modeling (arXiv 2404.10830), which the paper cites as
-        [125]. The second budget is ours (an image costs the segmenter's memory whatever its tokens cost), and so is
-        dealing.
+        Ding et al. 2024, Fewer Truncations Improve Language Modeling (arXiv 2404.10830), the paper's reference [125].
+        The second budget (segmentation images cost memory independently of tokens) and deal-and-swap are additions.
     """
     packs = pack_arrays(lengths, capacity, images=images, image_capacity=image_capacity)
     items, ends = packs.items.tolist(), packs.ends.tolist()
@@ -117,10 +113,10 @@ def pack_arrays(lengths: Sizes,
     if not len(tokens):
         return Packs(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
     limits = int(capacity), int(image_capacity or 0)
-    order = placing_order(tokens, pictures, *limits)
-    bins = place(tokens[order], pictures[order], *limits)
+    order = decreasing_order(tokens, pictures, *limits)
+    bins = assign_bins(tokens[order], pictures[order], *limits)
     counts = np.bincount(bins)
-    # Sorting one number made of both is several times faster than a stable argsort.
+    # Sorting one integer made of bin and item is several times faster than a stable argsort.
     bits = len(order).bit_length()
     items = np.sort((bins << bits) | order) & ((1 << bits) - 1)
     return Packs(items, np.cumsum(counts[counts > 0]))
@@ -129,19 +125,20 @@ def pack_arrays(lengths: Sizes,
 def split_to_multiple(packs: Packs, multiple: int, weights: np.ndarray | None = None) -> Packs:
     """Splits packs in two until their number is a multiple of the number of ranks, so that none is dropped.
 
-    The pack with the most items (ties: the first) is split first; its halves may be split again. A half keeps the
-    place of the pack, the other one comes behind all packs.
+    The pack with the most items (ties: the first) is split first; its halves may be split again. One half keeps the
+    position of the pack, the other one is appended.
 
     Args:
         packs: The packs.
-        multiple: Number of ranks (or ranks times packs of a step), >= 1.
-        weights: What the halves of a pack share evenly, of each item, `[n]`, such as its tokens. None: item counts.
+        multiple: Number of ranks (or ranks times packs a step), >= 1.
+        weights: A number for each item, e.g. its tokens, `[n]`; the halves of a pack get nearly equal sums. None: 1
+            each.
 
     Returns:
-        At most `multiple - 1` packs more, all without a change but those that were split. No packs: no packs.
+        The packs, at most `multiple - 1` more than before. Packs that are not split stay unchanged. No packs: no packs.
 
     Raises:
-        ValueError: `multiple` is less than 1, or there are fewer items than packs are needed.
+        ValueError: `multiple` is less than 1, or there are fewer items than the packs that are needed.
     """
     if multiple < 1:
         raise ValueError(f'The number of packs cannot be a multiple of {multiple}: give an integer >= 1.')
@@ -150,7 +147,7 @@ def split_to_multiple(packs: Packs, multiple: int, weights: np.ndarray | None = 
         return packs
     if len(packs) + missing > len(packs.items):
         raise ValueError(f'{len(packs.items)} items in {len(packs)} packs cannot be shared by {multiple} ranks, which '
-                         f'takes {len(packs) + missing} packs: use a number of ranks that divides the packs, or add '
+                         f'needs {len(packs) + missing} packs: use a number of ranks that divides the packs, or add '
                          'items.')
     if weights is None:
         weights = np.ones(len(packs.items), dtype=np.int64)
@@ -168,7 +165,7 @@ def split_to_multiple(packs: Packs, multiple: int, weights: np.ndarray | None = 
 
 
 def _halves(items: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two parts of near equal weight: by decreasing weight, each item goes to the lighter part. None is empty."""
+    """Splits items into two parts of nearly equal weight; by decreasing weight, each goes to the lighter part."""
     parts: tuple[list[int], list[int]] = ([], [])
     sums: list[Any] = [0, 0]
     for item in items[np.argsort(-weights[items], kind='stable')].tolist():
@@ -179,14 +176,14 @@ def _halves(items: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def lower_bound(lengths: Sizes, capacity: int, images: Sizes | None = None, image_capacity: int | None = None) -> int:
-    """A number of bins that no packing can beat.
+    """A lower bound on the number of bins of any packing.
 
     Args:
         lengths, capacity, images, image_capacity: As in `pack_best_fit`.
 
     Returns:
         The greatest of the bounds L2 of Martello and Toth for the tokens and for the images, each at least
-        `ceil(sum / capacity)`; at least 1 if there is any item (items of no tokens need a bin too), 0 without items.
+        `ceil(sum / capacity)`; at least 1 if there is any item (even one without tokens), 0 without items.
 
     Raises:
         ValueError: As in `pack_best_fit`.
@@ -195,19 +192,19 @@ def lower_bound(lengths: Sizes, capacity: int, images: Sizes | None = None, imag
         Martello and Toth 1990, Lower bounds and reduction procedures for the bin packing problem, section 3.
     """
     tokens, pictures = _check(lengths, capacity, images, image_capacity)
-    return bound(tokens, pictures, int(capacity), int(image_capacity or 0))
+    return l2_bound(tokens, pictures, int(capacity), int(image_capacity or 0))
 
 
 def _check(lengths: Sizes, capacity: int, images: Sizes | None,
            image_capacity: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns tokens and images as int64 `[n]`, or raises ValueError as `pack_best_fit` says."""
+    """Returns tokens and images as int64 `[n]`; raises ValueError as `pack_best_fit` does."""
     if not _is_integer(capacity) or capacity < 1:
         raise ValueError(f'The capacity of a pack is {capacity!r} tokens: set --packing_length to an integer >= 1.')
     if image_capacity is not None and (not _is_integer(image_capacity) or image_capacity < 0):
         raise ValueError(f'The image capacity of a pack is {image_capacity!r}: set pack_images to an integer >= 0.')
     if images is not None and image_capacity is None:
         raise ValueError('Image counts were given without image_capacity: set pack_images.')
-    # No sum below may wrap around.
+    # Sums below must not overflow.
     if capacity * max(image_capacity or 0, 1) * max(len(lengths), 1) > np.iinfo(np.int64).max:
         raise ValueError(f'capacity {capacity} times image_capacity {image_capacity} does not fit 64 bits for '
                          f'{len(lengths)} items: lower one.')
@@ -222,11 +219,11 @@ def _check(lengths: Sizes, capacity: int, images: Sizes | None,
 
 
 def _check_sizes(sizes: Sizes, limit: int, unit: str, setting: str) -> np.ndarray:
-    """Returns the sizes as int64 `[n]`; the first that is no integer, negative or above `limit` is a ValueError."""
+    """Returns the sizes as int64 `[n]`; raises ValueError for the first that is not an integer from 0 to `limit`."""
     array = np.asarray(sizes)
     if array.ndim != 1:
         raise ValueError(f'The numbers of {unit} have shape {array.shape}: give one number for each item.')
-    if array.dtype.kind not in 'iu':  # also no items at all (float), and integers beyond 64 bits (object)
+    if array.dtype.kind not in 'iu':  # float also for an empty list, object for integers above 64 bits
         for index, size in enumerate(sizes):
             if not _is_integer(size):
                 raise ValueError(f'Item {index} has {size!r} {unit}: give an integer >= 0.')

@@ -1,29 +1,28 @@
-"""The order in which the ranks of a distributed run take packs, so that none waits long for the slowest."""
+"""Orders packs so that the ranks of a distributed run get packs of similar cost in each step."""
 import numpy as np
 
 
 def balanced_order(costs: np.ndarray, world_size: int, *, seed: int, window: int = 64) -> np.ndarray:
-    """An order of packs in which each step's packs, one a rank, cost nearly the same.
+    """Orders packs so that the packs of a step, one for each rank, cost nearly the same.
 
     The packs are shuffled and cut into windows of `window * world_size`. A window is sorted by cost and cut into
-    steps of `world_size` neighbours; the steps are shuffled within the window, and the packs within their step. So a
-    step's costs differ by about a `window`-th of their spread, while which packs meet in a window, in which order
-    steps come and which rank gets which pack stays random from seed to seed. What is random is drawn from a generator
-    of its own: the result depends on the arguments alone, and is the same on every rank.
+    steps of `world_size` neighbours; the steps are shuffled within the window, and the packs within their step. So the
+    costs of a step differ by about 1 / `window` of their spread, while the packs of a window, the order of steps and
+    the rank of each pack stay random. The result depends only on the arguments, so it is the same on every rank.
 
     Args:
-        costs: Estimated cost of each pack in any unit, >= 0, float or integer `[n]`, n a multiple of `world_size`.
-        world_size: Packs of one step, one a rank, >= 1.
-        seed: Of the shuffle, >= 0; another one for each epoch.
-        window: Steps that are sorted together, >= 1. 1: a plain shuffle.
+        costs: Estimated cost of each pack in any unit, >= 0, float or integer `[n]`; n is a multiple of `world_size`.
+        world_size: Number of ranks, and of packs in a step, >= 1.
+        seed: Seed of the shuffle, >= 0; use another one in each epoch.
+        window: Number of steps sorted together, >= 1. 1: a plain shuffle.
 
     Returns:
         Indices of the packs, each once, int64 `[n]`. Step s is `[s * world_size:(s + 1) * world_size]`, and rank r
-        takes `[r::world_size]`.
+        gets `[r::world_size]`.
 
     Raises:
-        ValueError: `costs` has another shape, a negative or a non-finite number, or n is no multiple of `world_size`;
-            `world_size` or `window` is less than 1.
+        ValueError: `costs` has another shape, a negative or a non-finite number, or n is not a multiple of
+            `world_size`; `world_size` or `window` is less than 1.
     """
     costs = _check(costs, world_size)
     if window < 1:
@@ -40,18 +39,18 @@ def balanced_order(costs: np.ndarray, world_size: int, *, seed: int, window: int
 
 
 def imbalance(costs_in_order: np.ndarray, world_size: int) -> float:
-    """The expected share of time in which ranks wait for the slowest of their step.
+    """The expected share of time that ranks spend waiting for the slowest rank of their step.
 
-    A step lasts as long as its most costly pack, and the rank that has it does not wait::
+    A step takes as long as its most costly pack::
 
         imbalance = sum over steps of (max - mean) / sum over steps of max
 
     Args:
         costs_in_order: Estimated costs of the packs, float or integer `[n]`, in the order of `balanced_order`.
-        world_size: Packs of one step, >= 1.
+        world_size: Number of ranks, and of packs in a step, >= 1.
 
     Returns:
-        0 (no rank waits) to 1 - 1 / world_size (one rank works while the others wait). 0 where there is no cost.
+        0 (no rank waits) to 1 - 1 / world_size (one rank works while the others wait). 0 if all costs are 0.
 
     Raises:
         ValueError: As in `balanced_order`.

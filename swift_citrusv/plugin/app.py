@@ -1,4 +1,7 @@
-"""The patch for `swift app`, as in `patches`: with its reason, symbol and check."""
+"""The patch for the web page of `swift app`.
+
+Replaces `swift.pipelines.app.app.SwiftApp.run`.
+"""
 from collections.abc import Callable
 from typing import Any
 
@@ -6,16 +9,16 @@ from ..constants import MODEL_TYPE
 from .wrapping import wrap
 
 
-def patch_app(serve: Callable[[Any], None]) -> None:
-    """Our page in the place of ms-swift's.
+def patch_app_page(serve: Callable[[Any], None]) -> None:
+    """Replaces ms-swift's page with ours.
 
     Args:
-        serve: Serves the page of ms-swift's AppArguments.
+        serve: Takes ms-swift's `AppArguments` and serves the page until it is stopped.
     """
     from swift.pipelines.app.app import SwiftApp
 
-    # Why: ms-swift's page keeps `delta.content` alone of what its server sends, shows it as text, and has no element
-    # that could hold a mask.
+    # Why: ms-swift's page reads only `delta.content` of what the server sends, shows it as text, and has no element for
+    # masks.
     def run(original):
 
         def patched(self):

@@ -1,16 +1,15 @@
-"""All patching of ms-swift, each with its reason, its symbol and a check that the symbol still has its shape.
+"""The patches for the arguments of `swift sft`: defaults of a Citrus-V run, and packing without flash-attn.
 
-Every patch asks first whether the run is a Citrus-V run; any other goes through ms-swift's own code untouched. What is
-heavy is imported inside the functions, so that other runs do not pay for it.
+Replaces `SftArguments._check_padding_free`, `DataArguments.__post_init__` and the default of `DataArguments.strict` in
+`swift.arguments`.
 """
 import sys
 
 from ..constants import MODEL_TYPE, SEGMENTATION_MODULES
-from ..errors import CompatibilityError
 from .datasets import patch_dataset_loading
-from .wrapping import wrap
+from .wrapping import incompatible, wrap
 
-# The score of each metric of generated text by which the best checkpoint is chosen.
+# The score that chooses the best checkpoint, for each metric of generated text.
 _MAIN_SCORES = {
     'citrusv_qa': 'accuracy',
     'citrusv_reports': 'rouge_l',
@@ -18,23 +17,24 @@ _MAIN_SCORES = {
     'citrusv_documents': 'f1'
 }
 
-# ---- swift.arguments
-
 
 def patch_arguments(before_parsing: bool = False) -> None:
-    """Defaults of a Citrus-V run, and packing without flash-attn.
+    """Sets the defaults of a Citrus-V run, and allows packing without flash-attn.
 
     Args:
-        before_parsing: Whether this comes before ms-swift parses the flags.
+        before_parsing: Whether ms-swift has not parsed the flags yet.
+
+    Raises:
+        CompatibilityError: ms-swift has changed.
     """
     from swift.arguments import DataArguments, SftArguments
 
-    # Why: it is the one step of SftArguments that runs after the plugins are imported and the model is known, and
-    # before the trainer's arguments are made; and it is the one that refuses packing without flash-attn.
+    # Why: of the steps of SftArguments, only this one runs after the plugins are imported and the model type is known,
+    # and before the trainer's arguments are made. It also refuses packing without flash-attn.
     def check_padding_free(original):
 
         def patched(self):
-            # RLHF has losses of its own under the same flag.
+            # RLHF has its own losses under the same flag.
             if self.model_type != MODEL_TYPE or hasattr(self, 'rlhf_type'):
                 return original(self)
             _apply_defaults(self)
@@ -46,13 +46,11 @@ def patch_arguments(before_parsing: bool = False) -> None:
 
     wrap(SftArguments, '_check_padding_free', ('self', ), check_padding_free)
 
-    # Why: ms-swift drops bad rows by default, and a dropped mask is a wrong result; but an explicit `--strict false`
-    # must still be told from no flag at all.
+    # Why: ms-swift drops bad rows by default, and a dropped mask is a wrong result. With None as the default, an
+    # explicit `--strict false` differs from no flag at all.
     strict = DataArguments.__dataclass_fields__.get('strict')
     if strict is None or strict.default not in (False, None):
-        raise CompatibilityError(
-            'swift.arguments.DataArguments.strict is gone or its default changed. Install ms-swift '
-            '>=4.6,<4.7.')
+        raise incompatible('swift.arguments.DataArguments.strict is gone, or its default has changed')
     strict.default = None
 
     def post_init(original):
@@ -60,7 +58,7 @@ def patch_arguments(before_parsing: bool = False) -> None:
         def patched(self):
             citrusv = getattr(self, 'model_type', None) == MODEL_TYPE
             if self.strict is None or not (self.strict or before_parsing or '--strict' in sys.argv):
-                # (As an external plugin alone we come after the flags are parsed, and see False for no flag.)
+                # (An external plugin without the hook is imported after parsing, and finds False for no flag.)
                 self.strict = citrusv
             if citrusv:
                 patch_dataset_loading()
@@ -75,33 +73,31 @@ def _apply_defaults(args) -> None:
     from swift.utils import get_logger
     logger = get_logger()
     if args.sequence_parallel_size > 1:
-        raise ValueError(
-            f'--sequence_parallel_size {args.sequence_parallel_size} cuts a sequence into pieces, and a mask '
-            'would lose its [SEG]. Leave it at 1 with --model_type citrusv.')
+        raise ValueError(f'--sequence_parallel_size {args.sequence_parallel_size} splits sequences, and would separate '
+                         'masks from their [SEG]. Leave it at 1 with --model_type citrusv.')
     if args.enable_dft_loss:
-        raise ValueError(
-            '--enable_dft_loss is a loss of its own and would be ignored beside --loss_type citrusv. Leave '
-            'it off.')
+        raise ValueError('--enable_dft_loss replaces the token loss, and --loss_type citrusv would ignore it. Leave it '
+                         'off.')
     if args.truncation_strategy == 'split' and not args.packing:
-        raise ValueError('--truncation_strategy split cuts rows into pieces for packs, and needs --packing true with '
+        raise ValueError('--truncation_strategy split cuts rows into chunks for packs, and needs --packing true with '
                          '--model_type citrusv.')
     if args.packing and args.group_by_length:
-        raise ValueError('--group_by_length has no meaning for packs, which are all of one length. Leave it off.')
+        raise ValueError('--group_by_length has no effect on packs, which all have the same length. Leave it off.')
     if args.loss_type is None:
         args.loss_type = MODEL_TYPE
     elif args.loss_type != MODEL_TYPE:
-        logger.warning(f'--loss_type {args.loss_type} trains no masks: the mask loss is in --loss_type {MODEL_TYPE}.')
+        logger.warning(f'--loss_type {args.loss_type} trains no masks: only --loss_type {MODEL_TYPE} has a mask loss.')
     if args.optimizer is None and not args.lorap_lr_ratio and not args.use_galore:
         args.optimizer = MODEL_TYPE
     if args.eval_metric is None and not args.predict_with_generate:
         args.eval_metric = MODEL_TYPE
     elif args.metric_for_best_model == 'rouge-l' and args.eval_metric in _MAIN_SCORES:
-        # ms-swift's default for generated text, which only its own metric has.
+        # ms-swift's default with --predict_with_generate; our metrics do not report it.
         args.metric_for_best_model = _MAIN_SCORES[args.eval_metric]
     if MODEL_TYPE not in args.callbacks:
         args.callbacks = [*args.callbacks, MODEL_TYPE]
     if args.is_adapter:
-        # An adapter without them would leave the projector at its random start.
+        # Otherwise the adapter would not hold them, and the projector would keep its random initialisation.
         args.modules_to_save = list(dict.fromkeys([*args.modules_to_save, *SEGMENTATION_MODULES]))
 
 
@@ -121,10 +117,3 @@ def _choose_attention(args) -> None:
         flash_attn=is_flash_attn_2_available())
     args.attn_impl = choice.attn_impl
     get_logger().info(choice.reason)
-
-
-# ---- swift.dataset
-
-# ---- swift.pipelines.train.sft
-
-# ---- swift.trainers

@@ -1,4 +1,8 @@
-"""The patch for `swift.dataset`: JSONL with row numbers."""
+"""The patches for reading datasets: JSONL with row numbers.
+
+Replaces `swift.dataset.loader.DatasetLoader._load_dataset_path` and
+`swift.dataset.preprocessor.RowPreprocessor.batched_preprocess`.
+"""
 import functools
 
 from ..constants import ROW_COLUMN
@@ -7,7 +11,7 @@ from .wrapping import wrap
 
 
 def patch_dataset_loading() -> None:
-    """Reads JSONL with row numbers and any mix of mask forms. Applied in Citrus-V runs only."""
+    """Reads JSONL with row numbers and any mix of mask formats. Called in Citrus-V runs only."""
     from swift.dataset import loader as loader_module
     from swift.dataset.preprocessor import RowPreprocessor
     from swift.template import MaxLengthError
@@ -15,13 +19,14 @@ def patch_dataset_loading() -> None:
     from ..training.jsonl_dataset import keep_columns
     keep_columns()
 
-    # Why: it hands the file to `datasets`, whose guess of column types fails on mixed masks and knows no row numbers.
+    # Why: it passes the file to `datasets`, which infers column types (and fails on mixed mask formats) and has no row
+    # numbers.
     def load_dataset_path(original):
 
         def patched(self, dataset_path, dataset_meta):
             if self.streaming or not str(dataset_path).endswith('.jsonl'):
                 return original(self, dataset_path, dataset_meta)
-            from ..training.jsonl_dataset import load_jsonl, note_dropped
+            from ..training.jsonl_dataset import check_dropped_rows, load_jsonl
             hf_load_dataset = loader_module.hf_load_dataset
             read = []
 
@@ -34,12 +39,12 @@ def patch_dataset_loading() -> None:
                 dataset = original(self, dataset_path, dataset_meta)
             finally:
                 loader_module.hf_load_dataset = hf_load_dataset
-            note_dropped(read[0], dataset, strict=self.strict)
+            check_dropped_rows(read[0], dataset, strict=self.strict)
             return dataset
 
         return patched
 
-    # Why: an error in a preprocessor (an unknown role, say) does not tell which row of the batch it is about.
+    # Why: an error in a preprocessor (an unknown role, for example) does not name the row of the batch.
     def batched_preprocess(original):
 
         def patched(self, batched_row, *, strict, ignore_max_length_error):
@@ -53,7 +58,7 @@ def patch_dataset_loading() -> None:
                     try:
                         run({key: [values[i]] for key, values in batched_row.items()})
                     except ROW_ERRORS as e:
-                        raise RowError(row_id, f'ms-swift ends with {type(e).__name__}: {e}.',
+                        raise RowError(row_id, f'ms-swift raises {type(e).__name__}: {e}.',
                                        "Compare the row with ms-swift's data format.", 'preprocessor') from e
                 raise
 

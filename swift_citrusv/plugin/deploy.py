@@ -1,4 +1,10 @@
-"""The patches for `swift deploy` and the engine's thread, as in `patches`: each with its reason, symbol and check."""
+"""The patches for `swift deploy`, and for the engine's worker thread.
+
+Replaces `swift.arguments.InferArguments._init_vllm_async_engine`; `_infer_worker`, `infer_async` and `_batch_encode` of
+`swift.infer_engine.transformers_engine.TransformersEngine`; `SwiftDeploy._register_app` in
+`swift.pipelines.infer.deploy`; and `to_cmpl_choice` of `ChatCompletionResponseChoice` and
+`ChatCompletionResponseStreamChoice` in `swift.infer_engine.protocol`.
+"""
 import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -8,23 +14,23 @@ from ..errors import ROW_ERRORS, RowError
 from ..settings import Settings
 from .wrapping import is_citrusv, wrap
 
-# Seconds between two looks whether a client that waits is still there.
-_LOOK_SECONDS = 0.2
+# Seconds between two checks whether a waiting client is still connected.
+_POLL_SECONDS = 0.2
 
 
-def patch_arguments() -> None:
-    """What `swift infer` and `swift deploy` refuse before anything is loaded."""
+def patch_infer_arguments() -> None:
+    """Refuses arguments of `swift infer` and `swift deploy` before anything is loaded."""
     from swift.arguments import InferArguments
 
-    # Why: it is the first step of theirs that knows the model type.
+    # Why: it is the first step at which the model type is known.
     def init_async_engine(original):
 
         def patched(self):
             if self.model_type == MODEL_TYPE:
                 if self.infer_backend != 'transformers':
                     raise ValueError(
-                        f'--infer_backend {self.infer_backend} writes text and no masks. Leave it out; or let that '
-                        'engine write the text, and have the masks drawn from it: citrusv segment --text-from URL.')
+                        f'--infer_backend {self.infer_backend} generates text and no masks. Leave it out; or generate '
+                        'the text with that engine and draw the masks afterwards: citrusv segment --text-from URL.')
                 folder = Settings.from_env().overlay_dir
                 if folder is not None:
                     from ..inference.overlays import check_overlay_dir
@@ -39,11 +45,11 @@ def patch_arguments() -> None:
 # ---- swift.infer_engine.transformers_engine
 
 
-def patch_worker() -> None:
-    """The thread that answers requests: see `serving`."""
+def patch_engine_worker() -> None:
+    """Replaces the thread that answers requests: see `inference.request_queue`."""
     from swift.infer_engine.transformers_engine import TransformersEngine
 
-    # Why: an error of one request is the error of its whole batch, and one in a stream's generation ends nothing.
+    # Why: an error of one request fails its whole batch, and an error during a stream's generation ends nothing.
     def infer_worker(original):
 
         def patched(self):
@@ -65,7 +71,7 @@ def patch_worker() -> None:
         return patched
 
     # Why: a server raises the first error for all requests of a batch; and a prompt that leaves no room for an answer
-    # is found out when the batch has been put together.
+    # is only noticed after the batch has been collated.
     def batch_encode(original):
 
         def patched(self, infer_requests, strict):
@@ -82,9 +88,9 @@ def patch_worker() -> None:
 
 
 def _encode_each(engine: Any, encode: Callable, requests: list[Any], strict: bool) -> tuple[list[Any], list[Any]]:
-    """As ms-swift's: what is encoded, and the errors by index; with `strict` the first error is raised."""
+    """As ms-swift's method: the encoded requests, and the errors by index; with `strict` the first error is raised."""
     encoded, errors = encode(engine, requests, strict)
-    failed = {i: _of_request(e, requests[i]) for i, e in errors}
+    failed = {i: _request_error(e, requests[i]) for i, e in errors}
     room = engine.max_model_len
     good = []
     for i, inputs in zip([i for i in range(len(requests)) if i not in failed], encoded, strict=True):
@@ -92,15 +98,15 @@ def _encode_each(engine: Any, encode: Callable, requests: list[Any], strict: boo
             good.append(inputs)
             continue
         failed[i] = RowError(
-            'The request', f'its {len(inputs["input_ids"])} tokens leave no room for an answer: the model '
-            f'takes {room}.', 'Send fewer or smaller images, or less text.', 'too-long')
+            'The request', f'its {len(inputs["input_ids"])} tokens leave no room for an answer: the limit of the model '
+            f'is {room}.', 'Send fewer or smaller images, or less text.', 'too-long')
         if strict:
             raise failed[i]
     return good, sorted(failed.items())
 
 
-def _of_request(error: Exception, request: Any) -> Exception:
-    """The error of a request that cannot be encoded, whatever it is; a row of a file keeps its name."""
+def _request_error(error: Exception, request: Any) -> Exception:
+    """The error to report for a request that cannot be encoded; a row of a file keeps its name."""
     if isinstance(request, dict) and request.get(ROW_COLUMN):
         return error
     if isinstance(error, RowError):
@@ -114,11 +120,11 @@ def _of_request(error: Exception, request: Any) -> Exception:
 
 
 def patch_deploy() -> None:
-    """Bad requests get a status and a reason, and clients that go leave nothing behind."""
+    """Gives bad requests a status and a reason, and cancels the requests of clients that disconnect."""
     from swift.infer_engine.protocol import ChatCompletionResponseChoice, ChatCompletionResponseStreamChoice
     from swift.pipelines.infer.deploy import SwiftDeploy
 
-    # Why: the routes are where a request arrives; a class of ours for them sees it before ms-swift does.
+    # Why: with a route class of our own, a request is checked before ms-swift handles it.
     def register_app(original):
 
         def patched(self):
@@ -130,7 +136,7 @@ def patch_deploy() -> None:
 
     wrap(SwiftDeploy, '_register_app', ('self', ), register_app)
 
-    # Why: /v1/completions makes its answers from the texts alone.
+    # Why: /v1/completions builds its answers from the text alone.
     def to_cmpl_choice(original):
 
         def patched(self):
@@ -148,10 +154,10 @@ def patch_deploy() -> None:
 
 
 def _route_class(error_response: Callable) -> type:
-    """The class of the server's routes: requests are checked first, and every error has a status and a reason.
+    """The class of the server's routes: checks requests first, and gives every error a status and a reason.
 
     Args:
-        error_response: Makes the response of a status and a text.
+        error_response: Makes a response from a status and a text.
     """
     from fastapi import HTTPException
     from fastapi.exceptions import RequestValidationError
@@ -159,7 +165,7 @@ def _route_class(error_response: Callable) -> type:
     from starlette.requests import ClientDisconnect
 
     from ..inference.request_checks import check_media, check_request
-    from ..inference.request_queue import FAULTS, is_own_doing, logger
+    from ..inference.request_queue import FAULTS, is_request_error, logger
 
     class Route(APIRoute):
 
@@ -172,24 +178,24 @@ def _route_class(error_response: Callable) -> type:
                 faults: list[BaseException] = []
                 FAULTS.set(faults)
                 try:
-                    body = await _read_json(request)
+                    body = await _read_body(request)
                     check_request(self.path, body)
-                    # It reads files.
+                    # In a thread, because it reads files.
                     await asyncio.to_thread(check_media, body)
-                    response = await _while_client_waits(request, handle(request))
+                    response = await _while_connected(request, handle(request))
                 except RequestValidationError as e:
-                    return error_response(400, _reason(e.errors()))
+                    return error_response(400, _validation_message(e.errors()))
                 except HTTPException as e:
                     return error_response(e.status_code, str(e.detail))
                 except ClientDisconnect:
-                    return error_response(400, 'The client has gone.')
+                    return error_response(400, 'The client has disconnected.')
                 except ROW_ERRORS as e:
-                    if is_own_doing(e):
+                    if is_request_error(e):
                         return error_response(400, str(e))
                     logger.exception('A request failed.')
                     return error_response(500, f'{type(e).__name__}: {e}')
                 if faults:
-                    # ms-swift calls every error the client's.
+                    # ms-swift answers every error with a status of 400.
                     response.status_code = 500
                 return response
 
@@ -198,31 +204,35 @@ def _route_class(error_response: Callable) -> type:
     return Route
 
 
-async def _read_json(request: Any) -> Any:
-    """The body of a request; FastAPI, which asks for it again, gets the same object."""
+async def _read_body(request: Any) -> Any:
+    """The JSON body of a request. Starlette caches it, so FastAPI gets the same object."""
     from ..inference.request_checks import RequestError
     kind = request.headers.get('content-type', '')
     if not kind.partition(';')[0].strip().lower().endswith('json'):
         raise RequestError(
-            f'The body is of the type {kind!r}. Send JSON, and the header "Content-Type: application/json".')
+            f'The content type of the body is {kind!r}. Send JSON with the header "Content-Type: application/json".')
     try:
         return await request.json()
     except (ValueError, RecursionError) as e:
         raise RequestError(f'The body is not JSON: {e}.') from e
 
 
-def _reason(errors: Any) -> str:
-    """What pydantic found, without the values: these may be whole images."""
+def _validation_message(errors: Any) -> str:
+    """pydantic's errors without the values, which may be whole images."""
     return '; '.join(f'{".".join(str(part) for part in error["loc"][1:])}: {error["msg"]}' for error in errors[:5])
 
 
-async def _while_client_waits(request: Any, answer: Coroutine[Any, Any, Any]) -> Any:
-    """The answer; it is cancelled when its client goes, of which a server that does not look would never hear."""
+async def _while_connected(request: Any, answer: Coroutine[Any, Any, Any]) -> Any:
+    """Awaits the answer, and cancels it when the client disconnects; only polling notices that.
+
+    Raises:
+        ClientDisconnect: The client has disconnected.
+    """
     from starlette.requests import ClientDisconnect
     task = asyncio.ensure_future(answer)
     try:
         while not task.done():
-            await asyncio.wait([task], timeout=_LOOK_SECONDS)
+            await asyncio.wait([task], timeout=_POLL_SECONDS)
             if not task.done() and await request.is_disconnected():
                 raise ClientDisconnect
         return task.result()

@@ -1,4 +1,8 @@
-"""The patches for runs on several ranks, as in `patches`: each with its reason, symbol and check."""
+"""The patches for training on several ranks with DeepSpeed or FSDP2.
+
+Replaces `SftArguments._init_deepspeed` and `SftArguments._init_fsdp` in `swift.arguments`; and of accelerate
+`Accelerator._prepare_deepspeed`, `Accelerator._prepare_fsdp2` and `AcceleratorState.__init__`.
+"""
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -7,15 +11,15 @@ from typing import Any
 from ..constants import MODEL_TYPE
 from .wrapping import wrap
 
-# By its full name, as DeepSpeed's configuration has it.
+# The full name, as in DeepSpeed's configuration.
 _SEGMENTER = 'swift_citrusv.model.segmenter.Segmenter'
 
 
 def patch_distributed() -> None:
-    """DeepSpeed and FSDP2 for a model with random buffers, whose ranks do not all draw masks; on CPUs too."""
+    """Supports DeepSpeed and FSDP2 for a model with random buffers and ranks without masks, on CPUs too."""
     from swift.arguments import SftArguments
 
-    # Why: it is where the DeepSpeed configuration becomes known, before the model is loaded under it.
+    # Why: it reads the DeepSpeed configuration, before the model is loaded under it.
     def init_deepspeed(original):
 
         def patched(self):
@@ -47,12 +51,12 @@ def _prepare_zero3(args) -> None:
     from swift.utils import get_dist_setting
 
     # ZeRO-3 gathers the weights of a module when it runs, layer by layer. The ranks of a step have different numbers of
-    # images and masks, hence of calls of SAM2's layers; as a leaf, the segmenter is gathered in one piece.
+    # images and masks, and so call SAM2's layers differently often. As a leaf module, the segmenter is gathered once.
     leaves = args.deepspeed['zero_optimization'].setdefault('leaf_module', {})
     leaves['classes'] = [*leaves.get('classes', []), _SEGMENTER]
     if args.use_cpu and get_dist_setting()[2] > 1:
-        # With --use_cpu Transformers starts torch's process group, but not DeepSpeed's layer above it, which is asked
-        # for the number of ranks when the model is loaded, and then says one.
+        # With --use_cpu Transformers starts torch's process group, but not `deepspeed.comm`. Loading the model would
+        # then get a world size of 1 from it.
         from deepspeed import comm
         comm.init_distributed(
             dist_backend=args.ddp_backend or 'gloo',
@@ -64,22 +68,22 @@ def _prepare_zero3(args) -> None:
 def _patch_accelerator() -> None:
     from accelerate import Accelerator
 
-    # Why: DeepSpeed gives every rank the parameters of rank 0, and not the buffers. Each rank would draw with a random
-    # positional encoding of its own where SAM2 is a fresh one.
+    # Why: DeepSpeed broadcasts the parameters of rank 0, but not the buffers. With random SAM2 weights, each rank would
+    # have its own positional encoding.
     def prepare_deepspeed(original):
 
         def patched(self, *args):
             for module, name in _buffers(args):
-                module.register_buffer(name, _of_rank_0(getattr(module, name), self.device))
+                module.register_buffer(name, _broadcast(getattr(module, name), self.device))
             return original(self, *args)
 
         return patched
 
-    # Why: as above; and with `cpu_ram_efficient_loading` it takes all of the state dict for sharded parameters.
+    # Why: as above; and with `cpu_ram_efficient_loading` it treats everything in the state dict as sharded parameters.
     def prepare_fsdp2(original):
 
         def patched(self, *args):
-            with _out_of_state_dict(args, self.device):
+            with _buffers_outside_state_dict(args, self.device):
                 return original(self, *args)
 
         return patched
@@ -89,14 +93,14 @@ def _patch_accelerator() -> None:
 
 
 def _buffers(prepared: Sequence[Any]) -> list[tuple[Any, str]]:
-    """The buffers that belong to the models' state dicts: module and name."""
+    """The buffers in the models' state dicts, as pairs of module and name."""
     from torch import nn
     return [(module, name) for model in prepared if isinstance(model, nn.Module) for module in model.modules()
             for name, _ in module.named_buffers(recurse=False) if name not in module._non_persistent_buffers_set]
 
 
-def _of_rank_0(buffer, device):
-    """The buffer [...] as rank 0 has it, on `device`: NCCL sends nothing from a CPU."""
+def _broadcast(buffer, device):
+    """Rank 0's values of the buffer [...], on `device`: NCCL does not send from a CPU."""
     import torch.distributed as dist
     value = buffer.to(device)
     if dist.is_initialized():
@@ -105,11 +109,11 @@ def _of_rank_0(buffer, device):
 
 
 @contextmanager
-def _out_of_state_dict(prepared: Sequence[Any], device) -> Iterator[None]:
-    """Gives every rank the buffers of rank 0, and keeps them out of the models' state dicts meanwhile."""
+def _buffers_outside_state_dict(prepared: Sequence[Any], device) -> Iterator[None]:
+    """Gives every rank the buffers of rank 0, and keeps them out of the models' state dicts inside the context."""
     buffers = _buffers(prepared)
     for module, name in buffers:
-        module.register_buffer(name, _of_rank_0(getattr(module, name), device), persistent=False)
+        module.register_buffer(name, _broadcast(getattr(module, name), device), persistent=False)
     try:
         yield
     finally:
@@ -121,7 +125,7 @@ def _allow_fsdp_on_cpu() -> None:
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType
 
-    # Why: it looks at --fsdp for every kind of device but CPUs, where it goes on with DDP and says nothing.
+    # Why: it applies --fsdp to every kind of device except CPUs, and silently uses DDP there.
     def accelerator_state(original):
 
         def patched(self, *args, fsdp_plugin=None, **kwargs):

@@ -1,4 +1,8 @@
-"""The patches for answering, as in `patches`: each with its reason, its symbol and a check."""
+"""The patches for inference: masks in the engine's answers, and in the output of `swift infer`.
+
+Replaces `_infer_full`, `_infer_stream` and `_infer` of `swift.infer_engine.transformers_engine.TransformersEngine`, and
+`_batch_infer`, `run`, `infer_single` and `infer_cli` of `swift.pipelines.infer.infer.SwiftInfer`.
+"""
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -9,12 +13,12 @@ from ..settings import Settings
 from .wrapping import is_citrusv, wrap
 
 
-def patch_engine() -> None:
-    """Masks in the answers of `TransformersEngine`, whoever made it: `swift infer`, `swift deploy`, or Python."""
+def patch_engine_masks() -> None:
+    """Adds masks to the answers of every `TransformersEngine`: of `swift infer`, `swift deploy`, or Python code."""
     from swift.infer_engine.transformers_engine import TransformersEngine
 
-    # Why: these two call `generate`, and make the messages; they are the only places that see both. The masks are drawn
-    # from what the one generation leaves (`SegStates`).
+    # Why: only these two both call `generate` and make the messages. The masks are drawn from the hidden states of that
+    # generation (`SegStates`).
     def infer_full(original):
 
         def patched(self, inputs, **kwargs):
@@ -47,7 +51,7 @@ def patch_engine() -> None:
             texts = [''] * len(masks.requests)
             try:
                 for chunks in original(self, {**inputs, 'seg_states': masks.states}, **kwargs):
-                    # For ms-swift an answer that an error has cut off is whole.
+                    # ms-swift treats an answer that an error cut off as complete.
                     if masks.states.error is not None:
                         raise masks.states.error
                     for i, chunk in enumerate(chunks):
@@ -55,7 +59,7 @@ def patch_engine() -> None:
                     _end_stream(chunks, masks, texts)
                     yield chunks
             except TypeError:
-                # Of ms-swift's, where the error has come before any token.
+                # ms-swift raises this if the error came before the first token.
                 if masks.states.error is None:
                     raise
                 raise masks.states.error from None
@@ -67,7 +71,7 @@ def patch_engine() -> None:
     wrap(TransformersEngine, '_infer_stream',
          ('self', 'inputs', 'generation_config', 'adapter_request', 'request_config', 'template_inputs'), infer_stream)
 
-    # Why: ms-swift reads a seed and does not use it. Rows of a batch draw from one generator, so that a request with a
+    # Why: ms-swift reads a seed and does not use it. The rows of a batch draw from one generator, so a request with a
     # seed is answered alone.
     def infer(original):
 
@@ -77,7 +81,7 @@ def patch_engine() -> None:
                 return original(self, infer_requests, request_config, **kwargs)
             parts = (original(self, [request], request_config, **kwargs) for request in infer_requests)
             if request_config.stream:
-                return _one_by_one(list(parts))
+                return _chain_streams(list(parts))
             return [response for part in parts for response in part]
 
         return patched
@@ -85,8 +89,8 @@ def patch_engine() -> None:
     wrap(TransformersEngine, '_infer', ('self', 'infer_requests', 'request_config'), infer)
 
 
-def _one_by_one(streams: list[Iterator[list[Any]]]) -> Iterator[list[Any]]:
-    """The chunks of several streams, one stream after another, as those of one batch."""
+def _chain_streams(streams: list[Iterator[list[Any]]]) -> Iterator[list[Any]]:
+    """Yields the chunks of several streams, one stream after another, in the form of a batch's chunks."""
     for i, stream in enumerate(streams):
         for chunks in stream:
             yield [*[None] * i, *chunks, *[None] * (len(streams) - i - 1)]
@@ -95,10 +99,10 @@ def _one_by_one(streams: list[Iterator[list[Any]]]) -> Iterator[list[Any]]:
 def _answer_masks(engine: Any, inputs: dict[str, Any], *, template_inputs: list[Any], request_config: Any,
                   adapter_request: Any, **kwargs: Any) -> Any:
     from ..inference.generation import AnswerMasks
-    from ..inference.request_queue import abandoned
+    from ..inference.request_queue import cancellation
     from ..model.seg_states import SegStates
-    states = SegStates(engine.template.seg_token_id, inputs['input_ids'], request_config.seed, abandoned())
-    # Loads an adapter that is asked for the first time, which makes another model of the engine's.
+    states = SegStates(engine.template.seg_token_id, inputs['input_ids'], request_config.seed, cancellation())
+    # Loads the adapter at its first request, which replaces the engine's model.
     adapter, *_ = engine._get_adapter_names(adapter_request) or [None]
     return AnswerMasks(engine.model, engine.template, inputs, template_inputs, states, adapter)
 
@@ -107,16 +111,16 @@ def _end_stream(chunks: list[Any], masks: Any, texts: list[str]) -> None:
     """Puts the masks into the last chunk of each answer.
 
     Args:
-        texts: The answers as they were streamed.
+        texts: The answers as streamed so far.
     """
     from ..inference.generation import SegDelta
     ended = [i for i, chunk in enumerate(chunks) if chunk is not None and chunk.choices[0].finish_reason]
     for i, drawn in zip(ended, masks.draw([(i, 0) for i in ended])):
         choice = chunks[i].choices[0]
-        # ms-swift takes the blanks off the beginning of a stream.
-        whole = masks.text(i)
-        blanks = len(whole) - len(whole.lstrip()) - (len(texts[i]) - len(texts[i].lstrip()))
-        found = [mask.to_dict() | {'offset': mask.offset - blanks} for mask in drawn]
+        # ms-swift strips whitespace from the beginning of a stream.
+        full_text = masks.text(i)
+        num_stripped = len(full_text) - len(full_text.lstrip()) - (len(texts[i]) - len(texts[i].lstrip()))
+        found = [mask.to_dict() | {'offset': mask.offset - num_stripped} for mask in drawn]
         choice.delta = SegDelta(**vars(choice.delta), masks=found, overlays=_overlays(masks, i, 0, drawn))
 
 
@@ -135,12 +139,12 @@ def _overlays(masks: Any, prompt: int, sequence: int, drawn: list[Any]) -> list[
 
 
 def patch_infer() -> None:
-    """Masks in what `swift infer` writes and prints."""
+    """Adds masks to the lines that `swift infer` writes and prints."""
     from swift.pipelines.infer import infer as infer_module
     SwiftInfer = infer_module.SwiftInfer
 
-    # Why: it makes the lines of the result from the text of the responses alone. It looks `infer` up on itself, and
-    # finds the engine's.
+    # Why: it makes the result lines from the text of the responses alone. It calls `self.infer`, which is the engine's
+    # method unless the instance has its own.
     def batch_infer(original):
 
         def patched(self, val_dataset, request_config):
@@ -148,7 +152,7 @@ def patch_infer() -> None:
                 return original(self, val_dataset, request_config)
             self.infer = functools.partial(_infer_rows, self.infer_engine, self.args.strict)
             try:
-                return _of_all_ranks(original(self, val_dataset, request_config))
+                return _gather_on_rank_0(original(self, val_dataset, request_config))
             finally:
                 del self.infer
 
@@ -156,8 +160,8 @@ def patch_infer() -> None:
 
     wrap(SwiftInfer, '_batch_infer', ('self', 'val_dataset', 'request_config'), batch_infer)
 
-    # Why: it leaves its process group to the end of Python, where a rank whose neighbours have gone may abort: torchrun
-    # then calls a finished run a failed one.
+    # Why: it does not destroy its process group. At the exit of Python, a rank whose peers have exited may abort, and
+    # torchrun then reports a finished run as failed.
     def run(original):
 
         def patched(self):
@@ -172,20 +176,19 @@ def patch_infer() -> None:
 
     wrap(SwiftInfer, 'run', ('self', ), run)
 
-    # Why: it prints the text alone, and the row that it is given is the line of the result.
+    # Why: it prints the text alone, and the row that it gets becomes the line of the result.
     def infer_single(original):
 
         def patched(self, infer_request, request_config):
             if not is_citrusv(self.template):
                 return original(self, infer_request, request_config)
-            # A question of a user stays his, whatever --strict says.
+            # Interactive questions raise their errors, whatever --strict is.
             strict = self.args.strict or self.args.eval_human
             text = ''
             try:
                 response = self.infer([infer_request], request_config, use_tqdm=False, **self.infer_kwargs)[0]
-                pieces = response if request_config.stream else [response]
-                for piece in pieces:
-                    choice = piece.choices[0]
+                for part in response if request_config.stream else [response]:
+                    choice = part.choices[0]
                     message = choice.delta if request_config.stream else choice.message
                     text += message.content or ''
                     print(message.content or '', end='', flush=True)
@@ -205,14 +208,14 @@ def patch_infer() -> None:
 
     wrap(SwiftInfer, 'infer_single', ('self', 'infer_request', 'request_config'), infer_single)
 
-    # Why: a mistyped name of an image, or the end of a script of questions, ends the session with a traceback.
+    # Why: a mistyped image path, or the end of piped input, ends the session with a traceback.
     def infer_cli(original):
 
         def patched(self):
             if not is_citrusv(self.template):
                 return original(self)
             state = infer_module.InferCliState
-            infer_module.InferCliState = _checked(state)
+            infer_module.InferCliState = _robust_cli_state(state)
             try:
                 return original(self)
             finally:
@@ -224,7 +227,7 @@ def patch_infer() -> None:
 
 
 def _infer_rows(engine: Any, strict: bool, rows: list[dict[str, Any]], *args: Any, **kwargs: Any) -> list[Any]:
-    """As `engine.infer`, for rows of a data set, which then have the masks of their answers, or their errors."""
+    """As `engine.infer`, for rows of a dataset; adds the masks of its answer, or its error, to each row."""
     engine.strict = strict
     responses = engine.infer(rows, *args, **kwargs)
     for i, (row, response) in enumerate(zip(rows, responses, strict=True)):
@@ -236,10 +239,10 @@ def _infer_rows(engine: Any, strict: bool, rows: list[dict[str, Any]], *args: An
     return responses
 
 
-def _of_all_ranks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of all ranks on rank 0, in order.
+def _gather_on_rank_0(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of all ranks on rank 0, in order; the rank's own rows elsewhere.
 
-    ms-swift gathers them with accelerate, which knows nothing of ranks on CPUs, so that only rank 0's would be written.
+    ms-swift gathers them with accelerate, which does not see ranks on CPUs; only rank 0's rows would be written.
     """
     import torch.distributed as dist
     from accelerate import DistributedType, PartialState
@@ -251,16 +254,16 @@ def _of_all_ranks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _no_answer() -> Any:
-    """What stands for the response to a row that cannot be answered."""
+    """An empty response, for a row that cannot be answered."""
     from swift.infer_engine.protocol import ChatCompletionResponse, ChatCompletionResponseChoice, ChatMessage, UsageInfo
     choice = ChatCompletionResponseChoice(0, ChatMessage('assistant', ''), None)
     return ChatCompletionResponse('', [choice], UsageInfo(0, 0, 0))
 
 
-def _checked(state: type) -> type:
-    """`InferCliState`, which asks again for an image that cannot be read, and leaves at the end of its input."""
+def _robust_cli_state(state: type) -> type:
+    """A subclass of `InferCliState` that asks again for an unreadable image, and exits at the end of its input."""
 
-    class CheckedState(state):
+    class RobustCliState(state):
 
         def input_text(self):
             try:
@@ -276,4 +279,4 @@ def _checked(state: type) -> type:
                     print(problem)
                     self.images[i] = input('Input an image path or URL <<< ')
 
-    return CheckedState
+    return RobustCliState

@@ -1,4 +1,7 @@
-"""The patch for loading models, as in `patches`: its reason, symbol and check."""
+"""The patch for loading models: code in a checkpoint directory and unconverted checkpoints are refused.
+
+Replaces `swift.model.model_meta._get_model_info`.
+"""
 import json
 import os
 from typing import Any
@@ -9,19 +12,19 @@ from .wrapping import wrap
 
 
 def patch_model_info() -> None:
-    """No code out of a checkpoint directory (see `trust`), and no published checkpoint that is not converted."""
+    """Refuses code in a checkpoint directory (`model.safe_loading`), and published checkpoints before conversion."""
     from swift.model import model_meta
 
-    # Why: it is the first to look into a model directory, and lets Transformers run the code in it. Of a published
-    # checkpoint it would say no more than that it does not know the architecture.
+    # Why: it reads a model directory first, and lets Transformers run the code in it. For a published checkpoint it
+    # would only report an unknown architecture.
     def model_info(original):
 
         def patched(model_dir, model_type, *args, **kwargs):
             config = _config_of(model_dir) if model_type in (None, MODEL_TYPE) else {}
             refuse_published(config, model_dir)
             if model_type == MODEL_TYPE or config.get('model_type') == MODEL_TYPE:
-                from ..model.safe_loading import refuse_code
-                refuse_code(model_dir)
+                from ..model.safe_loading import refuse_remote_code
+                refuse_remote_code(model_dir)
             return original(model_dir, model_type, *args, **kwargs)
 
         return patched
@@ -33,6 +36,6 @@ def _config_of(model_dir: str) -> dict[str, Any]:
     try:
         with open(os.path.join(model_dir, 'config.json'), encoding='utf-8') as file:
             config = json.load(file)
-    except (OSError, ValueError, RecursionError):  # ms-swift will say so
+    except (OSError, ValueError, RecursionError):  # ms-swift reports it.
         return {}
     return config if isinstance(config, dict) else {}

@@ -1,8 +1,8 @@
-"""Everything that the plugin adds to ms-swift's registries and to Transformers' Auto classes.
+"""Registers Citrus-V with ms-swift and with Transformers' Auto classes, and applies all patches of ms-swift.
 
 `import swift_citrusv.plugin.register` registers with Transformers, `register()` with ms-swift too; the import hook
-calls `on_import` for one module of ms-swift at a time instead. All of it is idempotent. Nothing heavy is imported until
-a Citrus-V run asks for it: the registries get a `Deferred` that imports the real thing when it is called.
+instead calls `on_import` for each module of ms-swift after its import. All of it is idempotent. The registries get a
+`Deferred`, which imports our class or function at its first use: runs of other models import nothing heavy.
 """
 import importlib
 import sys
@@ -14,7 +14,12 @@ from . import app, arguments, deploy, distributed, infer, models, resume, sft, s
 
 
 class Deferred:
-    """A class of ours that is imported when it is first called or looked into."""
+    """A class or function of ours, imported at its first call or attribute access.
+
+    Args:
+        module: Its module below `swift_citrusv`, such as 'plugin.loader'.
+        name: Its name in that module.
+    """
 
     def __init__(self, module: str, name: str) -> None:
         self._module = module
@@ -39,19 +44,20 @@ class Deferred:
 
 
 class DeferredModel:
-    """Stands in the Auto classes' tables for `CitrusVForConditionalGeneration` until one is loaded."""
+    """The Auto classes' entry, which must be a class: imports `CitrusVForConditionalGeneration` when one is loaded."""
+    _model = Deferred('model.modeling', 'CitrusVForConditionalGeneration')
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        return Deferred('model.modeling', 'CitrusVForConditionalGeneration').resolve().from_pretrained(*args, **kwargs)
+        return cls._model.from_pretrained(*args, **kwargs)
 
     @classmethod
     def _from_config(cls, config: Any, **kwargs: Any) -> Any:
-        return Deferred('model.modeling', 'CitrusVForConditionalGeneration').resolve()._from_config(config, **kwargs)
+        return cls._model._from_config(config, **kwargs)
 
 
 def register_transformers() -> None:
-    """`AutoConfig`, `AutoModel` and `AutoModelForImageTextToText`."""
+    """Registers with `AutoConfig`, `AutoModel` and `AutoModelForImageTextToText`."""
     from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
     from ..model.config import CitrusVConfig
@@ -62,7 +68,7 @@ def register_transformers() -> None:
 
 
 def register_model() -> None:
-    """`--model_type citrusv`, and its architecture: what --freeze_llm, --freeze_vit and --freeze_aligner mean."""
+    """Registers `--model_type citrusv`, with the module groups of --freeze_llm, --freeze_vit and --freeze_aligner."""
     from swift.model import ModelGroup, ModelMeta
     from swift.model.model_arch import get_model_arch
     from swift.model.register import register_model as register
@@ -78,43 +84,43 @@ def register_model() -> None:
             tags=['vision', 'segmentation', 'medical']),
         exist_ok=True)
     models.patch_model_info()
-    register_attention()
+    register_deferred_attention()
 
 
-def register_attention() -> None:
-    """`--attn_impl torch_varlen`; here too, because a spawned DataLoader worker makes no Citrus-V model."""
+def register_deferred_attention() -> None:
+    """Registers `--attn_impl torch_varlen`; here too, because a spawned DataLoader worker makes no Citrus-V model."""
     from transformers import AttentionInterface, AttentionMaskInterface
     AttentionInterface.register(TORCH_VARLEN, Deferred('model.attention', 'varlen_attention_forward'))
     AttentionMaskInterface.register(TORCH_VARLEN, Deferred('model.attention', 'varlen_mask'))
 
 
 def register_template() -> None:
-    """`--template citrusv`: the chat format of Qwen2.5-VL."""
+    """Registers `--template citrusv`, with the chat format of Qwen2.5-VL."""
     from swift.template.register import register_template as register
     from swift.template.templates.qwen import QwenTemplateMeta
     register(QwenTemplateMeta(MODEL_TYPE, template_cls=Deferred('encoding.template', 'CitrusVTemplate')), exist_ok=True)
 
 
 def register_loss() -> None:
-    """`--loss_type citrusv`."""
+    """Registers `--loss_type citrusv`."""
     from swift.loss import loss_map
     loss_map[MODEL_TYPE] = Deferred('training.loss_plugin', 'CitrusVLoss')
 
 
 def register_optimizer() -> None:
-    """`--optimizer citrusv`."""
+    """Registers `--optimizer citrusv`."""
     from swift.optimizers import optimizers_map
     optimizers_map[MODEL_TYPE] = Deferred('training.optimizer', 'CitrusVOptimizerCallback')
 
 
 def register_callback() -> None:
-    """`--callbacks citrusv`."""
+    """Registers `--callbacks citrusv`."""
     from swift.callbacks import callbacks_map
     callbacks_map[MODEL_TYPE] = Deferred('training.callbacks', 'CitrusVCallback')
 
 
 def register_metric() -> None:
-    """`--eval_metric citrusv`, `citrusv_seg`, and those of generated text."""
+    """Registers `--eval_metric citrusv`, `citrusv_seg`, and the metrics of generated text."""
     from swift.metrics import eval_metrics_map
     for name in (MODEL_TYPE, SEG_METRIC):
         eval_metrics_map[name] = Deferred('training.eval_metrics', 'CitrusVMetrics')
@@ -123,43 +129,43 @@ def register_metric() -> None:
         eval_metrics_map[f'{MODEL_TYPE}_{name}'] = Deferred('training.eval_metrics', function)
 
 
-def patch_arguments(before_parsing: bool = False) -> None:
-    """What `swift sft` takes, and how it reads rows.
+def apply_argument_patches(before_parsing: bool = False) -> None:
+    """Patches the arguments of `swift sft`, `swift infer` and `swift deploy`.
 
     Args:
-        before_parsing: Whether no flag has been parsed yet: the import hook comes early enough, an external plugin
-            does not.
+        before_parsing: Whether no flag has been parsed yet. True from the import hook; an external plugin is imported
+            after parsing.
     """
     arguments.patch_arguments(before_parsing)
-    streaming.patch_arguments()
+    streaming.patch_streaming_arguments()
     distributed.patch_distributed()
-    deploy.patch_arguments()
-    resume.patch_arguments()
+    deploy.patch_infer_arguments()
+    resume.patch_resume_arguments()
 
 
-def patch_pipeline() -> None:
-    """From rows to packs, and the model's adapters."""
-    sft.patch_pipeline()
-    streaming.patch_pipeline()
+def apply_pipeline_patches() -> None:
+    """Patches the training pipeline: packs, lengths, adapters."""
+    sft.patch_sft_pipeline()
+    streaming.patch_streaming_pipeline()
 
 
-def patch_trainer() -> None:
-    """Streams first: what `patches` puts around a trainer's methods goes around theirs."""
-    streaming.patch_trainer()
-    trainer.patch_trainer()
+def apply_trainer_patches() -> None:
+    """Patches the trainer. Streams first: the wrappers of `trainer` go around those of `streaming`."""
+    streaming.patch_streaming_trainer()
+    trainer.patch_seq2seq_trainer()
     trainer.patch_nonfinite()
-    resume.patch_trainer()
+    resume.patch_resume_trainer()
 
 
-def patch_engine() -> None:
-    """Masks in answers, and the thread that answers."""
-    infer.patch_engine()
-    deploy.patch_worker()
+def apply_engine_patches() -> None:
+    """Patches the inference engine: masks in answers, and the worker thread."""
+    infer.patch_engine_masks()
+    deploy.patch_engine_worker()
 
 
-def patch_app() -> None:
-    """The page of `swift app`."""
-    app.patch_app(Deferred('app.server', 'serve_swift_app'))
+def apply_app_patch() -> None:
+    """Patches `swift app`."""
+    app.patch_app_page(Deferred('cli.app', 'serve_swift_app'))
 
 
 _APP = 'swift.pipelines.app.app'
@@ -171,22 +177,22 @@ _ACTIONS: dict[str, Callable[[], None]] = {
     'swift.optimizers': register_optimizer,
     'swift.callbacks': register_callback,
     'swift.metrics': register_metric,
-    # Not the package, which is lazy: its import ends before its classes can be imported.
-    'swift.trainers.seq2seq_trainer': patch_trainer,
-    _ARGUMENTS: patch_arguments,
-    'swift.pipelines.train.sft': patch_pipeline,
+    # Not the package, which imports lazily: its own import ends before its classes can be imported.
+    'swift.trainers.seq2seq_trainer': apply_trainer_patches,
+    _ARGUMENTS: apply_argument_patches,
+    'swift.pipelines.train.sft': apply_pipeline_patches,
     # The leaf, for the same reason.
-    'swift.infer_engine.transformers_engine': patch_engine,
+    'swift.infer_engine.transformers_engine': apply_engine_patches,
     'swift.pipelines.infer.infer': infer.patch_infer,
     'swift.pipelines.infer.deploy': deploy.patch_deploy,
-    _APP: patch_app,
+    _APP: apply_app_patch,
 }
 
 
 def on_import(module: str) -> None:
-    """Registers what belongs to one module of ms-swift, right after it was imported (called by the hook)."""
+    """Applies the registration or patches for one module of ms-swift, right after its import (called by the hook)."""
     if module == _ARGUMENTS:
-        patch_arguments(before_parsing=True)
+        apply_argument_patches(before_parsing=True)
     elif module in _ACTIONS:
         _ACTIONS[module]()
 
@@ -194,7 +200,7 @@ def on_import(module: str) -> None:
 def register() -> None:
     """Imports ms-swift and registers everything; calling it again changes nothing."""
     for module, action in _ACTIONS.items():
-        # It needs Gradio, which is an extra: whoever wants the page has imported it, or the hook will see it.
+        # It needs Gradio, an optional dependency: patched if it is imported already, or later by the hook.
         if module != _APP:
             importlib.import_module(module)
         if module in sys.modules:

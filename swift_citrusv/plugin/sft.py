@@ -1,16 +1,21 @@
-"""The patches for `swift.pipelines.train`: packs, lengths, skipped rows, and the `[SEG]` embedding in LoRA."""
+"""The patches for the training pipeline: packs, lengths, skipped rows, and the `[SEG]` embedding in LoRA.
+
+Replaces `PackingDataset`, `AddLengthPreprocessor`, `LazyLLMDataset`, `SwiftSft._encode_dataset` and
+`SwiftSft._post_process_datasets` in `swift.pipelines.train.sft`; and `prepare_adapter` and `TunerMixin.prepare_model`
+in `swift.pipelines.train.tuner`.
+"""
 import functools
 
 from ..constants import MODEL_TYPE
-from .wrapping import is_citrusv, is_lenient, wrap, wrap_class_name
+from .wrapping import is_citrusv, skips_bad_rows, wrap, wrap_class
 
 
-def patch_pipeline() -> None:
-    """Our packs, lengths and counted skips; the `[SEG]` embedding in LoRA."""
+def patch_sft_pipeline() -> None:
+    """Installs our packing, length pass and counted skips, and trains the `[SEG]` embedding in LoRA."""
     from swift.pipelines.train import sft, tuner
 
     # Why: the pipeline looks these three up by name in its own module. ms-swift's packing puts each row into the
-    # emptiest bin and knows no second budget.
+    # emptiest bin and has no budget besides the length.
     def packing_dataset(original):
 
         def patched(template, dataset, *args, **kwargs):
@@ -35,9 +40,9 @@ def patch_pipeline() -> None:
 
         def patched(dataset, encode_func, **kwargs):
             template = getattr(encode_func, '__self__', None)
-            if is_lenient(template, kwargs.get('strict')):
-                from ..training.skipping import LenientDataset
-                return LenientDataset(dataset, template)
+            if skips_bad_rows(template, kwargs.get('strict')):
+                from ..training.skipping import SkippingDataset
+                return SkippingDataset(dataset, template)
             return original(dataset, encode_func, **kwargs)
 
         return patched
@@ -47,10 +52,10 @@ def patch_pipeline() -> None:
         ('AddLengthPreprocessor', ('template', ), length_preprocessor),
         ('LazyLLMDataset', ('dataset', 'encode_func', 'strict'), lazy_dataset),
     ):
-        wrap_class_name(sft, name, parameters, wrapper)
+        wrap_class(sft, name, parameters, wrapper)
 
-    # Why: ms-swift makes the LoraConfig inside this function and has no flag for `trainable_token_indices`, without
-    # which the embedding of a fresh [SEG] would stay at its start.
+    # Why: ms-swift makes the LoraConfig inside this function and has no flag for `trainable_token_indices`. Without it
+    # the embedding of a new [SEG] would keep its initial value.
     def prepare_adapter(original):
 
         def patched(args, model, **kwargs):
@@ -70,21 +75,21 @@ def patch_pipeline() -> None:
 
         return patched
 
-    # Why: with `--strict false` a bad row leaves its batch (see `lenient`), and ms-swift gives all batches of an
-    # evaluation the same weight.
+    # Why: with `--strict false` a bad row is left out of its batch (see `training.skipping`), but ms-swift gives all
+    # batches of an evaluation the same weight.
     def usable_evaluation(original):
 
         def patched(self, datasets):
             args = self.args
-            if is_lenient(self.template, args.strict) and not args.streaming and datasets[1] is not None:
-                from ..training.skipping import usable_rows
-                datasets[1] = usable_rows(self.template, datasets[1], args.dataset_num_proc)
+            if skips_bad_rows(self.template, args.strict) and not args.streaming and datasets[1] is not None:
+                from ..training.skipping import select_usable_rows
+                datasets[1] = select_usable_rows(self.template, datasets[1], args.dataset_num_proc)
             return original(self, datasets)
 
         return patched
 
-    # Why: with `--truncation_strategy split` ms-swift refuses a chat template, and tokenizes the whole data set into
-    # chunks on disk that have lost their images. Our template cuts rows itself, so for ms-swift nothing is to split.
+    # Why: with `--truncation_strategy split` ms-swift refuses a chat template, and tokenizes the whole dataset into
+    # chunks on disk without their images. Our template splits rows itself, so ms-swift gets 'delete'.
     def own_split(original):
 
         def patched(self, *args, **kwargs):
@@ -103,15 +108,15 @@ def patch_pipeline() -> None:
     wrap(sft.SwiftSft, '_post_process_datasets', ('self', 'datasets'), usable_evaluation)
     wrap(tuner, 'prepare_adapter', ('args', 'model', 'template', 'train_dataset'), prepare_adapter)
 
-    # Why: PEFT makes every parameter of a module in --modules_to_save trainable, those that no loss reaches too: weight
-    # decay would eat them, and DDP would wait for them.
+    # Why: PEFT makes every parameter of a module in --modules_to_save trainable, including those that no loss reaches:
+    # weight decay would shrink them, and DDP would wait for their gradients.
     def prepare_model(original):
 
         def patched(cls, args, model, **kwargs):
             model = original(args, model, **kwargs)
             if args.model_type == MODEL_TYPE:
-                from ..model.segmenter import freeze_unreached
-                freeze_unreached(model)
+                from ..model.segmenter import freeze_unused_parameters
+                freeze_unused_parameters(model)
             return model
 
         return classmethod(patched)

@@ -1,21 +1,27 @@
-"""The patches of ms-swift for `--streaming true`, as in `patches`: each with its reason, symbol and check."""
+"""The patches for `--streaming true`.
+
+Replaces `swift.arguments.DataArguments.__post_init__`; `DatasetLoader._load_dataset_path` and
+`_inject_dataset_routing_tag` in `swift.dataset.loader`; `get_features_dataset` and `batched_preprocess` of
+`swift.dataset.preprocessor.RowPreprocessor`; `IterablePackingDataset` and `EncodePreprocessor` in
+`swift.pipelines.train.sft`; and `SwiftMixin.__init__`, `DataLoaderMixin.get_train_dataloader` and
+`DataLoaderMixin.get_eval_dataloader` in `swift.trainers.mixin`.
+"""
 import sys
 from typing import Any
 
 from ..constants import MODEL_TYPE, ROW_COLUMN
-from ..errors import RowError
 from .datasets import patch_dataset_loading
-from .wrapping import is_citrusv, wrap, wrap_class_name
+from .wrapping import is_citrusv, wrap, wrap_class
 
-# ms-swift's mark of a stream's columns, between two preprocessors.
+# ms-swift's prefix of a stream's columns between two preprocessors.
 _PREFIX = '__@'
 
 
-def patch_arguments() -> None:
+def patch_streaming_arguments() -> None:
     """Applies `patch_reading` in Citrus-V runs that stream."""
     from swift.arguments import DataArguments
 
-    # Why: it is the first step of a run that knows of both.
+    # Why: it is the first step of a run at which both are known.
     def stream_post_init(original):
 
         def patched(self):
@@ -28,24 +34,24 @@ def patch_arguments() -> None:
     wrap(DataArguments, '__post_init__', ('self', ), stream_post_init)
 
 
-def patch_worker() -> None:
-    """What a DataLoader worker needs to read a stream; only a spawned one does not have it already."""
+def patch_dataloader_worker() -> None:
+    """Applies the patches that a DataLoader worker needs to read a stream; a spawned one does not inherit them."""
     patch_dataset_loading()
     patch_reading()
 
 
 def patch_reading() -> None:
-    """Reads JSONL streams with row numbers, in shards, and without a guess of their types."""
+    """Reads JSONL streams with row numbers, in shards, and without inferring column types."""
     from datasets import IterableDataset
     from swift.dataset import EncodePreprocessor
     from swift.dataset import loader as loader_module
     from swift.dataset.preprocessor import RowPreprocessor
 
     from ..training.jsonl_dataset import keep_columns
-    from ..training.stream_jsonl import stream_jsonl, tagged, untyped
+    from ..training.stream_jsonl import add_dataset_name, stream_jsonl, with_untyped_columns
     keep_columns()
 
-    # Why: it hands the file to `datasets`, whose guess of column types fails on mixed masks and knows no row numbers.
+    # Why: as for `datasets.patch_dataset_loading`.
     def load_stream_path(original):
 
         def patched(self, dataset_path, dataset_meta):
@@ -60,26 +66,28 @@ def patch_reading() -> None:
 
         return patched
 
-    # Why: `datasets` would guess the types of what a preprocessor gives from its first five rows, and cast the others.
+    # Why: `datasets` would infer the types of a preprocessor's output from its first five rows, and cast the others.
     def features(original):
 
         def patched(dataset):
             if isinstance(dataset, IterableDataset) and dataset.features is None:
-                return untyped(dataset)
+                return with_untyped_columns(dataset)
             return original(dataset)
 
         return staticmethod(patched)
 
-    # Why: its `map` forgets the columns, so that joining two streams would guess their types again.
+    # Why: its `map` drops the column types, so joining two streams would infer them again.
     def routing_tag(original):
 
         def patched(dataset, ds_name):
-            return tagged(dataset, ds_name) if isinstance(dataset, IterableDataset) else original(dataset, ds_name)
+            if isinstance(dataset, IterableDataset):
+                return add_dataset_name(dataset, ds_name)
+            return original(dataset, ds_name)
 
         return patched
 
-    # Why: it renames the columns of a stream, so that an error cannot name the row; and with `--strict false` it tells
-    # nobody of the rows that it drops after the first ten.
+    # Why: it renames the columns of a stream, so errors cannot name the row; and with `--strict false` it reports only
+    # the first ten rows that it drops.
     def stream_preprocess(original):
 
         def patched(self, batched_row, *, strict, ignore_max_length_error):
@@ -87,7 +95,7 @@ def patch_reading() -> None:
                 return original(self, batched_row, strict=strict, ignore_max_length_error=ignore_max_length_error)
             batch = {key.removeprefix(_PREFIX): values for key, values in batched_row.items()}
             result = original(self, batch, strict=strict, ignore_max_length_error=ignore_max_length_error)
-            # `StreamEncode` tells of the rows that it leaves out, and why.
+            # `StreamEncode` reports the rows that it skips itself.
             if not isinstance(self, EncodePreprocessor):
                 _note_dropped(batch, result)
             return result
@@ -102,6 +110,7 @@ def patch_reading() -> None:
 
 
 def _note_dropped(batch: dict[str, list[Any]], result: dict[str, list[Any]]) -> None:
+    from ..training.jsonl_dataset import dropped_row_error
     from ..training.stream_jsonl import reading_skips
     num_left = len(next(iter(result.values()), ()))
     if ROW_COLUMN not in batch or (num_left and ROW_COLUMN not in result):
@@ -109,17 +118,15 @@ def _note_dropped(batch: dict[str, list[Any]], result: dict[str, list[Any]]) -> 
     left = set(result.get(ROW_COLUMN, ()))
     for row_id in batch[ROW_COLUMN]:
         if row_id not in left:
-            reading_skips.add(
-                RowError(row_id, "ms-swift's preprocessor leaves it out.",
-                         "Compare the row with ms-swift's data format.", 'preprocessor'))
+            reading_skips.add(dropped_row_error(row_id))
 
 
-def patch_pipeline() -> None:
-    """Packs of a stream; and a stream that is not packed keeps its masks apart from rows without."""
+def patch_streaming_pipeline() -> None:
+    """Packs streams; in streams without packing, rows without masks get no mask keys."""
     from swift.pipelines.train import sft
 
-    # Why: ms-swift's class decodes the images of a whole window at once, in processes of its own, and cannot be
-    # resumed; its packs know no second budget.
+    # Why: ms-swift's class decodes the images of a whole window at once, in its own processes, and cannot resume; its
+    # packs have no budget besides the length.
     def stream_packing_dataset(original):
 
         def patched(template, dataset, *args, **kwargs):
@@ -131,7 +138,7 @@ def patch_pipeline() -> None:
 
         return patched
 
-    # Why: it encodes 16 rows at a time, and gives a row without masks the keys of one that has them.
+    # Why: it encodes 16 rows at a time, and gives rows without masks the keys of rows with masks.
     def encode_preprocessor(original):
 
         def patched(template):
@@ -142,15 +149,15 @@ def patch_pipeline() -> None:
 
         return patched
 
-    wrap_class_name(sft, 'IterablePackingDataset', ('template', 'dataset'), stream_packing_dataset)
-    wrap_class_name(sft, 'EncodePreprocessor', ('template', ), encode_preprocessor)
+    wrap_class(sft, 'IterablePackingDataset', ('template', 'dataset'), stream_packing_dataset)
+    wrap_class(sft, 'EncodePreprocessor', ('template', ), encode_preprocessor)
 
 
-def patch_trainer() -> None:
-    """Every rank reads its own share of a stream, with as many workers as the user asks for."""
+def patch_streaming_trainer() -> None:
+    """Lets every rank read its own share of a stream, with any number of workers."""
     from swift.trainers.mixin import DataLoaderMixin, SwiftMixin
 
-    # Why: it allows a stream one worker at most, since its own streams would give each row once a worker.
+    # Why: it limits a stream to one worker, since ms-swift's own streams would yield each row once per worker.
     def stream_workers(original):
 
         def patched(self, model, args, template, train_dataset, *rest, **kwargs):
@@ -163,8 +170,8 @@ def patch_trainer() -> None:
 
         return patched
 
-    # Why: with a stream of packs, rank 0 reads everything and scatters the pixels to the others. And on any stream a
-    # run that is resumed behind the first pass ends with an error.
+    # Why: with a stream of packs, rank 0 reads everything and scatters the pixels to the others. And on any stream, a
+    # run that resumes after the first pass fails.
     def stream_train_dataloader(original):
 
         def patched(self, skip_batches=0):
@@ -183,10 +190,7 @@ def patch_trainer() -> None:
                     self.train_dataset,
                     batch_size=self._train_batch_size,
                     multiple=self.args.gradient_accumulation_steps)
-            elif packs and self.args.resume_from_checkpoint and self.is_world_process_zero():
-                from ..training.stream_dataloader import warn_of_another_plan
-                warn_of_another_plan(self.args.resume_from_checkpoint, self.args.output_dir)
-            # A resumed run asks for the rest; the same loader knows in which pass it is.
+            # A resumed run asks for the rest of its pass; the loader keeps count of the passes.
             self._citrusv_stream.skip_batches = skip_batches
             return self._citrusv_stream
 
@@ -208,24 +212,20 @@ def patch_trainer() -> None:
 
 
 def _is_stream_of_packs(dataset: Any) -> bool:
-    # Where nobody has imported the module, there is none; other runs need not import it.
+    # Unless the module is imported, no such dataset exists; other runs do not import it.
     streaming = sys.modules.get('swift_citrusv.training.stream_packs')
     return streaming is not None and isinstance(dataset, streaming.StreamPackingDataset)
 
 
 def _stream_loader(trainer, dataset, *, batch_size: int, multiple: int = 1):
-    from ..training.stream_dataloader import StreamLoader
+    from ..training.stream_dataloader import PackedStreamLoader
+    from ..training.stream_packs import StreamWorkerDataset
     args = trainer.args
     params = {'num_workers': args.dataloader_num_workers, 'pin_memory': args.dataloader_pin_memory}
     if args.dataloader_num_workers:
         params['prefetch_factor'] = args.dataloader_prefetch_factor
         params['multiprocessing_context'] = args.dataloader_multiprocessing_context
-    return StreamLoader(
-        dataset,
-        trainer.data_collator,
-        device=trainer.accelerator.device,
-        batch_size=batch_size,
-        multiple=multiple,
-        timeout=args.ddp_timeout,
-        init_worker=patch_worker,
-        **params)
+    source = StreamWorkerDataset(
+        dataset, trainer.data_collator, batch_size=batch_size, init_worker=patch_dataloader_worker)
+    return PackedStreamLoader(
+        source, device=trainer.accelerator.device, multiple=multiple, timeout=args.ddp_timeout, **params)

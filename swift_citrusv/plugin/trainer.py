@@ -1,19 +1,23 @@
-"""The patches for `swift.trainers`: masks counted over the whole step, and steps that are not finite."""
+"""The patches for the trainer: masks counted over the whole step, and steps with NaN or Inf.
+
+Replaces `_get_num_items_in_batch`, `prepare_logits_to_keep`, `get_train_dataloader`, `compute_loss` and
+`_get_grad_norm` of `swift.trainers.Seq2SeqTrainer`.
+"""
 from typing import Any
 
-from ..constants import IGNORE_INDEX, LEFT_OUT_KEY, NO_MASK, ROWS_KEY
+from ..constants import IGNORE_INDEX, NO_MASK, ROWS_KEY, SKIPPED_KEY
 from .wrapping import is_citrusv, wrap
 
 
-def patch_trainer() -> None:
+def patch_seq2seq_trainer() -> None:
     """Counts masks over the whole optimizer step, and runs the language head at supervised positions only."""
     from swift.trainers import Seq2SeqTrainer
 
-    # Why: it is where Transformers sees all batches of an optimizer step, and sums their tokens over the ranks.
+    # Why: it gets all batches of an optimizer step, and sums their tokens over the ranks.
     def num_items(original):
 
         def patched(self, batch_samples, device):
-            # At the end of a stream's pass all ranks come here without a batch, for each step that is still to come.
+            # At the end of a stream's pass, this is called without a batch on all ranks, once per remaining step.
             if is_citrusv(self.template) and batch_samples:
                 _count_masks(self, batch_samples, device)
                 # Transformers does not count the first label, which may be the target of a pack's last token.
@@ -24,8 +28,8 @@ def patch_trainer() -> None:
 
     wrap(Seq2SeqTrainer, '_get_num_items_in_batch', ('self', 'batch_samples', 'device'), num_items)
 
-    # Why: for a batch of several rows ms-swift keeps all positions from the first supervised one on, and in a single
-    # one it takes the first label for a target of no token.
+    # Why: for a batch of several rows ms-swift keeps all positions from the first supervised one on; for a single row
+    # it ignores the first label.
     def logits_to_keep(original):
 
         def patched(self, inputs):
@@ -37,7 +41,7 @@ def patch_trainer() -> None:
 
     wrap(Seq2SeqTrainer, 'prepare_logits_to_keep', ('self', 'inputs'), logits_to_keep)
 
-    # Why: ms-swift's sampler gives the ranks of a step packs of any cost, and they wait for the slowest.
+    # Why: ms-swift's sampler ignores the cost of packs, so the ranks of a step wait for the slowest.
     def train_dataloader(original):
 
         def patched(self, *args, **kwargs):
@@ -61,18 +65,18 @@ def patch_trainer() -> None:
 
 
 def patch_nonfinite() -> None:
-    """NaN and Inf in loss or gradient: see `nonfinite`."""
+    """Handles NaN and Inf in the loss or the gradient: see `training.nonfinite`."""
     from swift.trainers import Seq2SeqTrainer
 
-    # Why: it is where the loss of a batch is known, whatever the --loss_type, and its backward pass has not begun. The
-    # names of the rows must leave the batch before the model sees it.
+    # Why: it returns the loss of a batch, whatever the --loss_type, before the backward pass. The names of the rows
+    # must leave the batch before the forward pass.
     def compute_loss(original):
 
         def patched(self, model, inputs, *args, **kwargs):
-            rows, errors = inputs.pop(ROWS_KEY, []), inputs.pop(LEFT_OUT_KEY, [])
+            rows, errors = inputs.pop(ROWS_KEY, []), inputs.pop(SKIPPED_KEY, [])
             if errors:
-                from ..training.skipping import LeftOut
-                LeftOut.of(self).add(errors)
+                from ..training.skipping import SkippedRows
+                SkippedRows.of(self).add(errors)
             loss = original(self, model, inputs, *args, **kwargs)
             if not is_citrusv(self.template) or not self.model.training:
                 return loss
@@ -81,7 +85,7 @@ def patch_nonfinite() -> None:
 
         return patched
 
-    # Why: it is what Transformers does last before the optimizer's turn, on all ranks, with --max_grad_norm 0 too.
+    # Why: it is the last call before the optimizer step, on all ranks, with --max_grad_norm 0 too.
     def grad_norm(original):
 
         def patched(self, model, grad_norm=None):
@@ -110,7 +114,7 @@ def _count_masks(trainer, batch_samples: list[dict[str, Any]], device) -> None:
 def _keep_supervised(inputs: dict[str, Any]) -> None:
     """Flattens labels [B, T] to [1, 1 + K] and marks the K positions that predict them.
 
-    The first label of a pack may be the target of its last token (`pieces.carry_labels`), and stays so.
+    The first label of a pack may be the target of its last token (`chunks.carry_labels`), and stays so.
     """
     import torch
     labels = inputs['labels']
@@ -124,7 +128,7 @@ def _keep_supervised(inputs: dict[str, Any]) -> None:
     if loss_scale is not None:
         first = loss_scale[:, 0] if len(labels) == 1 else loss_scale.new_zeros(1)
         inputs['loss_scale'] = torch.cat([first, loss_scale[supervised]])[None]
-    # One more position, as there is one more label than predictions: the last token's, whose target is the first label.
+    # There is one more label than predictions, so one more position is kept: the last token's, for the first label.
     keep[-1, -1] = True
-    # ms-swift counts along the first axis for a pack's accuracy by sample.
+    # For a pack, ms-swift's accuracy by sample expects one axis.
     inputs['logits_to_keep'] = keep[0] if len(keep) == 1 else keep

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from ..constants import SEG_TOKEN
 from ..errors import RowError
-from .mask_format import FORMS, checked_entry, is_coordinate, is_int, shown
+from .mask_format import MASK_FORMS, check_mask_entry, is_coordinate, is_integer, short_repr
 
 _MASK_IMAGES_REMEDY = ("'mask_images' lists for each mask the index of its image in 'images', counted from 0; with one "
                        'image it may be left out.')
@@ -100,24 +100,24 @@ def parse_row(row: Mapping[str, Any], *, row_id: str) -> Sample:
         RowError: The row breaks the contract; `kind` names the problem.
     """
     if not isinstance(row, Mapping):
-        raise RowError(row_id, f'the row is {shown(row)}.', 'Write one JSON object a line.', 'row')
+        raise RowError(row_id, f'the row is {short_repr(row)}.', 'Write one JSON object a line.', 'row')
     messages = _checked_messages(row.get('messages'), row_id)
     for key in ('system', 'system_prompt'):
         if not isinstance(row.get(key), (str, type(None))):
-            raise RowError(row_id, f'{key!r} is {shown(row[key])}.', f'Write {key!r} as a text.', 'message')
+            raise RowError(row_id, f'{key!r} is {short_repr(row[key])}.', f'Write {key!r} as a text.', 'message')
     settings = row.get('chat_template_kwargs')
     if not isinstance(settings, (Mapping, type(None))):
-        raise RowError(row_id, f"'chat_template_kwargs' is {shown(settings)}.", 'Write an object, or leave it out.',
+        raise RowError(row_id, f"'chat_template_kwargs' is {short_repr(settings)}.", 'Write an object, or leave it out.',
                        'media-settings')
     _check_images(row.get('images'), row_id)
     _check_objects(row.get('objects'), row_id)
     entries = _mask_list(row.get('masks'), row_id)
     mask_images = row.get('mask_images')
     if mask_images is not None and not isinstance(mask_images, (list, tuple)):
-        raise RowError(row_id, f"'mask_images' is {shown(mask_images)}.", _MASK_IMAGES_REMEDY, 'mask-images')
+        raise RowError(row_id, f"'mask_images' is {short_repr(mask_images)}.", _MASK_IMAGES_REMEDY, 'mask-images')
     if not entries:
         if mask_images:
-            raise RowError(row_id, f"'mask_images' is {shown(mask_images)}, but the row has no masks.",
+            raise RowError(row_id, f"'mask_images' is {short_repr(mask_images)}, but the row has no masks.",
                            "Add 'masks', or remove 'mask_images'.", 'mask-images-without-masks')
         return Sample(row_id, (), (), ())
     num_seg_tokens = count_seg_tokens(messages)
@@ -129,21 +129,21 @@ def parse_row(row: Mapping[str, Any], *, row_id: str) -> Sample:
     if not num_images:
         _raise_no_image(row, messages, len(entries), row_id)
     indices = _checked_mask_images(mask_images, len(entries), num_images, row_id)
-    masks = tuple(checked_entry(entry, f'masks[{i}]', row_id) for i, entry in enumerate(entries))
+    masks = tuple(check_mask_entry(entry, f'masks[{i}]', row_id) for i, entry in enumerate(entries))
     return Sample(row_id, masks, indices, tuple(sorted(set(indices))))
 
 
 def _checked_messages(messages: Any, row_id: str) -> Sequence[Mapping[str, Any]]:
     if not isinstance(messages, (list, tuple)) or not messages:
-        raise RowError(row_id, f"'messages' is {shown(messages)}.", _MESSAGES_REMEDY, 'messages')
+        raise RowError(row_id, f"'messages' is {short_repr(messages)}.", _MESSAGES_REMEDY, 'messages')
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
-            problem = f'is {shown(message)}'
+            problem = f'is {short_repr(message)}'
         elif not isinstance(message.get('role'), str) or not message['role']:
-            problem = f'has the role {shown(message.get("role"))}'
+            problem = f'has the role {short_repr(message.get("role"))}'
         # ms-swift takes an object as the content of a tool turn; what no turn can have is no content at all.
         elif not isinstance(message.get('content'), (str, list, tuple, Mapping)):
-            problem = f'has the content {shown(message.get("content"))}'
+            problem = f'has the content {short_repr(message.get("content"))}'
         else:
             continue
         raise RowError(row_id, f'messages[{i}] {problem}.', _MESSAGES_REMEDY, 'message')
@@ -156,12 +156,12 @@ def _mask_list(masks: Any, row_id: str) -> Sequence[Any]:
         try:
             decoded = json.loads(masks)
         except (ValueError, RecursionError) as error:
-            raise RowError(row_id, f"'masks' is the string {shown(masks)}, which is not JSON ({error}).",
+            raise RowError(row_id, f"'masks' is the string {short_repr(masks)}, which is not JSON ({error}).",
                            "Write 'masks' as a list, or as the JSON text of a list.", 'masks') from error
     if decoded is None:
         return ()
     if not isinstance(decoded, (list, tuple)):
-        raise RowError(row_id, f"'masks' is {shown(masks)}, not a list.", f'Give a list of entries. {FORMS}', 'masks')
+        raise RowError(row_id, f"'masks' is {short_repr(masks)}, not a list.", f'Give a list of entries. {MASK_FORMS}', 'masks')
     return decoded
 
 
@@ -188,15 +188,15 @@ def _has_media(part: Mapping[str, Any], medium: str) -> bool:
 
 def _check_images(images: Any, row_id: str) -> None:
     if images is not None and not isinstance(images, (str, Mapping, list, tuple)):
-        raise RowError(row_id, f"'images' is {shown(images)}.", _IMAGES_REMEDY, 'images')
+        raise RowError(row_id, f"'images' is {short_repr(images)}.", _IMAGES_REMEDY, 'images')
     images = images if isinstance(images, (list, tuple)) else []
     for i, image in enumerate(images):
         # What else may stand here, bytes or an open image, is for ms-swift to read.
         if image is None or isinstance(image, (Real, list, tuple)):
-            raise RowError(row_id, f'images[{i}] is {shown(image)}.', _IMAGES_REMEDY, 'image-unreadable')
+            raise RowError(row_id, f'images[{i}] is {short_repr(image)}.', _IMAGES_REMEDY, 'image-unreadable')
         # Of a list ms-swift looks at the first entry only.
         if isinstance(image, (str, Mapping)) and isinstance(image, str) != isinstance(images[0], str):
-            raise RowError(row_id, f'images[{i}] is {shown(image)}, but images[0] is {shown(images[0])}.',
+            raise RowError(row_id, f'images[{i}] is {short_repr(image)}, but images[0] is {short_repr(images[0])}.',
                            'Write all as file names, or all as objects.', 'images')
 
 
@@ -206,15 +206,15 @@ def _check_objects(objects: Any, row_id: str) -> None:
         return
     boxes = objects.get('bbox') if isinstance(objects, Mapping) else None
     if not isinstance(boxes, (list, tuple)):
-        raise RowError(row_id, f"'objects' is {shown(objects)}.", _BOXES_REMEDY, 'objects')
+        raise RowError(row_id, f"'objects' is {short_repr(objects)}.", _BOXES_REMEDY, 'objects')
     for key, wanted in (('ref', str), ('image_id', Integral)):
         values = objects.get(key)
         if values is not None and not (isinstance(values,
                                                   (list, tuple)) and all(isinstance(v, wanted) for v in values)):
-            raise RowError(row_id, f"'objects' has {key!r}: {shown(values)}.", _BOXES_REMEDY, 'objects')
+            raise RowError(row_id, f"'objects' has {key!r}: {short_repr(values)}.", _BOXES_REMEDY, 'objects')
     for i, box in enumerate(boxes):
         if not isinstance(box, (list, tuple)) or len(box) not in (2, 4) or not all(is_coordinate(x) for x in box):
-            raise RowError(row_id, f"'objects' has the box {shown(box)} at bbox[{i}].", _BOXES_REMEDY, 'objects')
+            raise RowError(row_id, f"'objects' has the box {short_repr(box)} at bbox[{i}].", _BOXES_REMEDY, 'objects')
 
 
 def _num_media(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], medium: str) -> int:
@@ -244,7 +244,7 @@ def _checked_mask_images(mask_images: Sequence[Any] | None, num_masks: int, num_
         raise RowError(row_id, f"'mask_images' has {len(mask_images)} entries for {num_masks} masks.",
                        _MASK_IMAGES_REMEDY, 'mask-images-length')
     for i, image in enumerate(mask_images):
-        if not is_int(image) or not 0 <= image < num_images:
-            raise RowError(row_id, f'mask_images[{i}] is {shown(image)}, but the row has {num_images} images.',
+        if not is_integer(image) or not 0 <= image < num_images:
+            raise RowError(row_id, f'mask_images[{i}] is {short_repr(image)}, but the row has {num_images} images.',
                            _MASK_IMAGES_REMEDY, 'mask-images-value')
     return tuple(int(image) for image in mask_images)

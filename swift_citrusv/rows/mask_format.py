@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import RowError
 from ..files.rules import file_rules
 
-FORMS = ("Write an RLE {'size': [h, w], 'counts': ...}, a polygon list [[x1, y1, x2, y2, x3, y3], ...] or a file "
+MASK_FORMS = ("Write an RLE {'size': [h, w], 'counts': ...}, a polygon list [[x1, y1, x2, y2, x3, y3], ...] or a file "
          "{'path': 'm.png', 'label': 3} (label optional).")
 _SIZE_REMEDY = "Write 'size' as [height, width] of the image, two positive integers."
 _COUNTS_REMEDY = ("Write 'counts' as a compressed string (.decode('ascii') if it is bytes), or as non-negative run "
@@ -17,7 +17,7 @@ _PATH_REMEDY = "Give 'path' the name of an image file."
 _LABEL_REMEDY = "Make 'label' an integer from 0 to 65535, or leave it out to take all non-zero pixels."
 
 
-def checked_entry(entry: Any, where: str, row_id: str) -> Any:
+def check_mask_entry(entry: Any, where: str, row_id: str) -> Any:
     """Checks the form of one entry and returns it without None-valued keys.
 
     Args:
@@ -41,40 +41,40 @@ def checked_entry(entry: Any, where: str, row_id: str) -> Any:
     elif isinstance(entry, (list, tuple)) and entry:
         _check_polygons(entry, where, row_id)
         return entry
-    raise RowError(row_id, f'{where} is {shown(entry)}.', FORMS, 'mask-form')
+    raise RowError(row_id, f'{where} is {short_repr(entry)}.', MASK_FORMS, 'mask-form')
 
 
 def _check_rle(entry: Mapping[str, Any], where: str, row_id: str) -> None:
     size, counts = entry['size'], entry['counts']
-    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(is_int(x) and x > 0 for x in size):
-        raise RowError(row_id, f'{where} has the size {shown(size)}.', _SIZE_REMEDY, 'mask-rle')
+    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(is_integer(x) and x > 0 for x in size):
+        raise RowError(row_id, f'{where} has the size {short_repr(size)}.', _SIZE_REMEDY, 'mask-rle')
     most = file_rules().max_pixels
     if size[0] * size[1] > most:
-        raise RowError(row_id, f'{where} has the size {shown(size)}, more pixels than max_image_pixels={most}.',
+        raise RowError(row_id, f'{where} has the size {short_repr(size)}, more pixels than max_image_pixels={most}.',
                        'Cut image and mask into tiles; raise max_image_pixels only for data that you trust.',
                        'too-many-pixels')
     if isinstance(counts, str) and counts:
         return
     if not isinstance(counts, (list, tuple)) or not counts:
-        raise RowError(row_id, f'{where} has the counts {shown(counts)}.', _COUNTS_REMEDY, 'mask-rle')
+        raise RowError(row_id, f'{where} has the counts {short_repr(counts)}.', _COUNTS_REMEDY, 'mask-rle')
     for i, count in enumerate(counts):
-        if not is_int(count) or count < 0:
-            raise RowError(row_id, f'{where} has the run length {shown(count)} at counts[{i}].', _COUNTS_REMEDY,
+        if not is_integer(count) or count < 0:
+            raise RowError(row_id, f'{where} has the run length {short_repr(count)} at counts[{i}].', _COUNTS_REMEDY,
                            'mask-rle')
     if sum(counts) != size[0] * size[1]:
         raise RowError(
-            row_id, f'{where} has counts that sum to {shown(sum(counts))}, but its size {shown(size)} has '
-            f'{shown(size[0] * size[1])} pixels.', _COUNTS_REMEDY, 'mask-rle')
+            row_id, f'{where} has counts that sum to {short_repr(sum(counts))}, but its size {short_repr(size)} has '
+            f'{short_repr(size[0] * size[1])} pixels.', _COUNTS_REMEDY, 'mask-rle')
 
 
 def _check_polygons(polygons: Sequence[Any], where: str, row_id: str) -> None:
     for i, polygon in enumerate(polygons):
         if not isinstance(polygon, (list, tuple)):
-            problem = f'is {shown(polygon)}'
+            problem = f'is {short_repr(polygon)}'
         elif len(polygon) < 6 or len(polygon) % 2:
             problem = f'has {len(polygon)} coordinates'
         elif bad := [value for value in polygon if not is_coordinate(value)]:
-            problem = f'has the coordinate {shown(bad[0])}'
+            problem = f'has the coordinate {short_repr(bad[0])}'
         else:
             continue
         raise RowError(row_id, f'{where}: polygon {i} {problem}.', POLYGON_REMEDY, 'mask-polygon')
@@ -82,12 +82,12 @@ def _check_polygons(polygons: Sequence[Any], where: str, row_id: str) -> None:
 
 def _check_file(entry: Mapping[str, Any], where: str, row_id: str) -> None:
     if not isinstance(entry['path'], str) or not entry['path']:
-        raise RowError(row_id, f'{where} has the path {shown(entry["path"])}.', _PATH_REMEDY, 'mask-path')
-    if 'label' in entry and not (is_int(entry['label']) and 0 <= entry['label'] <= 65535):
-        raise RowError(row_id, f'{where} has the label {shown(entry["label"])}.', _LABEL_REMEDY, 'mask-label')
+        raise RowError(row_id, f'{where} has the path {short_repr(entry["path"])}.', _PATH_REMEDY, 'mask-path')
+    if 'label' in entry and not (is_integer(entry['label']) and 0 <= entry['label'] <= 65535):
+        raise RowError(row_id, f'{where} has the label {short_repr(entry["label"])}.', _LABEL_REMEDY, 'mask-label')
 
 
-def is_int(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
     """Whether a value is an integer; True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
@@ -99,7 +99,7 @@ def is_coordinate(value: Any) -> bool:
     return is_number and bool(-2**29 < value < 2**29)
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A short repr for a message: a mask entry may hold a million characters."""
     try:
         return reprlib.repr(value)

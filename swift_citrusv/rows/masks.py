@@ -11,9 +11,9 @@ from pycocotools import mask as coco_mask
 from typing import Any
 
 from ..errors import RowError
-from ..files.errors import IMAGE_ERRORS, shown_name, unreadable
+from ..files.errors import IMAGE_ERRORS, file_repr, unreadable_file
 from ..files.images import open_label_map
-from .mask_format import POLYGON_REMEDY, checked_entry, shown
+from .mask_format import POLYGON_REMEDY, check_mask_entry, short_repr
 
 # pycocotools gives each run of an encoded RLE six characters of five bits, sign included, and does not look further.
 _MAX_PIXELS = 2**29 - 1
@@ -28,7 +28,7 @@ _PNG_STRETCH = {'L;2': 85, 'L;4': 17}
 
 _RLE_REMEDY = ("Write the RLE as pycocotools does ('size' is [height, width]; 'counts' is its string, .decode('ascii') "
                'if it is bytes, or a list of run lengths), e.g. with `swift_citrusv.masks.encode_rle`.')
-_PATH_REMEDY = 'Check the path, and that the file there is a whole image that PIL can read.'
+MASK_FILE_REMEDY = 'Check the path, and that the file there is a whole image that PIL can read.'
 
 
 def decode_mask(entry: Any,
@@ -68,7 +68,7 @@ def decode_mask(entry: Any,
     if size[0] * size[1] > _MAX_PIXELS:
         raise RowError(row, f'{where} belongs to an image of height {size[0]} and width {size[1]}.',
                        'Cut the image into tiles below 2^29 pixels.', 'mask-size')
-    entry = checked_entry(entry, where, row)
+    entry = check_mask_entry(entry, where, row)
     if not isinstance(entry, Mapping):
         return _decode_polygons(entry, size, where, row)
     if 'path' in entry:
@@ -129,10 +129,10 @@ def _check_array(mask: np.ndarray) -> None:
         raise ValueError(f'A mask is {mask.dtype} of shape {mask.shape}: give uint8 of shape (height, width).')
 
 
-def _check_size(mask_size: Sequence[int], size: tuple[int, int], where: str, row: str) -> None:
+def check_mask_size(mask_size: Sequence[int], size: tuple[int, int], where: str, row: str) -> None:
     if tuple(mask_size) != tuple(size):
         raise RowError(
-            row, f'{where} has [height, width] {shown(list(mask_size))}, but its image has {list(size)}.',
+            row, f'{where} has [height, width] {short_repr(list(mask_size))}, but its image has {list(size)}.',
             "Draw the mask at the image's own size, or point 'mask_images' at the image that it belongs to.",
             'mask-size')
 
@@ -140,13 +140,13 @@ def _check_size(mask_size: Sequence[int], size: tuple[int, int], where: str, row
 def _decode_rle(entry: Mapping[str, Any], size: tuple[int, int], where: str, row: str) -> np.ndarray:
     counts = entry['counts']
     # Before a compressed string is read: nothing is allocated for a size that only the entry claims.
-    _check_size(entry['size'], size, where, row)
+    check_mask_size(entry['size'], size, where, row)
     if isinstance(counts, str):
         runs = _run_lengths(counts, where, row)
         bad = [run for run in runs if run < 0]
         if bad or sum(runs) != size[0] * size[1]:
-            problem = (f'hold the run length {shown(bad[0])}'
-                       if bad else f'sum to {shown(sum(runs))}, not to the {size[0] * size[1]} pixels of its size')
+            problem = (f'hold the run length {short_repr(bad[0])}'
+                       if bad else f'sum to {short_repr(sum(runs))}, not to the {size[0] * size[1]} pixels of its size')
             raise RowError(row, f'{where} has a broken RLE: its counts {problem}.', _RLE_REMEDY, 'mask-rle')
         counts = runs
     rle = coco_mask.frPyObjects({'size': list(size), 'counts': list(counts)}, size[0], size[1])
@@ -175,7 +175,7 @@ def _run_lengths(counts: str, where: str, row: str) -> list[int]:
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value, shift = 0, 0
     if shift:
-        raise RowError(row, f'{where} has a broken RLE: its counts end within a run ({shown(counts)}).', _RLE_REMEDY,
+        raise RowError(row, f'{where} has a broken RLE: its counts end within a run ({short_repr(counts)}).', _RLE_REMEDY,
                        'mask-rle')
     return runs
 
@@ -201,7 +201,7 @@ def _decode_polygons(polygons: Sequence[Any], size: tuple[int, int], where: str,
         rles = [coco_mask.merge(rles[i:i + _MERGED]) for i in range(0, len(rles), _MERGED)]
     mask = np.ascontiguousarray(coco_mask.decode(rles[0]))
     if not mask.any():
-        raise RowError(row, f'{where}: the polygons {shown(polygons)} cover no pixel of the image.',
+        raise RowError(row, f'{where}: the polygons {short_repr(polygons)} cover no pixel of the image.',
                        "Draw them larger; to say 'not present', give an RLE of zeros.", 'mask-outside')
     return mask
 
@@ -209,17 +209,17 @@ def _decode_polygons(polygons: Sequence[Any], size: tuple[int, int], where: str,
 def _decode_file(entry: Mapping[str, Any], size: tuple[int, int], where: str, row: str,
                  load_image: Callable[[str], Image.Image]) -> np.ndarray:
     path, label = entry['path'], entry.get('label')
-    where = f'{where} ({shown_name(path)})'
+    where = f'{where} ({file_repr(path)})'
     try:
         with load_image(path) as image:
             # The header tells all of this; only then is the file decoded.
-            _check_size((image.height, image.width), size, where, row)
+            check_mask_size((image.height, image.width), size, where, row)
             stretch = _check_layout(image, label, where, row)
             pixels = np.asarray(image)
     except RowError:
         raise
     except IMAGE_ERRORS as error:
-        raise unreadable(row, where, error, 'mask-file', _PATH_REMEDY) from error
+        raise unreadable_file(row, where, error, 'mask-file', MASK_FILE_REMEDY) from error
     if pixels.ndim == 3:
         # With a label only LA comes here, whose one value channel is left without alpha.
         pixels = (pixels[..., :-1] if image.mode.endswith('A') else pixels).max(axis=-1)

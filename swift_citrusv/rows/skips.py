@@ -10,7 +10,7 @@ _MAX_LOGGED = 100
 
 
 @dataclass
-class Skips:
+class SkipCounter:
     """Rows left out with `--strict false`, counted by kind; the first of them are logged one by one."""
     counts: Counter = field(default_factory=Counter)
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..constants import SEG_TOKEN
+from ..constants import IMAGE_PLACEHOLDER, SEG_TOKEN
 
 _NOUN_EN = r'(?:image|picture|photo|img)'
 _NOUN_ZH = r'(?:图像|图片|照片|影像|图)'
@@ -28,10 +28,9 @@ _REFERENCE = re.compile(
     rf'|\b(?P<ordinal>{"|".join(_ORDINALS)})\s+{_NOUN_EN}\b'
     rf'|第\s*(?P<zh>\d+|[{_DIGITS_ZH}])\s*[张幅个]?\s*{_NOUN_ZH}'
     rf'|{_NOUN_ZH}\s*(?P<zh_after>\d+)', re.IGNORECASE)
-IMAGE_TAG = '<image>'
 
 
-class Choice(NamedTuple):
+class TargetImage(NamedTuple):
     """An image of the conversation (counted from 0), and the rule that chose it."""
     image: int
     rule: str
@@ -53,7 +52,7 @@ def named_images(text: str, num_images: int) -> list[int]:
     return found
 
 
-def choose_image(turns: Sequence[str], before: str, num_images: int) -> Choice | None:
+def infer_target_image(turns: Sequence[str], before: str, num_images: int) -> TargetImage | None:
     """The image that a `[SEG]` draws on.
 
     Args:
@@ -68,18 +67,18 @@ def choose_image(turns: Sequence[str], before: str, num_images: int) -> Choice |
         return None
     named = named_images(before, num_images)
     if named:
-        return Choice(named[-1], 'answer')
+        return TargetImage(named[-1], 'answer')
     question = turns[-1] if turns else ''
     named = named_images(question, num_images)
     if len(set(named)) == 1:
-        return Choice(named[0], 'question')
+        return TargetImage(named[0], 'question')
     # An image without a tag stands before everything.
-    seen = min(max(sum(turn.count(IMAGE_TAG) for turn in turns), 1), num_images)
-    rule = 'only' if question.count(IMAGE_TAG) == 1 or num_images == 1 else 'last'
-    return Choice(seen - 1, rule)
+    seen = min(max(sum(turn.count(IMAGE_PLACEHOLDER) for turn in turns), 1), num_images)
+    rule = 'only' if question.count(IMAGE_PLACEHOLDER) == 1 or num_images == 1 else 'last'
+    return TargetImage(seen - 1, rule)
 
 
-def choices_of_row(messages: Iterable[Mapping[str, Any]], num_images: int) -> list[Choice | None]:
+def infer_target_images(messages: Iterable[Mapping[str, Any]], num_images: int) -> list[TargetImage | None]:
     """For each `[SEG]` of the assistant's turns of a row, in order, the image that its words lead to."""
     turns: list[str] = []
     choices = []
@@ -87,7 +86,7 @@ def choices_of_row(messages: Iterable[Mapping[str, Any]], num_images: int) -> li
         text = _text(message.get('content'))
         if message.get('role') == 'assistant':
             parts = text.split(SEG_TOKEN)
-            choices += [choose_image(turns, SEG_TOKEN.join(parts[:end]), num_images) for end in range(1, len(parts))]
+            choices += [infer_target_image(turns, SEG_TOKEN.join(parts[:end]), num_images) for end in range(1, len(parts))]
         turns.append(text)
     return choices
 
@@ -96,5 +95,5 @@ def _text(content: Any) -> str:
     if not isinstance(content, (list, tuple)):
         return str(content or '')
     parts = [part for part in content if isinstance(part, Mapping)]
-    return ''.join(part.get('text') or (IMAGE_TAG if str(part.get('type')).startswith('image') else '')
+    return ''.join(part.get('text') or (IMAGE_PLACEHOLDER if str(part.get('type')).startswith('image') else '')
                    for part in parts)  # yapf: disable

@@ -1,4 +1,4 @@
-"""`citrusv eval`: a folder for each kind of task, and what all tasks share (pairing, bootstrap, tables, the judge).
+"""`citrusv eval`: one folder per task, and what the tasks share (pairing, bootstrap, tables, the judge).
 
-It scores files, whatever wrote them, and never imports ms-swift. A task never imports another.
+It scores files, whatever program wrote them, and never imports ms-swift. Tasks do not import each other.
 """

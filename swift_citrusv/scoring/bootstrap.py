@@ -1,25 +1,25 @@
-"""Intervals and tests by resampling. What belongs together (a patient, an image) is drawn together."""
+"""Confidence intervals and paired tests by resampling clusters of cases (all cases of a patient, of an image)."""
 import numpy as np
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .task import Corpus, Measure, divided
+from .task import CorpusMeasure, Measure, divide_or_nan
 
-# Draws that are held at a time; bounds the memory.
-_BLOCK = 2**22
+# Resampled counts in memory at a time.
+_MAX_COUNTS = 2**22
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score with its interval.
+    """A score with its confidence interval.
 
     Attributes:
-        value: NaN where it is not defined.
-        low, high: The 2.5 % and 97.5 % percentiles over the resamplings in which it is defined; NaN with fewer than
+        value: NaN if the score is undefined.
+        low, high: 2.5 % and 97.5 % percentiles over the resamplings in which the score is defined; NaN with fewer than
             two clusters.
-        count: Cases that it is made of.
-        clusters: Clusters among them.
+        count: Number of cases that have a value.
+        clusters: Number of clusters of those cases.
     """
     value: float
     low: float
@@ -28,22 +28,22 @@ class Score:
     clusters: int
 
 
-def cluster_numbers(clusters: Sequence[str]) -> np.ndarray:
-    """int64 [n]: the clusters numbered from 0, in the order in which they appear."""
+def cluster_indices(clusters: Sequence[str]) -> np.ndarray:
+    """int64 [n]: an index for each cluster name, from 0 in order of first appearance."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], np.int64)
 
 
-def sums_of(columns: Sequence[np.ndarray], clusters: np.ndarray, num_clusters: int) -> np.ndarray:
-    """Sums and counts of columns by cluster.
+def cluster_sums(columns: Sequence[np.ndarray], clusters: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Sums and counts of columns for each cluster.
 
     Args:
-        columns: float64 [number of cases] each; NaN is left out.
-        clusters: int64 [number of cases].
-        num_clusters: How many there are.
+        columns: float64 [number of cases] each; NaN is ignored.
+        clusters: int64 [number of cases], the cluster of each case.
+        num_clusters: Number of clusters.
 
     Returns:
-        float64 [num_clusters, 2 * number of columns]: of each column the sum, and the number of values.
+        float64 [num_clusters, 2 * number of columns]: the sum of each column, followed by its number of values.
     """
     parts = []
     for column in columns:
@@ -53,55 +53,55 @@ def sums_of(columns: Sequence[np.ndarray], clusters: np.ndarray, num_clusters: i
     return np.stack(parts, axis=1) if parts else np.zeros((num_clusters, 0))
 
 
-def draws(num_clusters: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
-    """Resamplings with replacement, in blocks.
+def resampled_counts(num_clusters: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
+    """Resamples clusters with replacement.
 
-    Returns:
-        int64 [block, num_clusters]: how often each cluster counts; each row sums to num_clusters.
+    Yields:
+        int64 [block, num_clusters]: how often each cluster was drawn; each row sums to num_clusters.
     """
     generator = np.random.default_rng(seed)
-    size = max(1, _BLOCK // max(num_clusters, 1))
+    size = max(1, _MAX_COUNTS // max(num_clusters, 1))
     for start in range(0, repeats, size):
         block = min(size, repeats - start)
-        places = generator.integers(0, num_clusters, (block, num_clusters))
-        places += np.arange(block)[:, None] * num_clusters
-        yield np.bincount(places.ravel(), minlength=block * num_clusters).reshape(block, num_clusters)
+        drawn = generator.integers(0, num_clusters, (block, num_clusters))
+        drawn += np.arange(block)[:, None] * num_clusters
+        yield np.bincount(drawn.ravel(), minlength=block * num_clusters).reshape(block, num_clusters)
 
 
-def scores_of(measures: Sequence[Measure | Corpus],
-              columns: dict[str, np.ndarray],
-              data: Sequence[Any],
-              clusters: np.ndarray,
-              repeats: int = 1000,
-              seed: int = 0) -> dict[str, Score]:
-    """All scores of a set of cases, each with its percentile interval of the cluster bootstrap.
+def bootstrap_scores(measures: Sequence[Measure | CorpusMeasure],
+                     columns: dict[str, np.ndarray],
+                     data: Sequence[Any],
+                     clusters: np.ndarray,
+                     repeats: int = 1000,
+                     seed: int = 0) -> dict[str, Score]:
+    """Scores a set of cases, with percentile intervals of the cluster bootstrap.
 
-    The draws are the same for all measures.
+    All measures share the same resamplings.
 
     Args:
-        measures: Of the task.
-        columns: float64 [number of cases] by name.
-        data: Of the cases, for `Corpus` measures.
-        clusters: int64 [number of cases].
-        repeats: Resamplings; 0 for no intervals.
-        seed: Of the draws.
+        measures: The measures of the task.
+        columns: float64 [number of cases] by column name.
+        data: `Case.data` of each case, for `CorpusMeasure`s.
+        clusters: int64 [number of cases], the cluster of each case.
+        repeats: Number of resamplings; 0 for no intervals.
+        seed: Random seed of the resamplings.
 
     Returns:
-        By name of the measure, in their order.
+        The scores by measure name, in the order of `measures`.
     """
-    # Clusters that are not in this part of the cases are not drawn either.
+    # A subset of the cases resamples only its own clusters.
     present, numbers = np.unique(clusters, return_inverse=True)
     found = {}
     sums: list[tuple[Measure, np.ndarray]] = []
-    weighted: list[Corpus] = []
+    weighted: list[CorpusMeasure] = []
     for measure in measures:
-        if isinstance(measure, Corpus):
+        if isinstance(measure, CorpusMeasure):
             weighted.append(measure)
             value = measure.score(data, np.ones(len(clusters), np.int64)) if len(clusters) else np.nan
             count, num_clusters = len(clusters), len(present)
         else:
             chosen = [columns.get(name, np.full(len(clusters), np.nan)) for name in measure.columns]
-            table = sums_of(chosen, numbers, len(present))
+            table = cluster_sums(chosen, numbers, len(present))
             sums.append((measure, table))
             value = float(measure.formula(table.sum(axis=0)))
             known = ~np.isnan(chosen[0])
@@ -110,25 +110,25 @@ def scores_of(measures: Sequence[Measure | Corpus],
     if repeats and len(present) > 1:
         for name, values in _resampled(sums, weighted, data, numbers, len(present), repeats, seed).items():
             if found[name].clusters > 1:
-                low, high = percentiles(values)
+                low, high = percentile_interval(values)
                 found[name] = replace(found[name], low=low, high=high)
     return found
 
 
-def macros_of(measures: Sequence[Measure | Corpus],
-              columns: dict[str, np.ndarray],
-              clusters: np.ndarray,
-              groups: np.ndarray,
-              repeats: int = 1000,
-              seed: int = 0) -> dict[str, Score]:
-    """The unweighted mean of each score over groups, with its interval. A group that has no such score is left out.
+def macro_scores(measures: Sequence[Measure | CorpusMeasure],
+                 columns: dict[str, np.ndarray],
+                 clusters: np.ndarray,
+                 groups: np.ndarray,
+                 repeats: int = 1000,
+                 seed: int = 0) -> dict[str, Score]:
+    """The unweighted mean of each score over groups, with its interval. Groups without a defined score are ignored.
 
     Args:
-        measures: Of the task; only `Measure`s have a mean here.
-        columns: float64 [number of cases] by name.
-        clusters: int64 [number of cases].
+        measures: The measures of the task; a `CorpusMeasure` has no macro mean.
+        columns: float64 [number of cases] by column name.
+        clusters: int64 [number of cases], the cluster of each case.
         groups: int64 [number of cases], from 0; -1 for cases without a group.
-        repeats, seed: As in `scores_of`.
+        repeats, seed: As in `bootstrap_scores`.
     """
     grouped = groups >= 0
     present, numbers = np.unique(clusters[grouped], return_inverse=True)
@@ -139,8 +139,8 @@ def macros_of(measures: Sequence[Measure | Corpus],
     sums = []
     for measure in plain:
         chosen = [columns.get(name, np.full(len(clusters), np.nan))[grouped] for name in measure.columns]
-        # A row for each pair of cluster and group.
-        table = sums_of(chosen, numbers * num_groups + groups[grouped], len(present) * num_groups)
+        # One row for each pair of cluster and group.
+        table = cluster_sums(chosen, numbers * num_groups + groups[grouped], len(present) * num_groups)
         sums.append(table.reshape(len(present), -1))
 
     def values_of(counts: np.ndarray) -> list[np.ndarray]:
@@ -151,8 +151,8 @@ def macros_of(measures: Sequence[Measure | Corpus],
     values = [value[0] for value in values_of(np.ones((1, len(present)), np.int64))]
     ranges = [(np.nan, np.nan)] * len(plain)
     if repeats and len(present) > 1:
-        blocks = [values_of(block) for block in draws(len(present), repeats, seed)]
-        ranges = [percentiles(np.concatenate(parts)) for parts in zip(*blocks)]
+        blocks = [values_of(block) for block in resampled_counts(len(present), repeats, seed)]
+        ranges = [percentile_interval(np.concatenate(parts)) for parts in zip(*blocks)]
     return {
         measure.name: Score(float(value), *limits, int(grouped.sum()), len(present))
         for measure, value, limits in zip(plain, values, ranges)
@@ -160,12 +160,12 @@ def macros_of(measures: Sequence[Measure | Corpus],
 
 
 def mean_of_known(values: np.ndarray) -> np.ndarray:
-    """The mean over the last axis of what is not NaN."""
-    return divided(np.nansum(values, axis=-1), np.count_nonzero(~np.isnan(values), axis=-1))
+    """The mean over the last axis, ignoring NaN."""
+    return divide_or_nan(np.nansum(values, axis=-1), np.count_nonzero(~np.isnan(values), axis=-1))
 
 
-def percentiles(values: np.ndarray) -> tuple[float, float]:
-    """The limits of the middle 95 % of what is not NaN; NaN where there is nothing."""
+def percentile_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % percentiles, ignoring NaN; NaN if there is no value."""
     known = values[~np.isnan(values)]
     if not len(known):
         return np.nan, np.nan
@@ -173,10 +173,10 @@ def percentiles(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _resampled(sums: Sequence[tuple[Measure, np.ndarray]], weighted: Sequence[Corpus], data: Sequence[Any],
+def _resampled(sums: Sequence[tuple[Measure, np.ndarray]], weighted: Sequence[CorpusMeasure], data: Sequence[Any],
                numbers: np.ndarray, num_clusters: int, repeats: int, seed: int) -> dict[str, np.ndarray]:
     values: dict[str, list[np.ndarray]] = {measure.name: [] for measure in [m for m, _ in sums] + [*weighted]}
-    for block in draws(num_clusters, repeats, seed):
+    for block in resampled_counts(num_clusters, repeats, seed):
         for measure, table in sums:
             values[measure.name].append(measure.formula(block @ table))
         for corpus in weighted:
@@ -185,14 +185,14 @@ def _resampled(sums: Sequence[tuple[Measure, np.ndarray]], weighted: Sequence[Co
 
 
 @dataclass(frozen=True)
-class Run:
-    """The cases of a run.
+class RunCases:
+    """The cases of one of two runs that are compared.
 
     Attributes:
-        columns: float64 [number of cases] by name.
-        data: Of the cases, for `Corpus` measures.
-        clusters: int64 [number of cases], numbered alike in both runs. The runs may have different numbers of cases:
-            an answer may have a mask too many.
+        columns: float64 [number of cases] by column name.
+        data: `Case.data` of each case, for `CorpusMeasure`s.
+        clusters: int64 [number of cases], with the same indices in both runs. The numbers of cases may differ: an
+            answer with an extra mask has an extra case.
     """
     columns: dict[str, np.ndarray]
     data: Sequence[Any]
@@ -201,14 +201,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two runs on the same rows.
+    """The difference between two runs on the same rows.
 
     Attributes:
-        first, second: Their scores.
-        low, high: 95 % interval of second - first, both runs resampled alike.
-        p_value: Two-sided, of a paired permutation test: under the null hypothesis the two runs' answers to a cluster
-            are exchangeable.
-        clusters: How many there are.
+        first, second: The scores of the two runs.
+        low, high: 95 % interval of second - first; both runs use the same resamplings.
+        p_value: Two-sided p-value of a paired permutation test: under the null hypothesis the two runs' answers to a
+            cluster are exchangeable.
+        clusters: Number of clusters.
     """
     first: float
     second: float
@@ -218,36 +218,37 @@ class Difference:
     clusters: int
 
 
-def differences(measures: Sequence[Measure | Corpus],
-                first: Run,
-                second: Run,
-                num_clusters: int,
-                repeats: int = 1000,
-                seed: int = 0) -> dict[str, Difference]:
+def paired_differences(measures: Sequence[Measure | CorpusMeasure],
+                       first: RunCases,
+                       second: RunCases,
+                       num_clusters: int,
+                       repeats: int = 1000,
+                       seed: int = 0) -> dict[str, Difference]:
     """Compares two runs.
 
     Args:
-        measures: Of the task.
-        first, second: The runs.
-        num_clusters: How many clusters there are in both.
-        repeats: Resamplings, and permutations.
-        seed: Of both.
+        measures: The measures of the task.
+        first, second: The cases of the two runs.
+        num_clusters: Number of clusters, the same in both.
+        repeats: Number of resamplings, and of permutations.
+        seed: Random seed of both.
 
     Returns:
-        By name of the measure, in their order.
+        The differences by measure name, in the order of `measures`.
     """
     found = {}
     for measure in measures:
-        pair = _CorpusPair if isinstance(measure, Corpus) else _SumsPair
+        pair = _CorpusPair if isinstance(measure, CorpusMeasure) else _SumsPair
         both = pair(measure, first, second, num_clusters)  # type: ignore[arg-type]
         ones, zeros = np.ones((1, num_clusters), np.int64), np.zeros((1, num_clusters), bool)
         one, two = (float(value[0]) for value in both(ones, zeros))
         low = high = p_value = np.nan
         if repeats and num_clusters > 1 and not np.isnan([one, two]).any():
-            drawn = _gaps(both(block, np.zeros_like(block, bool)) for block in draws(num_clusters, repeats, seed))
-            low, high = percentiles(drawn)
+            drawn = _gaps(
+                both(block, np.zeros_like(block, bool)) for block in resampled_counts(num_clusters, repeats, seed))
+            low, high = percentile_interval(drawn)
             swapped = _gaps(both(np.ones_like(block, np.int64), block) for block in _swaps(num_clusters, repeats, seed))
-            # The runs as they are count as one permutation; sums in another order differ in the last digits.
+            # The observed assignment counts as one permutation. The tolerance is for sums in another order.
             extreme = np.count_nonzero(np.abs(swapped) >= abs(two - one) - 1e-12)
             p_value = (extreme + 1) / (len(swapped) + 1)
         found[measure.name] = Difference(one, two, low, high, p_value, num_clusters)
@@ -261,20 +262,20 @@ def _gaps(values: Iterator[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 def _swaps(num_clusters: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
     generator = np.random.default_rng(seed)
-    size = max(1, _BLOCK // max(num_clusters, 1))
+    size = max(1, _MAX_COUNTS // max(num_clusters, 1))
     for start in range(0, repeats, size):
         yield generator.integers(0, 2, (min(size, repeats - start), num_clusters), np.int8).astype(bool)
 
 
 class _SumsPair:
-    """Scores of two runs, resampled and with clusters exchanged, from sums."""
+    """Scores of two resampled runs, with some clusters swapped between them, computed from sums."""
 
-    def __init__(self, measure: Measure, first: Run, second: Run, num_clusters: int) -> None:
+    def __init__(self, measure: Measure, first: RunCases, second: RunCases, num_clusters: int) -> None:
         self.formula = measure.formula
-        self.sums = [
-            sums_of([run.columns.get(name, np.full(len(run.clusters), np.nan))
-                     for name in measure.columns], run.clusters, num_clusters) for run in (first, second)
-        ]  # yapf: disable
+        self.sums = []
+        for run in (first, second):
+            columns = [run.columns.get(name, np.full(len(run.clusters), np.nan)) for name in measure.columns]
+            self.sums.append(cluster_sums(columns, run.clusters, num_clusters))
 
     def __call__(self, counts: np.ndarray, swapped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         one, two = self.sums
@@ -283,9 +284,9 @@ class _SumsPair:
 
 
 class _CorpusPair:
-    """As `_SumsPair`, for scores that need the cases themselves."""
+    """As `_SumsPair`, for a `CorpusMeasure`."""
 
-    def __init__(self, measure: Corpus, first: Run, second: Run, num_clusters: int) -> None:
+    def __init__(self, measure: CorpusMeasure, first: RunCases, second: RunCases, num_clusters: int) -> None:
         self.measure = measure
         self.data = [*first.data, *second.data]
         self.clusters = np.concatenate([first.clusters, second.clusters])
@@ -296,7 +297,7 @@ class _CorpusPair:
         for count, swap in zip(counts, swapped):
             own = self.is_second ^ swap[self.clusters]
             for side in (0, 1):
-                # Always the same list: what a measure works out of it once it may keep.
+                # Always the same list object, so that a measure can cache what it derives from it.
                 weights = np.where(own == bool(side), count[self.clusters], 0)
                 values[side].append(self.measure.score(self.data, weights))
         return np.array(values[0]), np.array(values[1])

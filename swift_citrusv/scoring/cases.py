@@ -1,11 +1,11 @@
-"""A case: one thing that is scored, of a row and its prediction."""
+"""A row with its prediction, and the cases that are scored in it."""
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 
 class PredictionError(ValueError):
-    """A prediction that cannot be scored: counted as malformed, named in the report, and scored as a missing one.
+    """A malformed prediction: counted as such, listed in the report, and scored as if it were missing.
 
     Args:
         problem: What is wrong, with the value.
@@ -17,9 +17,9 @@ class Pair:
     """A row of the reference file with its prediction.
 
     Attributes:
-        name: Of the row, for messages: 'test.jsonl:12'.
-        reference: The row as the file has it.
-        prediction: The line that answers it; None: there is none, or none that can be read.
+        name: The row's name in messages: 'test.jsonl:12'.
+        reference: The row, unchanged.
+        prediction: The prediction; None if it is missing or not valid JSON.
     """
     name: str
     reference: Mapping[str, Any]
@@ -28,13 +28,13 @@ class Pair:
 
 @dataclass
 class Case:
-    """One thing that is scored.
+    """The smallest unit that is scored: a mask, a question, a document.
 
     Attributes:
-        values: By column. NaN where a value is not defined for this case: the measures leave it out.
-        flags: What is remarkable about it ('missing_seg', 'unparsable', ...); each is counted in the report.
-        groups: Groups beside those of the row ('structure', ...).
-        data: What a `Corpus` measure needs, as JSON can hold it.
+        values: Value by column. NaN means undefined for this case: measures ignore it.
+        flags: Notable properties ('missing_seg', 'unparsable', ...), counted in the report.
+        groups: Group by column, in addition to the groups of the row ('structure', ...).
+        data: What a `CorpusMeasure` needs; must be JSON serialisable.
     """
     values: dict[str, float]
     flags: tuple[str, ...] = ()

@@ -1,15 +1,15 @@
-"""Two evaluations of the same rows, compared row by row."""
+"""Compares two evaluations of the same rows."""
 import json
 import numpy as np
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
-from .bootstrap import Difference, Run, differences
+from .bootstrap import Difference, RunCases, paired_differences
 from .task import Task
-from .terminal import aligned
+from .terminal import align_columns
 
-# Where the tasks of `citrusv eval` are. Each module has its class as `TASK`.
+# The module of each task of `citrusv eval`; it exports the task's class as `TASK`.
 TASK_MODULES = {
     'segmentation': 'masks.segmentation',
     'detection': 'boxes.detection',
@@ -24,7 +24,7 @@ def task_class(name: str) -> type[Task]:
     """The class of a task.
 
     Raises:
-        ValueError: There is no such task.
+        ValueError: The task does not exist.
     """
     if name not in TASK_MODULES:
         raise ValueError(f'There is no task {name!r}: {", ".join(TASK_MODULES)}.')
@@ -32,10 +32,10 @@ def task_class(name: str) -> type[Task]:
 
 
 def read_scores(path: str) -> dict[str, Any]:
-    """A scores.json of `citrusv eval`.
+    """Reads a scores.json of `citrusv eval`.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The file is not JSON, or was not written by `citrusv eval`.
     """
     try:
         with open(path, encoding='utf-8') as file:
@@ -43,7 +43,7 @@ def read_scores(path: str) -> dict[str, Any]:
     except ValueError as e:
         raise ValueError(f'{path} is not JSON ({e}): give the scores.json of `citrusv eval`.') from e
     if not isinstance(found, dict) or not {'task', 'options', 'per_case'} <= found.keys():
-        raise ValueError(f'{path} is no scores.json of `citrusv eval`.')
+        raise ValueError(f'{path} is not a scores.json of `citrusv eval`.')
     return found
 
 
@@ -55,51 +55,51 @@ def compare(first: dict[str, Any],
     """Compares two evaluations with a paired test.
 
     Args:
-        first, second: As `read_scores` reads them.
-        common: Compare what both have, where they have not the same rows.
-        repeats: Resamplings, and permutations.
-        seed: Of both.
+        first, second: As returned by `read_scores`.
+        common: Compare the rows that both have, if their rows differ.
+        repeats: Number of resamplings, and of permutations.
+        seed: Random seed of both.
 
     Raises:
-        ValueError: They are of different tasks, options or rows.
+        ValueError: Their tasks, options or rows differ.
     """
     if first['task'] != second['task']:
         raise ValueError(f'The tasks of the two files differ: {first["task"]} and {second["task"]}.')
     kind = task_class(first['task'])
     task = kind(**first['options'])
-    # What does not change scores, a task leaves out of its equality.
+    # A task's equality ignores options that do not change scores.
     if task != kind(**second['options']):
         raise ValueError(f'The options of the two files differ: {first["options"]} and {second["options"]}. Score both '
-                         'files alike.')
+                         'files with the same options.')
     rows = [dict(zip(run['per_case']['row'], run['per_case']['cluster'])) for run in (first, second)]
     shared = rows[0].keys() & rows[1].keys()
     if not shared:
-        raise ValueError('The two files have no row in common.')
-    only = [*(rows[0].keys() ^ rows[1].keys())]
-    if only and not common:
-        raise ValueError(f'{len(only)} rows are in one file only, e.g. {min(only)}: score both against the same '
-                         'reference file, or compare what they have in common (--common).')
+        raise ValueError('The two files have no row in common: compare evaluations of the same reference file.')
+    unshared = [*(rows[0].keys() ^ rows[1].keys())]
+    if unshared and not common:
+        raise ValueError(
+            f'{len(unshared)} rows are in one file only, e.g. {min(unshared)}: score both against the same '
+            'reference file, or compare the rows that both have (--common).')
     moved = [row for row in shared if rows[0][row] != rows[1][row]]
     if moved:
-        raise ValueError(f'{min(moved)} is drawn together with other rows in one file than in the other: score both '
-                         'with the same --cluster.')
+        raise ValueError(f'{min(moved)} is in different clusters in the two files: score both with the same --cluster.')
     numbers: dict[str, int] = {}
     for row in rows[0]:
         if row in shared:
             numbers.setdefault(rows[0][row], len(numbers))
-    one, two = (_run(run['per_case'], shared, numbers) for run in (first, second))
-    return differences(task.measures, one, two, len(numbers), repeats, seed)
+    one, two = (_run_cases(run['per_case'], shared, numbers) for run in (first, second))
+    return paired_differences(task.measures, one, two, len(numbers), repeats, seed)
 
 
-def _run(cases: dict[str, Any], shared: Any, numbers: dict[str, int]) -> Run:
+def _run_cases(cases: dict[str, Any], shared: Any, numbers: dict[str, int]) -> RunCases:
     chosen = [i for i, row in enumerate(cases['row']) if row in shared]
     columns = {name: np.array(values, np.float64)[chosen] for name, values in cases['columns'].items()}
     data = [cases['data'][i] for i in chosen] if cases['data'] else []
-    return Run(columns, data, np.array([numbers[cases['cluster'][i]] for i in chosen], np.int64))
+    return RunCases(columns, data, np.array([numbers[cases['cluster'][i]] for i in chosen], np.int64))
 
 
 def comparison_lines(task: Task, found: dict[str, Difference]) -> list[str]:
-    """The comparison as a table for the terminal."""
+    """The comparison as a table, as lines for the terminal."""
     cells = [['', 'A', 'B', 'B - A', '95 % interval', 'p']]
     for measure in task.measures:
         gap = found[measure.name]
@@ -109,11 +109,11 @@ def comparison_lines(task: Task, found: dict[str, Difference]) -> list[str]:
         name = measure.name + ('' if measure.higher_is_better else ' (lower is better)')
         cells.append(
             [name, one, two, change, f'[{low}, {high}]', '-' if np.isnan(gap.p_value) else f'{gap.p_value:.4f}'])
-    return aligned(cells)
+    return align_columns(cells)
 
 
 def comparison_json(found: dict[str, Difference]) -> dict[str, Any]:
-    """The comparison for JSON; NaN becomes None."""
+    """The comparison as JSON content; NaN becomes None."""
     return {
         name: {
             key: None if np.isnan(value) else value

@@ -1,4 +1,4 @@
-"""Scores a prediction file: rows to cases, cases to scores, by groups, with intervals."""
+"""Evaluates a prediction file: rows to cases, cases to scores with intervals, overall and by group."""
 import json
 import math
 import numpy as np
@@ -8,32 +8,32 @@ from dataclasses import asdict, dataclass, replace
 from tqdm import tqdm
 from typing import Any
 
-from .bootstrap import Score, cluster_numbers, macros_of, scores_of
+from .bootstrap import Score, bootstrap_scores, cluster_indices, macro_scores
 from .cases import Case, Pair, PredictionError
-from .pairing import Found, Pairs
-from .table import Table
-from .task import Corpus, Task
+from .pairing import Pairs, PredictionProblems
+from .table import CaseTable
+from .task import CorpusMeasure, Task
 
-# Columns of a row that make groups, or tell what belongs together, where the user names none.
+# Columns that define groups, and clusters, unless the user names others.
 GROUP_COLUMNS = ('dataset', 'modality', 'organ')
 CLUSTER_COLUMNS = ('patient', 'patient_id', 'subject', 'subject_id', 'study', 'study_id')
 _CHUNK = 64
-# A worker process needs seconds to start.
+# Starting a worker process takes seconds.
 _MIN_ROWS_FOR_WORKERS = 1000
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How an evaluation is done.
+class EvaluationSettings:
+    """Options of an evaluation that do not depend on the task.
 
     Attributes:
-        id_column: What tells rows apart; None: see `Pairs`.
-        by: Columns of the reference rows that make groups; None: those of `GROUP_COLUMNS` that the first row has.
-        cluster: The column of what the bootstrap draws together; None: the first of `CLUSTER_COLUMNS` that the first
-            row has, or else the images of a row, or else the row.
-        repeats: Resamplings; 0 for no intervals.
-        seed: Of the resamplings, and of the random examples of the report.
-        workers: Processes.
+        id_column: The column that identifies rows; None: see `Pairs`.
+        by: Columns of the reference rows that define groups; None: those of `GROUP_COLUMNS` that the first row has.
+        cluster: The column that defines the clusters of the bootstrap; None: the first of `CLUSTER_COLUMNS` that the
+            first row has, or else the images of a row, or else the row itself.
+        repeats: Number of resamplings; 0 for no intervals.
+        seed: Random seed of the resamplings, and of the random cases in the report.
+        workers: Number of processes.
     """
     id_column: str | None = None
     by: tuple[str, ...] | None = None
@@ -45,83 +45,85 @@ class Settings:
 
 @dataclass
 class Evaluation:
-    """Everything that is known of a prediction file after its evaluation.
+    """The result of an evaluation.
 
     Attributes:
-        task: What was scored, and how.
-        settings: With the columns that were chosen.
-        pairs: The files.
-        found: What is wrong with the predictions.
+        task: The task, with its options.
+        settings: The settings, with default columns filled in.
+        pairs: The rows and their predictions.
+        problems: Problems of the prediction file.
         table: The cases.
-        scores: Of all cases, by measure.
-        groups: By column, by group, by measure.
-        macros: By column, by measure: the unweighted mean over the groups of the column.
+        scores: Scores of all cases, by measure.
+        groups: Scores by column, group and measure.
+        macros: Unweighted means over the groups of a column, by column and measure.
     """
     task: Task
-    settings: Settings
+    settings: EvaluationSettings
     pairs: Pairs
-    found: Found
-    table: Table
+    problems: PredictionProblems
+    table: CaseTable
     scores: dict[str, Score]
     groups: dict[str, dict[str, dict[str, Score]]]
     macros: dict[str, dict[str, Score]]
 
     @property
     def clusters(self) -> str:
-        """What the bootstrap draws together, in a word."""
+        """What defines the clusters of the bootstrap: a column, or 'images'."""
         return self.settings.cluster or 'images'
 
 
-def evaluate(task: Task, references: str | None, predictions: str, settings: Settings = Settings()) -> Evaluation:
+def evaluate(task: Task, references: str | None, predictions: str,
+             settings: EvaluationSettings = EvaluationSettings()) -> Evaluation:
     """Scores a prediction file.
 
     Args:
-        task: What to score.
-        references: JSONL; None: the prediction file has the references in it, as `swift infer` writes them.
-        predictions: JSONL.
-        settings: How.
+        task: The task, with its options.
+        references: JSONL file; None: the lines of the prediction file contain the references, as `swift infer` writes
+            them.
+        predictions: JSONL file.
+        settings: Options that do not depend on the task.
 
     Raises:
-        RowError: A reference cannot be read.
-        ValueError: Files or settings do not fit each other.
+        RowError: A reference row is invalid.
+        ValueError: The files do not match, or the settings do not match the files.
     """
     pairs = Pairs(references, predictions, settings.id_column)
-    settings = _chosen(settings, pairs)
-    table = Table()
+    settings = _with_default_columns(settings, pairs)
+    table = CaseTable()
     bar = tqdm(total=len(pairs), desc='scoring', unit='row', disable=None)
     with bar:
-        for row in _scored(task, pairs, settings):
+        for row in _score_rows(task, pairs, settings):
             table.add_row(row.name, row.cluster, row.groups, row.cases)
             if row.malformed is not None:
-                pairs.found.add('malformed', f'{row.name}: {row.malformed}.')
+                pairs.problems.add('malformed', f'{row.name}: {row.malformed}.')
             bar.update()
     table.close()
     if not len(table):
         raise ValueError(f'{pairs.references.path} has nothing that `citrusv eval {task.NAME}` scores, in any of its '
-                         f'{len(pairs)} rows. Is it the file with the right answers, and the right task?')
+                         f'{len(pairs)} rows. Check that it is the reference file, and that the task is the right one.')
     if settings.cluster is None:
-        table.clusters = joined_by_image(table.clusters)
+        table.clusters = merge_clusters_by_image(table.clusters)
     task.complete(table)
-    clusters = cluster_numbers(table.clusters)[table.rows]
-    scores = scores_of(task.measures, table.columns, table.data, clusters, settings.repeats, settings.seed)
-    groups = {column: _of_groups(task, table, clusters, column, settings) for column in table.groups}
-    macros = {column: _macro(task, table, clusters, column, settings) for column, found in groups.items()
+    clusters = cluster_indices(table.clusters)[table.rows]
+    scores = bootstrap_scores(task.measures, table.columns, table.data, clusters, settings.repeats, settings.seed)
+    groups = {column: _group_scores(task, table, clusters, column, settings) for column in table.groups}
+    macros = {column: _macro_scores(task, table, clusters, column, settings) for column, found in groups.items()
               if len(found) > 1}  # yapf: disable
     pairs.close()
-    return Evaluation(task, settings, pairs, pairs.found, table, scores, groups, macros)
+    return Evaluation(task, settings, pairs, pairs.problems, table, scores, groups, macros)
 
 
-def _chosen(settings: Settings, pairs: Pairs) -> Settings:
-    """Fills in the columns that the user has left open."""
+def _with_default_columns(settings: EvaluationSettings, pairs: Pairs) -> EvaluationSettings:
+    """The settings with the columns that the user did not name."""
     first = pairs.references.read(0)
     for column in [*(settings.by or ()), *([settings.cluster] if settings.cluster else [])]:
         if column not in first:
             raise ValueError(f'{pairs.references.row_id(0)} has no column {column!r}; it has {", ".join(first)}.')
     by = settings.by
     if by is None:
-        # `swift infer` writes the name of its file as `dataset`.
-        own = pairs.references is pairs.predictions
-        by = tuple(name for name in GROUP_COLUMNS if name in first and not (own and name == 'dataset'))
+        # In a result line of `swift infer`, `dataset` is the name of its file.
+        is_result = pairs.references is pairs.predictions
+        by = tuple(name for name in GROUP_COLUMNS if name in first and not (is_result and name == 'dataset'))
     cluster = settings.cluster or next((name for name in CLUSTER_COLUMNS if name in first), None)
     return replace(settings, by=by, cluster=cluster)
 
@@ -130,7 +132,7 @@ def _chosen(settings: Settings, pairs: Pairs) -> Settings:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _ScoredRow:
     name: str
     cluster: str
     groups: dict[str, str]
@@ -138,14 +140,14 @@ class _Row:
     malformed: str | None
 
 
-def _scored(task: Task, pairs: Pairs, settings: Settings) -> Iterator[_Row]:
+def _score_rows(task: Task, pairs: Pairs, settings: EvaluationSettings) -> Iterator[_ScoredRow]:
     if settings.workers < 2 or len(pairs) < _MIN_ROWS_FOR_WORKERS:
         for index in range(len(pairs)):
             yield _score_row(task, pairs, settings, index)
         return
     import multiprocessing
 
-    # Not forked: torch has threads by now, and a forked process may wait for their locks for ever.
+    # Not fork: torch has running threads, whose locks a forked process could wait for forever.
     context = multiprocessing.get_context('spawn')
     starts = range(0, len(pairs), _CHUNK)
     with context.Pool(settings.workers, _start_worker, (task, pairs, settings)) as pool:
@@ -153,7 +155,7 @@ def _scored(task: Task, pairs: Pairs, settings: Settings) -> Iterator[_Row]:
             yield from rows
 
 
-# What a worker process works on.
+# The arguments of a worker process.
 _state: list[Any] = []
 
 
@@ -161,12 +163,12 @@ def _start_worker(*state: Any) -> None:
     _state[:] = state
 
 
-def _score_chunk(start: int) -> list[_Row]:
+def _score_chunk(start: int) -> list[_ScoredRow]:
     task, pairs, settings = _state
     return [_score_row(task, pairs, settings, index) for index in range(start, min(start + _CHUNK, len(pairs)))]
 
 
-def _score_row(task: Task, pairs: Pairs, settings: Settings, index: int) -> _Row:
+def _score_row(task: Task, pairs: Pairs, settings: EvaluationSettings, index: int) -> _ScoredRow:
     pair = pairs.pair(index)
     malformed = None
     try:
@@ -174,80 +176,81 @@ def _score_row(task: Task, pairs: Pairs, settings: Settings, index: int) -> _Row
     except PredictionError as e:
         malformed = str(e)
         cases = task.score(replace(pair, prediction=None))
-    groups = {column: _text(pair, column) for column in settings.by or ()}
-    return _Row(pair.name, _cluster(pair, settings.cluster), groups, cases, malformed)
+    groups = {column: _column_text(pair, column) for column in settings.by or ()}
+    return _ScoredRow(pair.name, _cluster_of(pair, settings.cluster), groups, cases, malformed)
 
 
-def _text(pair: Pair, column: str) -> str:
+def _column_text(pair: Pair, column: str) -> str:
     value = pair.reference.get(column)
     if value is None:
         return ''
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _cluster(pair: Pair, column: str | None) -> str:
+def _cluster_of(pair: Pair, column: str | None) -> str:
     if column is not None:
-        # A row that does not say it stands for itself.
-        return _text(pair, column) or pair.name
+        # A row without a value is its own cluster.
+        return _column_text(pair, column) or pair.name
     images = pair.reference.get('images') or pair.reference.get('image')
     if not images:
         return pair.name
     return json.dumps(images if isinstance(images, list) else [images], ensure_ascii=False)
 
 
-def joined_by_image(clusters: Sequence[str]) -> list[str]:
-    """The clusters of rows that share an image, also by way of other rows.
+def merge_clusters_by_image(clusters: Sequence[str]) -> list[str]:
+    """Merges the clusters of rows that share an image, directly or through other rows (union-find).
 
     Args:
-        clusters: The images of each row as JSON, or its name.
+        clusters: For each row the list of its images as JSON, or the row's name.
 
     Returns:
-        For each row the least image of its cluster as JSON, or its name.
+        For each row the first image of its cluster, in alphabetical order, as JSON; or the row's name.
     """
-    leaders: dict[str, str] = {}
+    parents: dict[str, str] = {}
 
-    def leader(image: str) -> str:
-        while leaders.setdefault(image, image) != image:
-            leaders[image] = leaders[leaders[image]]
-            image = leaders[image]
+    def root(image: str) -> str:
+        while parents.setdefault(image, image) != image:
+            parents[image] = parents[parents[image]]
+            image = parents[image]
         return image
 
     images = {cluster: [json.dumps(image, ensure_ascii=False) for image in json.loads(cluster)]
               for cluster in set(clusters) if cluster.startswith('[')}  # yapf: disable
     for own in images.values():
         for image in own:
-            one, other = leader(own[0]), leader(image)
-            leaders[max(one, other)] = min(one, other)
-    return [leader(images[cluster][0]) if cluster in images else cluster for cluster in clusters]
+            one, other = root(own[0]), root(image)
+            parents[max(one, other)] = min(one, other)
+    return [root(images[cluster][0]) if cluster in images else cluster for cluster in clusters]
 
 
 # ---- cases to scores
 
 
-def _of_groups(task: Task, table: Table, clusters: np.ndarray, column: str,
-               settings: Settings) -> dict[str, dict[str, Score]]:
+def _group_scores(task: Task, table: CaseTable, clusters: np.ndarray, column: str,
+                  settings: EvaluationSettings) -> dict[str, dict[str, Score]]:
     texts = np.array(table.groups[column], dtype=object)
     found = {}
     for text in sorted(set(table.groups[column]) - {''}):
         places = np.flatnonzero(texts == text)
         columns = {name: values[places] for name, values in table.columns.items()}
         data = [table.data[place] for place in places] if table.data else []
-        found[text] = scores_of(task.measures, columns, data, clusters[places], settings.repeats, settings.seed)
+        found[text] = bootstrap_scores(task.measures, columns, data, clusters[places], settings.repeats, settings.seed)
     return found
 
 
-def _macro(task: Task, table: Table, clusters: np.ndarray, column: str, settings: Settings) -> dict[str, Score]:
+def _macro_scores(task: Task, table: CaseTable, clusters: np.ndarray, column: str,
+                  settings: EvaluationSettings) -> dict[str, Score]:
     names = sorted(set(table.groups[column]) - {''})
     numbers = {name: i for i, name in enumerate(names)}
     groups = np.array([numbers.get(text, -1) for text in table.groups[column]], np.int64)
-    return macros_of(task.measures, table.columns, clusters, groups, settings.repeats, settings.seed)
+    return macro_scores(task.measures, table.columns, clusters, groups, settings.repeats, settings.seed)
 
 
 # ---- JSON
 
 
-def to_json(evaluation: Evaluation, version: str) -> dict[str, Any]:
-    """All of an evaluation but the pictures; what `citrusv compare` reads. NaN becomes None."""
+def evaluation_json(evaluation: Evaluation, version: str) -> dict[str, Any]:
+    """The content of scores.json, which `citrusv compare` reads. NaN becomes None."""
     task, table, pairs = evaluation.task, evaluation.table, evaluation.pairs
 
     def shown(scores: Mapping[str, Score]) -> dict[str, Any]:
@@ -263,8 +266,8 @@ def to_json(evaluation: Evaluation, version: str) -> dict[str, Any]:
         'joined': pairs.how,
         'rows': len(pairs),
         'cases': len(table),
-        'found': dict(evaluation.found.counts),
-        'examples': evaluation.found.examples,
+        'found': dict(evaluation.problems.counts),
+        'examples': evaluation.problems.examples,
         'flags': table.flag_counts(),
         'interval': {
             'level': 0.95,
@@ -278,7 +281,7 @@ def to_json(evaluation: Evaluation, version: str) -> dict[str, Any]:
             measure.name: {
                 'percent': measure.percent,
                 'higher_is_better': measure.higher_is_better,
-                'kind': 'corpus' if isinstance(measure, Corpus) else 'sums'
+                'kind': 'corpus' if isinstance(measure, CorpusMeasure) else 'sums'
             }
             for measure in task.measures
         },

@@ -1,6 +1,7 @@
-"""A language model that judges answers where rules fail, behind any OpenAI-compatible server; recorded and replayed.
+"""A language model as judge, for answers that rules cannot decide; replies can be recorded and replayed.
 
-Section 5.1.1 of the paper names such a judge, but neither its model nor its prompt: those below are ours.
+It works with any OpenAI-compatible server. Section 5.1.1 of the paper uses a judge, but gives neither its model nor its
+prompt; the prompts below are ours.
 """
 import hashlib
 import json
@@ -48,65 +49,66 @@ _SCORE = (
     'number from 0 to 1 with at most two decimals, and nothing else.')
 _VERDICT = re.compile(r'[\s*_`"\'.!]*(yes|no)[\s*_`"\'.!]*', re.IGNORECASE)
 _NUMBER = re.compile(r'[\s*_`"\']*(0(?:\.\d+)?|1(?:\.0+)?|\.\d+)[\s*_`"\'.]*')
-# The same for every question: to go on would mean to fail with each.
+# HTTP errors that would repeat for every question, so the first one ends the run.
 _REMEDIES = {
-    401: 'Name the environment variable with the key by --judge-api-key-env.',
-    403: 'Name the environment variable with the key by --judge-api-key-env.',
-    404: 'Look at the URL of --judge and at --judge-model.',
-    429: 'Lower --judge-concurrency; with --judge-record the same command goes on where this one stopped.',
+    401: 'Set --judge-api-key-env to the environment variable that holds the API key.',
+    403: 'Set --judge-api-key-env to the environment variable that holds the API key.',
+    404: 'Check the URL of --judge, and --judge-model.',
+    429: 'Lower --judge-concurrency; with --judge-record the same command resumes where this one stopped.',
 }
-# What a server says of one question alone: too long, or against its policy.
+# HTTP errors of a single question: too long, or against the policy of the server.
 _REFUSED = (400, 413, 422)
 
 
 def field_question(field: str, reference: str, answer: str) -> Messages:
-    """Asks whether two cells of a field mean the same."""
+    """The messages that ask whether two cells of a field mean the same."""
     what, rule = _FIELDS[field]
-    return _messages(f'{_COPIED.format(what=what, rule=rule)} {_DATA} {_YES_NO}', reference=reference, answer=answer)
+    return _chat_messages(
+        f'{_COPIED.format(what=what, rule=rule)} {_DATA} {_YES_NO}', reference=reference, answer=answer)
 
 
 def answer_question(question: str, reference: str, answer: str) -> Messages:
-    """Asks whether an answer is right."""
-    return _messages(f'{_ANSWER} {_DATA} {_YES_NO}', question=question, reference=reference, answer=answer)
+    """The messages that ask whether an answer is right."""
+    return _chat_messages(f'{_ANSWER} {_DATA} {_YES_NO}', question=question, reference=reference, answer=answer)
 
 
 def score_question(question: str, reference: str, answer: str) -> Messages:
-    """Asks for a score from 0 to 1."""
-    return _messages(f'{_SCORE} {_DATA}', question=question, reference=reference, answer=answer)
+    """The messages that ask for a score from 0 to 1."""
+    return _chat_messages(f'{_SCORE} {_DATA}', question=question, reference=reference, answer=answer)
 
 
-def _messages(system: str, **content: str) -> Messages:
-    # Half a character, which JSON can spell, is no UTF-8.
-    content = {name: _whole(text) for name, text in content.items()}
+def _chat_messages(system: str, **content: str) -> Messages:
+    content = {name: _valid_utf8(text) for name, text in content.items()}
     return [{'role': 'system', 'content': system},
             {'role': 'user', 'content': json.dumps(content, ensure_ascii=False)}]  # yapf: disable
 
 
-def _whole(text: str) -> str:
+def _valid_utf8(text: str) -> str:
+    """Replaces lone surrogates, which JSON can express but UTF-8 cannot."""
     return text.encode('utf-8', 'replace').decode('utf-8')
 
 
-def verdict_of(reply: str | None) -> bool | None:
-    """What YES or NO means; None for any other reply. Reasoning in `<think>` is left out first."""
+def parse_verdict(reply: str | None) -> bool | None:
+    """True for YES, False for NO, None for any other reply. Reasoning in `<think>` is ignored."""
     match = _VERDICT.fullmatch(without_reasoning(reply or ''))
     return None if match is None else match[1].casefold() == 'yes'
 
 
-def score_of(reply: str | None) -> float | None:
-    """A number from 0 to 1; None for any other reply, '85' and '0.9 because ...' too."""
+def parse_score(reply: str | None) -> float | None:
+    """A number from 0 to 1; None for any other reply, such as '85' or '0.9 because ...'."""
     match = _NUMBER.fullmatch(without_reasoning(reply or ''))
     return None if match is None else float(match[1])
 
 
-class Cassette:
-    """The replies of a judge by question; JSONL lines of `key`, `model` and `reply`.
+class RecordedReplies:
+    """The replies of a judge by question, stored as JSONL lines with `key`, `model` and `reply`.
 
     Args:
-        replay: A file that is read; None for none.
-        record: A file that is read if it is there, and that new replies are added to; None for none.
+        replay: A file to read; None for none.
+        record: A file to append new replies to, and to read if it exists; None for none.
 
     Raises:
-        ValueError: A line is none of a cassette.
+        ValueError: A line is not a recorded reply.
         OSError: A file cannot be read or written.
     """
 
@@ -118,7 +120,7 @@ class Cassette:
         if record is not None:
             os.makedirs(os.path.dirname(record) or '.', exist_ok=True)
             if os.path.exists(record):
-                _cut_broken_end(record)
+                _truncate_partial_line(record)
                 self._read(record)
             self._file = open(record, 'a', encoding='utf-8')
 
@@ -129,51 +131,51 @@ class Cassette:
                     content = json.loads(line)
                     key, reply = content['key'], content['reply']
                 except (ValueError, LookupError, TypeError) as e:
-                    raise ValueError(f'{path}:{number}: the line is none of --judge-record: {line.strip()[:80]!r}. '
-                                     'Remove it, or name another file.') from e
+                    raise ValueError(
+                        f'{path}:{number}: the line was not written by --judge-record: {line.strip()[:80]!r}. '
+                        'Remove it, or name another file.') from e
                 self.replies[key] = reply
 
     def add(self, key: str, model: str, reply: str) -> None:
-        """Keeps a reply, on the disk too."""
-        self.replies[key] = _whole(reply)
+        """Stores a reply, in the file too."""
+        self.replies[key] = _valid_utf8(reply)
         if self._file is not None:
             line = {'key': key, 'model': model, 'reply': self.replies[key]}
             self._file.write(json.dumps(line, ensure_ascii=False) + '\n')
             self._file.flush()
 
     def close(self) -> None:
-        """Closes the file that is recorded to."""
+        """Closes the file of `record`."""
         if self._file is not None:
             self._file.close()
 
 
-def _cut_broken_end(path: str) -> None:
-    """Takes away what stands behind the last whole line: the process that wrote it was killed."""
+def _truncate_partial_line(path: str) -> None:
+    """Removes an incomplete last line, left by a killed process."""
     with open(path, 'rb+') as file:
         file.truncate(file.read().rfind(b'\n') + 1)
 
 
 class Judge:
-    """Asks a model at temperature 0, every question once.
+    """Asks a model each question once, at temperature 0.
 
     Args:
-        model: Its name on the server, and in cassettes.
-        cassette: Replies that are there already, and where new ones go.
-        url: Of the server: 'http://host:8000', or with the path that stands before 'chat/completions'; None: only
-            the cassette answers.
-        api_key: What the server wants to see.
-        concurrency: Questions under way at a time.
-        retries: How often one is asked again after 408, 409, 429, 5xx, or without a connection; the waits grow from
-            half a second to eight, or are those that the server names.
+        model: The model's name on the server and in recordings.
+        recorded: Known replies; new ones are added.
+        url: The server: 'http://host:8000', or with the path before 'chat/completions'; None: recorded replies only.
+        api_key: The server's API key.
+        concurrency: Number of concurrent requests.
+        retries: Number of retries after HTTP 408, 409, 429, 5xx or a connection error. Waits grow from 0.5 to 8
+            seconds, unless the server names one.
         timeout: Seconds for one reply.
 
     Raises:
-        ValueError: It is no URL.
+        ValueError: `url` is not an HTTP URL.
     """
 
     def __init__(self,
                  model: str,
-                 cassette: Cassette,
+                 recorded: RecordedReplies,
                  *,
                  url: str | None = None,
                  api_key: str | None = None,
@@ -181,26 +183,25 @@ class Judge:
                  retries: int = 8,
                  timeout: float = 300.) -> None:
         self.model = model
-        self.cassette = cassette
+        self.recorded = recorded
         self.url = None if url is None else _base_url(url)
         self._api_key, self._concurrency, self._retries, self._timeout = api_key, concurrency, retries, timeout
         self._client: Any = None
 
     def key(self, messages: Messages) -> str:
-        """The name of a question in a cassette: SHA-256 of all that decides its answer."""
+        """The key of a question in a recording: SHA-256 of the request."""
         content = {'model': self.model, 'messages': messages, 'temperature': 0}
         return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
     def ask(self, questions: Sequence[Messages]) -> list[str | None]:
-        """The replies, in the order of the questions; None where the server refuses this very question.
+        """The replies, in the order of the questions; None if the server refuses a question.
 
         Raises:
-            ValueError: There is no server, and the cassette has not all replies; or the server refuses all questions.
-            ConnectionError: The server cannot be reached, or does not let us in. What it has answered is in the
-                cassette.
+            ValueError: There is no server, and a reply is not recorded; or the server refuses all questions.
+            ConnectionError: The server cannot be reached, or denies access. Replies received until then are recorded.
         """
         keys = [self.key(messages) for messages in questions]
-        todo = {key: messages for key, messages in zip(keys, questions) if key not in self.cassette.replies}
+        todo = {key: messages for key, messages in zip(keys, questions) if key not in self.recorded.replies}
         if todo and self.url is None:
             raise ValueError(f'{len(todo)} of {len(set(keys))} questions to the judge {self.model!r} have no reply in '
                              '--judge-replay. Give --judge URL too, or the file, the --judge-model and the options '
@@ -210,15 +211,15 @@ class Judge:
             self._ask_server(todo, refused)
         if refused and len(refused) == len(todo):
             raise ValueError(
-                f'{self.url} refuses every question: {next(iter(refused.values()))}. Use a model that takes '
+                f'{self.url} refuses every question: {next(iter(refused.values()))}. Use a model that supports '
                 'system messages and temperature 0.')
-        return [self.cassette.replies.get(key) for key in keys]
+        return [self.recorded.replies.get(key) for key in keys]
 
     def _ask_server(self, todo: dict[str, Messages], refused: dict[str, str]) -> None:
         import openai
 
         if self._client is None:
-            # A client wants some key. None is read from OPENAI_API_KEY: this may be another server.
+            # The client requires a key. OPENAI_API_KEY is not used: this may be another server.
             self._client = openai.OpenAI(
                 base_url=self.url, api_key=self._api_key or 'EMPTY', max_retries=self._retries, timeout=self._timeout)
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix='citrusv-judge')
@@ -228,19 +229,19 @@ class Judge:
             for future in tqdm(as_completed(futures), total=len(futures), desc='judging', unit='question',
                                disable=None):  # yapf: disable
                 try:
-                    # Only this thread writes.
-                    self.cassette.add(futures[future], self.model, future.result())
+                    # Only this thread writes to the file.
+                    self.recorded.add(futures[future], self.model, future.result())
                 except openai.APIStatusError as e:
-                    said = f'{e.status_code}: {" ".join(str(e.message).split())[:300]}'.rstrip('.')
+                    error = f'{e.status_code}: {" ".join(str(e.message).split())[:300]}'.rstrip('.')
                     if e.status_code not in _REFUSED:
-                        raise ConnectionError(f'The judge {self.model!r} at {self.url} answers {said}. '
-                                              f'{_REMEDIES.get(e.status_code, "Look into the log of the server.")}'
+                        raise ConnectionError(f'The judge {self.model!r} at {self.url} answers {error}. '
+                                              f'{_REMEDIES.get(e.status_code, "Check the log of the server.")}'
                                               ) from e  # yapf: disable
-                    refused[futures[future]] = said
+                    refused[futures[future]] = error
                 except openai.APIConnectionError as e:
                     reason = str(e.__cause__ or e).rstrip('.')
                     raise ConnectionError(f'The judge at {self.url} cannot be reached ({reason}). Start it, or correct '
-                                          '--judge; with --judge-record what it has said is kept.') from e
+                                          '--judge; replies so far are kept with --judge-record.') from e
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -251,14 +252,15 @@ class Judge:
             completion = e.doc
         choices = getattr(completion, 'choices', None)
         if not choices:
-            raise ConnectionError(f'{self.url} answers with no chat completion: {str(completion)[:200]!r}. Name an '
-                                  'OpenAI-compatible server by --judge.')
+            raise ConnectionError(
+                f'{self.url} does not return a chat completion: {str(completion)[:200]!r}. Give the URL '
+                'of an OpenAI-compatible server as --judge.')
         return choices[0].message.content or ''
 
 
 def _base_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ('http', 'https') or not parts.netloc:
-        raise ValueError(f'--judge {url!r} is no URL of a server. Write it as http://host:8000.')
+        raise ValueError(f'--judge {url!r} is not an HTTP URL. Write it as http://host:8000.')
     path = parts.path.rstrip('/').removesuffix('/chat/completions') or '/v1'
     return f'{parts.scheme}://{parts.netloc}{path}'

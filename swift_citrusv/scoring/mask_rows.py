@@ -1,4 +1,4 @@
-"""The masks that rows of references and predictions have, as arrays with the images that they belong to."""
+"""The masks of reference rows and of predictions, as arrays, each with the index of its image."""
 import json
 import numpy as np
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,10 @@ from typing import Any
 from ..constants import SEG_TOKEN
 from ..errors import RowError
 from ..rows.contract import count_seg_tokens
-from ..rows.mask_format import checked_entry, is_int, shown
+from ..rows.mask_format import check_mask_entry, is_integer, short_repr
 from ..rows.masks import decode_mask
 from .cases import PredictionError
-from .image_facts import image_size, num_images
+from .row_images import image_size_of, num_images
 from .rows import response_of
 
 
@@ -20,9 +20,9 @@ class ImageMask:
     """A mask on an image.
 
     Attributes:
-        array: bool [h, w], at the image's own size. It may be empty.
-        image: Which image of the row, counted from 0.
-        name: What it shows, '' where the row does not say: the structure of a target, the phrase of a prediction.
+        array: bool [h, w] at the size of the image. May be empty.
+        image: Index of the row's image, from 0.
+        name: The structure of a target or the phrase of a prediction; '' for none.
     """
     array: np.ndarray
     image: int
@@ -32,76 +32,78 @@ class ImageMask:
 # ---- references
 
 
-def targets_of(reference: Mapping[str, Any], row: str) -> list[ImageMask]:
-    """The masks that an answer to a row should have.
+def target_masks(reference: Mapping[str, Any], row: str) -> list[ImageMask]:
+    """The target masks of a row.
 
-    They are `label_masks` where the row has them (a result line of `swift infer`), or else `masks`, in the forms of
-    the row contract. `[SEG]`s of earlier turns are part of the question, and their masks are left out.
+    They are `label_masks` if the row has them (a result line of `swift infer`), or else `masks`, in the forms of the
+    row contract. Masks of `[SEG]` tokens in earlier turns are part of the question, not targets.
 
     Args:
-        reference: The row; without `messages` all of its masks are targets.
-        row: Its name.
+        reference: The row. Without `messages`, all of its masks are targets.
+        row: The row's name.
 
     Raises:
-        RowError: It cannot be read.
+        RowError: The row is invalid.
     """
-    labelled = 'label_masks' in reference
+    is_result = 'label_masks' in reference
     try:
-        entries = _listed(reference.get('label_masks' if labelled else 'masks'))
+        entries = _mask_list(reference.get('label_masks' if is_result else 'masks'))
     except ValueError as e:
-        raise RowError(row, f"'masks' is {e}.", 'Write it as a list, or as the JSON text of a list.', 'masks') from e
-    if not labelled and any(isinstance(entry, Mapping) and 'rle' in entry for entry in entries):
-        # A result line of a row without masks: they are the answer, not what it should be.
+        raise RowError(row, f"'masks' is {e}.", 'Write it as a list, or as a string with the JSON of a list.',
+                       'masks') from e
+    if not is_result and any(isinstance(entry, Mapping) and 'rle' in entry for entry in entries):
+        # A result line of a row without target masks: these are the predicted ones.
         return []
     if not entries:
         return []
-    first = _first_target(reference, len(entries), labelled, row)
-    images = _mask_images(reference.get('label_mask_images' if labelled else 'mask_images'), len(entries),
+    first = _first_target(reference, len(entries), is_result, row)
+    images = _mask_images(reference.get('label_mask_images' if is_result else 'mask_images'), len(entries),
                           num_images(reference), row)  # yapf: disable
     names = _structures(reference, len(entries), first, row)
-    checked = [checked_entry(entry, f'masks[{i}]', row) for i, entry in enumerate(entries)]
+    checked = [check_mask_entry(entry, f'masks[{i}]', row) for i, entry in enumerate(entries)]
     sizes: dict[int, tuple[int, int]] = {}
     targets = []
     for i in range(first, len(entries)):
         if images[i] not in sizes:
             there = [entry for entry, image in zip(checked, images) if image == images[i]]
-            sizes[images[i]] = image_size(reference, images[i], there, row)
+            sizes[images[i]] = image_size_of(reference, images[i], there, row)
         array = decode_mask(checked[i], size=sizes[images[i]], row=row, position=i)
         targets.append(ImageMask(array.view(bool), images[i], names[i]))
     return targets
 
 
-def _listed(masks: Any) -> list[Any]:
-    """Raises a ValueError that says what it is where it is no list."""
+def _mask_list(masks: Any) -> list[Any]:
+    """Decodes `masks`. Raises ValueError, with its message to follow "'masks' is", unless it is a list."""
     decoded = masks
     if isinstance(masks, str):
         try:
             decoded = json.loads(masks)
         except (ValueError, RecursionError) as e:
-            raise ValueError(f'the text {shown(masks)}, which is not JSON ({e})') from e
+            raise ValueError(f'the string {short_repr(masks)}, which is not JSON ({e})') from e
     if decoded is None:
         return []
     if not isinstance(decoded, (list, tuple)):
-        raise ValueError(f'{shown(masks)}, not a list')
+        raise ValueError(f'{short_repr(masks)}, not a list')
     return list(decoded)
 
 
-def _first_target(reference: Mapping[str, Any], num_masks: int, labelled: bool, row: str) -> int:
-    """The index of the first mask that belongs to the last answer."""
+def _first_target(reference: Mapping[str, Any], num_masks: int, is_result: bool, row: str) -> int:
+    """The index of the first mask of the last answer."""
     messages = reference.get('messages')
     if not messages:
         return 0
     if not isinstance(messages, (list, tuple)) or not all(isinstance(m, Mapping) and 'role' in m for m in messages):
-        raise RowError(row, f"'messages' is {shown(messages)}.", "Write it as a list of {'role': ..., 'content': ...}.",
-                       'messages')  # yapf: disable
+        raise RowError(row, f"'messages' is {short_repr(messages)}.",
+                       "Write it as a list of {'role': ..., 'content': ...}.", 'messages')  # yapf: disable
     answered = messages[-1]['role'] == 'assistant'
     num_earlier = count_seg_tokens(messages[:-1])
-    # The last turn of a result line is the model's.
-    num_last = count_seg_tokens(messages[-1:]) if answered and not labelled else max(num_masks - num_earlier, 0)
+    # In a result line, the last turn is the model's response.
+    num_last = count_seg_tokens(messages[-1:]) if answered and not is_result else max(num_masks - num_earlier, 0)
     if num_masks != num_earlier + num_last:
         raise RowError(
-            row, f"'masks' has {num_masks} entries, but the assistant turns say {SEG_TOKEN} {num_earlier + num_last} "
-            'times.', f'Give one mask for each {SEG_TOKEN} of the assistant turns, in order.', 'mask-count')
+            row, f"'masks' has {num_masks} entries, but the assistant turns have {num_earlier + num_last} "
+            f'{SEG_TOKEN} tokens.', f'Give one mask for each {SEG_TOKEN} token of the assistant turns, in order.',
+            'mask-count')
     return num_earlier
 
 
@@ -113,17 +115,17 @@ def _mask_images(mask_images: Any, num_masks: int, known: int | None, row: str) 
                            f'Add it: {remedy}', 'mask-images-missing')  # yapf: disable
         return [0] * num_masks
     if not isinstance(mask_images, (list, tuple)) or len(mask_images) != num_masks:
-        raise RowError(row, f"'mask_images' is {shown(mask_images)} for {num_masks} masks.", remedy,
+        raise RowError(row, f"'mask_images' is {short_repr(mask_images)} for {num_masks} masks.", remedy,
                        'mask-images-length')  # yapf: disable
     for index in mask_images:
-        if not is_int(index) or index < 0 or known is not None and index >= known:
-            raise RowError(row, f"'mask_images' has the index {shown(index)}, but the row has {known} images.", remedy,
-                           'mask-images-value')  # yapf: disable
+        if not is_integer(index) or index < 0 or known is not None and index >= known:
+            raise RowError(row, f"'mask_images' has the index {short_repr(index)}, but the row has {known} images.",
+                           remedy, 'mask-images-value')  # yapf: disable
     return [int(index) for index in mask_images]
 
 
 def _structures(reference: Mapping[str, Any], num_masks: int, first: int, row: str) -> list[str]:
-    """A name for each mask, those of earlier turns included."""
+    """A name for each mask, including those of earlier turns."""
     key = 'structures' if reference.get('structures') is not None else 'structure'
     value = reference.get(key)
     if value is None or isinstance(value, str):
@@ -134,30 +136,30 @@ def _structures(reference: Mapping[str, Any], num_masks: int, first: int, row: s
             return names
         if len(names) == num_masks - first:
             return [''] * first + names
-    raise RowError(row, f'{key!r} is {shown(value)} for {num_masks} masks.',
-                   'Write a name for each mask, or one for all; or give the column another name.', 'eval-structure')
+    raise RowError(row, f'{key!r} is {short_repr(value)} for {num_masks} masks.',
+                   'Write a name for each mask, or one for all; or rename the column.', 'eval-structure')
 
 
 # ---- predictions
 
 
-def predicted_of(prediction: Mapping[str, Any] | None, reference: Mapping[str, Any], targets: Sequence[ImageMask],
-                 row: str) -> list[ImageMask] | None:
-    """The masks of an answer.
+def predicted_masks(prediction: Mapping[str, Any] | None, reference: Mapping[str, Any], targets: Sequence[ImageMask],
+                    row: str) -> list[ImageMask] | None:
+    """The masks of a prediction.
 
     Args:
         prediction: `masks` has masks as `swift infer` writes them ({'rle': ..., 'image_index': ..., 'phrase': ...}),
-            or in the forms of the row contract, with `image_index` in each, or `mask_images` beside. An answer whose
-            `response` says no `[SEG]` may lack it.
+            or in the forms of the row contract, with `image_index` in each or the column `mask_images`. It may be
+            missing if `response` has no `[SEG]` token.
         reference: The row.
-        targets: Of the row: what they lie on gives the size of an image.
-        row: Its name.
+        targets: The target masks of the row, which give the sizes of their images.
+        row: The row's name.
 
     Returns:
-        [] for an answer without masks; None for no answer: no prediction, or one with an `error` alone.
+        [] for an answer without masks; None for no answer: no prediction, or one with only an `error`.
 
     Raises:
-        PredictionError: It cannot be read, or a mask does not fit its image.
+        PredictionError: The prediction is invalid, or the size of a mask is not that of its image.
     """
     if prediction is None:
         return None
@@ -166,10 +168,11 @@ def predicted_of(prediction: Mapping[str, Any] | None, reference: Mapping[str, A
             raise PredictionError("it has neither 'masks' nor 'response'")
         response = response_of(prediction)
         if response is not None and SEG_TOKEN in response:
-            raise PredictionError(f"the answer says {SEG_TOKEN} {response.count(SEG_TOKEN)} times, but has no 'masks'")
+            raise PredictionError(
+                f"the response has {response.count(SEG_TOKEN)} {SEG_TOKEN} tokens, but there are no 'masks'")
         return None if response is None else []
     try:
-        entries = _listed(prediction['masks'])
+        entries = _mask_list(prediction['masks'])
     except ValueError as e:
         raise PredictionError(f"'masks' is {e}") from e
     if not entries and prediction.get('error') and not prediction.get('response'):
@@ -180,9 +183,9 @@ def predicted_of(prediction: Mapping[str, Any] | None, reference: Mapping[str, A
         image = _image_index(entry, prediction.get('mask_images'), i, len(entries), num_images(reference))
         name = str(entry.get('phrase') or '') if isinstance(entry, Mapping) else ''
         try:
-            checked = checked_entry(_bare(entry), f'masks[{i}]', row)
+            checked = check_mask_entry(_mask_entry(entry), f'masks[{i}]', row)
             if image not in sizes:
-                sizes[image] = image_size(reference, image, [checked], row)
+                sizes[image] = image_size_of(reference, image, [checked], row)
             array = decode_mask(checked, size=sizes[image], row=row, position=i)
         except RowError as e:
             raise PredictionError(e.problem.rstrip('.')) from e
@@ -190,8 +193,8 @@ def predicted_of(prediction: Mapping[str, Any] | None, reference: Mapping[str, A
     return masks
 
 
-def _bare(entry: Any) -> Any:
-    """An entry without what is beside the mask in it."""
+def _mask_entry(entry: Any) -> Any:
+    """A predicted entry without `image_index` and `phrase`."""
     if not isinstance(entry, Mapping):
         return entry
     if 'rle' in entry:
@@ -205,12 +208,12 @@ def _image_index(entry: Any, mask_images: Any, position: int, num_masks: int, kn
     where = f"masks[{position}] has the 'image_index'"
     if index is None and mask_images:
         if not isinstance(mask_images, (list, tuple)) or len(mask_images) != num_masks:
-            raise PredictionError(f"'mask_images' is {shown(mask_images)} for {num_masks} masks")
+            raise PredictionError(f"'mask_images' is {short_repr(mask_images)} for {num_masks} masks")
         index, where = mask_images[position], f'mask_images[{position}] is'
     if index is None:
         if known is not None and known > 1:
             raise PredictionError(f"masks[{position}] has no 'image_index', and the row has {known} images")
         return 0
-    if not is_int(index) or index < 0 or known is not None and index >= known:
-        raise PredictionError(f'{where} {shown(index)}, but the row has {known or "no"} images, counted from 0')
+    if not is_integer(index) or index < 0 or known is not None and index >= known:
+        raise PredictionError(f'{where} {short_repr(index)}, but the row has {known or "no"} images, counted from 0')
     return int(index)

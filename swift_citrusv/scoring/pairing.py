@@ -1,6 +1,6 @@
-"""Joins the lines of a prediction file with the rows of a reference file; whatever does not fit is counted.
+"""Joins the lines of a prediction file with the rows of a reference file, and counts what does not match.
 
-Only the places of the lines are held in memory.
+Only the byte offsets of the lines are in memory.
 """
 import json
 import os
@@ -14,39 +14,39 @@ from ..constants import ROW_COLUMN
 from ..errors import RowError
 from .cases import Pair
 
-# Columns that name a row, in the order in which they win.
+# Columns that identify a row, in order of precedence.
 ID_COLUMNS = ('id', 'row_id', 'question_id', ROW_COLUMN)
-_EXAMPLES = 10
+_MAX_EXAMPLES = 10
 
 
 @dataclass
-class Found:
-    """What is wrong with a prediction file: how often, and the first examples.
+class PredictionProblems:
+    """Problems of a prediction file: counts, and the first examples.
 
     Attributes:
-        counts: 'missing' (rows without a prediction), 'doubled' (further predictions for a row that has one; the first
-            counts), 'unknown' (predictions for no row), 'malformed' (lines and predictions that cannot be read),
-            'reordered' (the fewest lines that would have to move to be in the order of the rows), 'failed' (rows that
-            the run itself could not answer).
-        examples: By the same names, up to ten messages each.
+        counts: 'missing' (rows without a prediction), 'doubled' (further predictions for a row; the first counts),
+            'unknown' (predictions that belong to no row), 'malformed' (lines and predictions that are invalid),
+            'reordered' (the fewest lines to move to restore the order of the rows), 'failed' (rows for which the
+            prediction run reported an error).
+        examples: Up to ten messages for each kind.
     """
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(('missing', 'doubled', 'unknown', 'malformed', 'reordered', 'failed'), 0))
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, message: str) -> None:
-        """Counts one."""
+        """Counts a problem."""
         self.counts[kind] += 1
         examples = self.examples.setdefault(kind, [])
-        if len(examples) < _EXAMPLES:
+        if len(examples) < _MAX_EXAMPLES:
             examples.append(message)
 
 
-class Lines:
-    """The lines of a JSONL file, read where they stand.
+class JsonlLines:
+    """Random access to the non-blank lines of a JSONL file.
 
     Args:
-        path: Of the file.
+        path: The file.
     """
 
     def __init__(self, path: str) -> None:
@@ -61,7 +61,7 @@ class Lines:
                     self.offsets.append(offset)
                     self.numbers.append(number)
                 offset += len(line)
-        # Not open while the object travels to another process.
+        # Opened lazily: file handles cannot be pickled.
         self._file: Any = None
 
     def __len__(self) -> int:
@@ -75,10 +75,10 @@ class Lines:
         return f'{self.name}:{self.numbers[index]}'
 
     def read(self, index: int) -> dict[str, Any]:
-        """A line as a row.
+        """Parses a line.
 
         Raises:
-            RowError: It is not a JSON object.
+            RowError: The line is not a JSON object.
         """
         if self._file is None:
             self._file = open(self.path, 'rb')
@@ -89,16 +89,16 @@ class Lines:
         except (ValueError, RecursionError) as e:
             shown = line.strip()[:80].decode('utf-8', 'backslashreplace')
             raise RowError(
-                self.row_id(index), f'the line is not JSON ({e}): {shown!r}.', 'Write one JSON object a line.',
+                self.row_id(index), f'the line is not JSON ({e}): {shown!r}.', 'Write one JSON object per line.',
                 'not-json') from e
         if not isinstance(row, dict):
             raise RowError(
                 self.row_id(index), f'the line holds a {type(row).__name__}, not an object.',
-                'Write one JSON object a line.', 'not-json')
+                'Write one JSON object per line.', 'not-json')
         return row
 
     def close(self) -> None:
-        """Closes the file; `read` opens it again."""
+        """Closes the file; `read` reopens it."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -107,35 +107,36 @@ class Lines:
 class Pairs:
     """The rows of a reference file, each with its prediction.
 
-    Rows are joined by a column that names them (`id_column`, or else the first of `ID_COLUMNS` that both files have in
-    every row), or by the line of the reference file that a result of `swift infer` on it names (`citrusv_row`). Without
-    either the files are joined line by line, and must have as many.
+    Rows are joined by an identifying column (`id_column`, or else the first of `ID_COLUMNS` that all rows of both files
+    have), or by the reference line that a `swift infer` result names (`citrusv_row`). Without either, the files are
+    joined line by line, and must have the same number of lines.
 
     Args:
-        references: A JSONL file; None: the prediction file has the references in it, as `swift infer` writes them.
+        references: A JSONL file; None: the lines of the prediction file contain the references, as `swift infer`
+            writes them.
         predictions: A JSONL file.
-        id_column: What names rows.
+        id_column: The column that identifies rows.
 
     Attributes:
-        found: What is wrong with the predictions. `pair` adds nothing to it.
-        how: How the rows were joined, in words.
+        problems: Problems of the prediction file. `pair` adds none.
+        how: How the rows were joined, for display.
 
     Raises:
-        RowError: A row of the reference file cannot be read, or has a name that another row has.
+        RowError: A row of the reference file is invalid, or shares its identifier with another row.
         ValueError: The rows cannot be joined.
     """
 
     def __init__(self, references: str | None, predictions: str, id_column: str | None = None) -> None:
-        self.predictions = Lines(predictions)
-        self.references = Lines(references) if references is not None else self.predictions
-        self.found = Found()
-        # The line of the prediction for each row, -1 where there is none.
-        self.places = array('q', [-1]) * len(self.references)
+        self.predictions = JsonlLines(predictions)
+        self.references = JsonlLines(references) if references is not None else self.predictions
+        self.problems = PredictionProblems()
+        # For each row the index of its prediction line, -1 for none.
+        self.lines = array('q', [-1]) * len(self.references)
         if not len(self.references):
-            raise ValueError(f'{self.references.path} has no rows: there is nothing to score.')
+            raise ValueError(f'{self.references.path} has no rows: give a file with at least one.')
         self.how = ''
         if references is None:
-            self._join_own()
+            self._join_self()
         else:
             self._join(id_column)
 
@@ -143,12 +144,12 @@ class Pairs:
         return len(self.references)
 
     def pair(self, index: int) -> Pair:
-        """The row `index`, counted from 0.
+        """The row `index`, from 0.
 
         Raises:
-            RowError: The reference cannot be read.
+            RowError: The reference row is invalid.
         """
-        prediction = self.predictions.read(self.places[index]) if self.places[index] >= 0 else None
+        prediction = self.predictions.read(self.lines[index]) if self.lines[index] >= 0 else None
         if prediction is not None and _failed(prediction):
             prediction = None
         return Pair(self.references.row_id(index), self.references.read(index), prediction)
@@ -160,53 +161,54 @@ class Pairs:
 
     # ---- joining
 
-    def _join_own(self) -> None:
+    def _join_self(self) -> None:
         self.how = 'to the reference in each line'
         for i in range(len(self)):
-            # Without its reference there is no row that a broken line could be counted against.
+            # An invalid line ends the evaluation here: its reference is lost with it.
             self._note_failure(self.references.read(i), i)
-            self.places[i] = i
+            self.lines[i] = i
 
     def _join(self, id_column: str | None) -> None:
         rows = self._named_rows(id_column)
         column = None
         order = array('q')
-        for place in range(len(self.predictions)):
-            where = self.predictions.row_id(place)
+        for line in range(len(self.predictions)):
+            where = self.predictions.row_id(line)
             try:
-                prediction = self.predictions.read(place)
+                prediction = self.predictions.read(line)
             except RowError as e:
-                self.found.add('malformed', str(e))
+                self.problems.add('malformed', str(e))
                 continue
             if column is None:
                 column = next((name for name in rows if name in prediction), None)
                 if column is None:
                     if id_column is not None:
-                        raise ValueError(f'{where}: the prediction has no {id_column!r}, which --id names.')
+                        raise ValueError(f'{where}: the prediction has no {id_column!r}, the column of --id.')
                     self._join_in_order()
                     return
             name = prediction.get(column)
             row = rows[column].get(str(name), -1)
             if name is None:
-                self.found.add('malformed', f'{where}: it has no {column!r}.')
+                self.problems.add('malformed', f'{where}: it has no {column!r}.')
             elif row < 0:
-                self.found.add('unknown', f'{where}: no row of {self.references.name} has the {column!r} {name!r}.')
-            elif self.places[row] >= 0:
-                first = self.predictions.row_id(self.places[row])
-                self.found.add('doubled', f'{where}: {first} answers {self.references.row_id(row)} too, and counts.')
+                self.problems.add('unknown', f'{where}: no row of {self.references.name} has the {column!r} {name!r}.')
+            elif self.lines[row] >= 0:
+                first = self.predictions.row_id(self.lines[row])
+                self.problems.add('doubled',
+                                  f'{where}: {first} already answers {self.references.row_id(row)}, and counts.')
             else:
-                self.places[row] = place
+                self.lines[row] = line
                 order.append(row)
-                self._note_failure(prediction, place)
+                self._note_failure(prediction, line)
         self.how = f'by {column!r}' if column else 'there is no prediction'
-        if not len(order) and self.found.counts['unknown']:
-            raise ValueError(f'No prediction belongs to a row: {self.found.examples["unknown"][0]} Name the column '
-                             'that tells rows apart in both files (--id COLUMN).')
+        if not len(order) and self.problems.counts['unknown']:
+            raise ValueError(f'No prediction belongs to a row: {self.problems.examples["unknown"][0]} Name the column '
+                             'that identifies rows in both files (--id COLUMN).')
         self._note_order(order)
         self._note_missing()
 
     def _named_rows(self, id_column: str | None) -> dict[str, dict[str, int]]:
-        """For each column that names all rows: the row of each name."""
+        """For each column that identifies all rows: the row index by value."""
         columns = (id_column, ) if id_column is not None else ID_COLUMNS
         rows: dict[str, dict[str, int]] = {column: {} for column in columns}
         for i in range(len(self)):
@@ -222,7 +224,7 @@ class Pairs:
                     raise RowError(
                         self.references.row_id(i),
                         f'the row has no {column!r}.' if other is None else f'the row has the {column!r} {name!r}, as '
-                        f'{self.references.row_id(other)} has.', 'Give each row a name of its own.', 'eval-id')
+                        f'{self.references.row_id(other)} has.', 'Give each row a unique value.', 'eval-id')
                 rows[column][str(name)] = i
         return rows
 
@@ -230,43 +232,43 @@ class Pairs:
         if len(self.predictions) != len(self):
             raise ValueError(
                 f'{self.predictions.path} has {len(self.predictions)} lines and {self.references.path} has '
-                f'{len(self)}, and no column tells which belongs to which: write one of {", ".join(ID_COLUMNS)} into '
-                'both, or name the column (--id COLUMN).')
+                f'{len(self)}, and no column identifies the rows: write one of {", ".join(ID_COLUMNS)} into both, or '
+                'name the column (--id COLUMN).')
         self.how = 'line by line'
-        self.found = Found()
+        self.problems = PredictionProblems()
         for i in range(len(self)):
             try:
                 self._note_failure(self.predictions.read(i), i)
             except RowError as e:
-                self.found.add('malformed', str(e))
+                self.problems.add('malformed', str(e))
             else:
-                self.places[i] = i
+                self.lines[i] = i
         self._note_missing()
 
-    def _note_failure(self, prediction: Mapping[str, Any], place: int) -> None:
+    def _note_failure(self, prediction: Mapping[str, Any], line: int) -> None:
         if _failed(prediction):
-            self.found.add('failed', f'{self.predictions.row_id(place)}: {str(prediction["error"])[:200]}')
+            self.problems.add('failed', f'{self.predictions.row_id(line)}: {str(prediction["error"])[:200]}')
 
     def _note_missing(self) -> None:
-        for row, place in enumerate(self.places):
-            if place < 0:
-                self.found.add('missing', f'{self.references.row_id(row)} has no prediction.')
+        for row, line in enumerate(self.lines):
+            if line < 0:
+                self.problems.add('missing', f'{self.references.row_id(row)} has no prediction.')
 
     def _note_order(self, order: array) -> None:
-        moved = len(order) - _longest_rise(order)
+        moved = len(order) - _longest_increasing(order)
         if moved:
-            self.found.counts['reordered'] = moved
-            self.found.examples['reordered'] = [f'{moved} of {len(order)} lines stand elsewhere than their rows.']
+            self.problems.counts['reordered'] = moved
+            self.problems.examples['reordered'] = [f'{moved} of {len(order)} lines are not in the order of the rows.']
 
 
 def _failed(prediction: Mapping[str, Any]) -> bool:
     return bool(prediction.get('error')) and not prediction.get('response')
 
 
-def _longest_rise(values: Sequence[int]) -> int:
+def _longest_increasing(values: Sequence[int]) -> int:
     """The length of the longest increasing subsequence."""
     ends: list[int] = []
     for value in values:
-        place = bisect_left(ends, value)
-        ends[place:place + 1] = [value]
+        position = bisect_left(ends, value)
+        ends[position:position + 1] = [value]
     return len(ends)

@@ -1,4 +1,4 @@
-"""What rows of references and predictions say: questions, answers, images."""
+"""Questions, reference answers and model responses of rows."""
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -6,23 +6,23 @@ from typing import Any
 from ..errors import RowError
 from .cases import PredictionError
 
-# Where the answer of a reference may stand, in the order in which they win.
+# Columns that may hold the reference answer, in order of precedence.
 ANSWER_COLUMNS = ('answer', 'solution', 'labels')
 _THINK = re.compile(r'<think>.*?</think>', re.DOTALL)
 _ANSWER = re.compile(r'<answer>(.*?)</answer>', re.DOTALL)
 
 
 def answer_of(reference: Mapping[str, Any], row: str) -> str:
-    """The right answer of a reference row: a column of `ANSWER_COLUMNS`, or else its last turn of the assistant.
+    """The reference answer of a row: a column of `ANSWER_COLUMNS`, or else its last assistant turn.
 
-    In ms-swift's layout of `query` and `response` it is the latter.
+    In ms-swift's `query` and `response` layout, it is `response`.
 
     Args:
         reference: The row.
-        row: Its name.
+        row: The row's name.
 
     Raises:
-        RowError: There is none.
+        RowError: The row has no answer.
     """
     for column in ANSWER_COLUMNS:
         if isinstance(reference.get(column), str):
@@ -33,13 +33,13 @@ def answer_of(reference: Mapping[str, Any], row: str) -> str:
             return last['content']
     elif isinstance(reference.get('query'), str):
         return reference['response']
-    # Beside `messages` a response is the model's, and `swift infer` makes it their last turn.
+    # Next to `messages`, `response` is the model's answer, which `swift infer` also appends to the messages.
     raise RowError(row, 'the row has no answer to compare with.',
                    f"Write it as the last turn of 'messages', or as one of {', '.join(ANSWER_COLUMNS)}.", 'eval-answer')
 
 
 def question_of(reference: Mapping[str, Any]) -> str:
-    """The last question of a row, without tags of images; empty where there is none. For people to read."""
+    """The last question of a row without image tags, for display; '' if there is none."""
     turns = [turn.get('content') for turn in reference.get('messages') or []
              if isinstance(turn, Mapping) and turn.get('role') == 'user']  # yapf: disable
     question = turns[-1] if turns else reference.get('question', reference.get('query'))
@@ -47,28 +47,28 @@ def question_of(reference: Mapping[str, Any]) -> str:
 
 
 def response_of(prediction: Mapping[str, Any] | None) -> str | None:
-    """The answer of a model as it wrote it; None where there is no prediction, or it has an `error`.
+    """The model's response, unchanged; None if there is no prediction, or it has only an `error`.
 
     Raises:
-        PredictionError: `response` is no text.
+        PredictionError: `response` is not a string.
     """
     if prediction is None or (prediction.get('error') and not prediction.get('response')):
         return None
     response = prediction.get('response')
     if not isinstance(response, str):
-        raise PredictionError(f"'response' is {str(response)[:80]!r}, not a text")
+        raise PredictionError(f"'response' is {str(response)[:80]!r}, not a string")
     return response
 
 
 def without_reasoning(text: str) -> str:
-    """What a model says in the end: the inside of its last `<answer>`, or else all that stands outside of `<think>`.
+    """The final answer of a response: the content of its last `<answer>`, or else everything outside `<think>`.
 
-    A `<think>` that is never closed is reasoning to the end of the text: such an answer is empty.
+    An unclosed `<think>` extends to the end of the text: the answer is then empty.
     """
     rest = _THINK.sub('', text)
     answers = _ANSWER.findall(rest)
     if answers:
         return answers[-1].strip()
-    # Templates put the opening tag into the prompt: then only the closing one is in the text.
+    # If the template puts the opening tag into the prompt, the response has only the closing one.
     rest = rest.rpartition('</think>')[2].partition('<think>')[0]
     return rest.replace('<answer>', '').replace('</answer>', '').strip()

@@ -1,4 +1,4 @@
-"""The cases of an evaluation by columns: small in memory, whatever their number."""
+"""The cases of an evaluation, stored by column to save memory."""
 import numpy as np
 from array import array
 from collections import Counter
@@ -8,17 +8,17 @@ from typing import Any
 from .cases import Case
 
 
-class Table:
+class CaseTable:
     """Cases in the order of the reference file.
 
     Attributes:
-        columns: float64 [number of cases] by name; NaN where a case has no such value.
-        data: `Case.data` of each; empty where no case has any.
-        rows: int64 [number of cases], the row of each, counted from 0; `indices` has its place among that row's cases.
-        names: Of the rows.
-        groups: By column, a text for each case; '' where there is none.
-        clusters: What is drawn as one by the bootstrap, a text for each row.
-        flags: By name, the cases that have it.
+        columns: float64 [number of cases] by column name, after `close`; NaN for a case without a value.
+        data: `Case.data` of each case; empty if no case has any.
+        rows: int64 [number of cases], the row of each case, from 0; `indices` is its position among the row's cases.
+        names: The names of the rows.
+        groups: By column, the group of each case; '' for none.
+        clusters: For each row, the cluster that the bootstrap resamples as a unit.
+        flags: By flag, the indices of the cases that have it.
     """
 
     def __init__(self) -> None:
@@ -30,8 +30,8 @@ class Table:
         self.flags: dict[str, list[int]] = {}
         self._values: dict[str, array] = {}
         self._rows, self._indices = array('q'), array('q')
-        # One object for each text, however many cases have it.
-        self._texts: dict[str, str] = {}
+        # Interned strings: many cases share a group or cluster.
+        self._interned: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -48,14 +48,14 @@ class Table:
         """Adds the cases of the next row.
 
         Args:
-            name: Of the row.
-            cluster: What it belongs to.
-            groups: By column of the row.
-            cases: May be none.
+            name: The row's name.
+            cluster: The row's cluster.
+            groups: The row's group by column.
+            cases: The row's cases; may be empty.
         """
         row = len(self.names)
         self.names.append(name)
-        self.clusters.append(self._texts.setdefault(cluster, cluster))
+        self.clusters.append(self._interned.setdefault(cluster, cluster))
         for index, case in enumerate(cases):
             number = len(self)
             self._rows.append(row)
@@ -67,7 +67,7 @@ class Table:
             for column, text in {**groups, **case.groups}.items():
                 texts = self.groups.setdefault(column, [])
                 texts.extend([''] * (number - len(texts)))
-                texts.append(self._texts.setdefault(text, text))
+                texts.append(self._interned.setdefault(text, text))
             for flag in dict.fromkeys(case.flags):
                 self.add_flag(number, flag)
             if case.data is not None:
@@ -75,7 +75,7 @@ class Table:
                 self.data.append(case.data)
 
     def close(self) -> None:
-        """After the last row: fills `columns`, and all that is shorter than the table."""
+        """Call after the last row: builds `columns` and pads what is shorter than the table."""
         for column, values in self._values.items():
             values.extend([np.nan] * (len(self) - len(values)))
             self.columns[column] = np.array(values, np.float64)
@@ -86,19 +86,15 @@ class Table:
             self.data.extend([None] * (len(self) - len(self.data)))
 
     def add_flag(self, case: int, flag: str) -> None:
-        """Notes that a case is remarkable."""
+        """Adds a flag to a case."""
         self.flags.setdefault(flag, []).append(case)
 
     def flag_counts(self) -> dict[str, int]:
-        """How many cases have each flag, the most frequent first."""
+        """The number of cases with each flag, the most frequent first."""
         return dict(Counter({flag: len(cases) for flag, cases in self.flags.items()}).most_common())
 
     def case_name(self, case: int) -> str:
-        """'test.jsonl:12', and '#2' behind it for the second case of a row of several."""
+        """'test.jsonl:12', or 'test.jsonl:12#2' for the second of several cases of a row."""
         row = self._rows[case]
         several = case + 1 < len(self) and self._rows[case + 1] == row or self._indices[case] > 0
         return f'{self.names[row]}#{self._indices[case] + 1}' if several else self.names[row]
-
-    def part(self, group: str, text: str) -> np.ndarray:
-        """bool [number of cases]: the cases of a group."""
-        return np.array([value == text for value in self.groups[group]], bool)

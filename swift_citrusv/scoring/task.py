@@ -1,8 +1,8 @@
-"""What a task of `citrusv eval` gives: cases with values, and measures that make scores of them.
+"""The interface of a task of `citrusv eval`: cases with values, and measures that turn them into scores.
 
-A case is the smallest thing that is scored: a mask, a question, a document. Its values are numbers by column. A measure
-is a formula over the sums of columns, so that a score of any part of the cases, and of any resampling of them, follows
-from sums alone: the bootstrap, the groups and the paired test know nothing of tasks.
+A case is the smallest unit that is scored: a mask, a question, a document. It has a number for each column. A measure
+is a formula over the sums of columns. So the scores of any subset of the cases, and of any resampling, follow from sums
+alone: the bootstrap, the groups and the paired test do not depend on the task.
 """
 import numpy as np
 from collections.abc import Callable, Sequence
@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from .cases import Case, Pair
 
 if TYPE_CHECKING:
-    from .table import Table
+    from .table import CaseTable
 
 Formula = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A score that follows from sums over the cases.
+    """A score that is a formula over sums of columns.
 
     Attributes:
-        name: In tables and JSON: 'dice', 'precision_at_0.5'.
-        columns: Columns of the cases. The formula sees, for each, the sum of its values and then the number of cases
-            in which it is not NaN.
-        formula: float64 [..., 2 * len(columns)] -> [...]; NaN where the score is not defined.
+        name: Name in tables and JSON: 'dice', 'precision_at_0.5'.
+        columns: Columns of the cases. The formula gets, for each, the sum of its values, then the number of cases in
+            which it is not NaN.
+        formula: float64 [..., 2 * len(columns)] -> [...]; NaN if the score is undefined.
         percent: Whether tables show it as a percentage.
-        higher_is_better: Else lower is (distances).
-        digits: Behind the point, in tables.
-        per_case: The column of the cases that shows how good a single one is; None where there is no such.
+        higher_is_better: False for distances.
+        digits: Decimal places in tables.
+        per_case: The column that holds the score of a single case; None if there is none.
     """
     name: str
     columns: tuple[str, ...]
@@ -42,12 +42,12 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """A score that does not follow from sums (average precision).
+class CorpusMeasure:
+    """A score that needs all cases at once (average precision).
 
     Attributes:
-        name: In tables and JSON.
-        score: The `Case.data` of all cases and how often each counts, int64 [number of cases], to the score.
+        name: Name in tables and JSON.
+        score: Maps the `Case.data` of all cases, and how often each counts (int64 [number of cases]), to the score.
         percent, higher_is_better, digits: As in `Measure`.
     """
     name: str
@@ -58,13 +58,13 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A case as the report shows it.
+class CaseCard:
+    """A case as the HTML report shows it.
 
     Attributes:
-        title: Short.
-        picture: RGB; None where there is nothing to look at.
-        lines: (caption, text) pairs below it; plain text, escaped by the report.
+        title: Short plain text.
+        picture: RGB; None for a case without an image.
+        lines: (caption, text) pairs below the picture. Plain text: the report escapes it.
     """
     title: str
     picture: Image.Image | None = None
@@ -72,62 +72,62 @@ class Shown:
 
 
 class Task(Protocol):
-    """A frozen dataclass whose fields are the options of the command line, each a value that JSON can hold.
+    """A task: a frozen dataclass whose fields are its command-line options, all JSON serialisable.
 
     Attributes:
-        NAME: As `citrusv eval` calls it.
-        TITLE: For the report.
+        NAME: Name on the command line of `citrusv eval`.
+        TITLE: Title in the report.
     """
     NAME: ClassVar[str]
     TITLE: ClassVar[str]
 
     @property
-    def measures(self) -> tuple[Measure | Corpus, ...]:
+    def measures(self) -> tuple[Measure | CorpusMeasure, ...]:
         """The scores, the most important one first."""
 
     @property
     def rules(self) -> dict[str, str]:
-        """How what could be scored in several ways is scored, by name; goes into the report, word for word."""
+        """The scoring rules by name; copied verbatim into the report."""
 
     def score(self, pair: Pair) -> list[Case]:
-        """The cases of a row; the same number whether or not there is a prediction.
+        """The cases of a row; their number does not depend on whether there is a prediction.
 
         Raises:
-            RowError: The reference cannot be read; the evaluation ends.
-            PredictionError: The prediction cannot; it is scored once more without.
+            RowError: The reference is invalid; ends the evaluation.
+            PredictionError: The prediction is invalid; the row is scored again without it.
         """
 
-    def complete(self, table: 'Table') -> None:
-        """After all rows: adds columns that need all cases (`table.columns`, `table.data`). Usually nothing."""
+    def complete(self, table: 'CaseTable') -> None:
+        """Called after all rows: adds columns that need all cases. Most tasks add none."""
 
-    def show(self, pair: Pair, index: int) -> Shown:
-        """The case `index` of a row, for the report."""
+    def show(self, pair: Pair, index: int) -> CaseCard:
+        """The case `index` of a row, for the HTML report."""
 
 
 def mean(name: str, column: str | None = None, **shown: Any) -> Measure:
     """The mean of a column over the cases in which it is defined.
 
     Args:
-        name: Of the measure.
-        column: By default `name`.
+        name: Name of the measure.
+        column: The column; `name` by default.
         shown: Other fields of `Measure`.
     """
     column = column or name
-    return Measure(name, (column, ), lambda sums: divided(sums[..., 0], sums[..., 1]), per_case=column, **shown)
+    return Measure(name, (column, ), lambda sums: divide_or_nan(sums[..., 0], sums[..., 1]), per_case=column, **shown)
 
 
 def ratio(name: str, numerator: str, denominator: str, **shown: Any) -> Measure:
     """The sum of one column over the sum of another, as in micro averages and cIoU."""
-    return Measure(name, (numerator, denominator), lambda sums: divided(sums[..., 0], sums[..., 2]), **shown)
+    return Measure(name, (numerator, denominator), lambda sums: divide_or_nan(sums[..., 0], sums[..., 2]), **shown)
 
 
 def f1(name: str, true_positives: str, predicted: str, actual: str, **shown: Any) -> Measure:
-    """2 TP / (predicted + actual), from counts in three columns; NaN where both are 0."""
+    """2 TP / (predicted + actual), from counts in three columns; NaN if predicted + actual is 0."""
     return Measure(name, (true_positives, predicted, actual),
-                   lambda sums: divided(2 * sums[..., 0], sums[..., 2] + sums[..., 4]), **shown)
+                   lambda sums: divide_or_nan(2 * sums[..., 0], sums[..., 2] + sums[..., 4]), **shown)
 
 
-def divided(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """The quotient; NaN where the denominator is 0."""
+def divide_or_nan(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotient; NaN where the denominator is 0. Broadcasts."""
     return np.divide(numerator, denominator, out=np.full(np.broadcast(numerator, denominator).shape, np.nan),
                      where=np.asarray(denominator) != 0)  # yapf: disable

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 from .bootstrap import Score
 from .evaluate import Evaluation
-from .task import Corpus, Measure
+from .task import CorpusMeasure, Measure
 
-# Of each group so many scores are shown, and of each column so many groups.
+# Limits of the table of groups: scores per group, groups per column, characters of a name.
 _GROUP_MEASURES, _MAX_GROUPS, _NAME_LENGTH = 3, 40, 40
 
 
-def report_lines(evaluation: Evaluation) -> list[str]:
-    """The scores for the terminal, and what has to be said of the predictions.
+def evaluation_lines(evaluation: Evaluation) -> list[str]:
+    """The scores and the problems of the predictions, as lines for the terminal.
 
-    All scores of all cases, and of each group the first few; scores.json and the report have the others too.
+    Groups show only their first scores; scores.json and the report have all.
     """
     measures, sets = evaluation.task.measures, {'all': evaluation.scores}
     sets |= {f'mean over {column}': scores for column, scores in evaluation.macros.items()}
@@ -22,24 +22,24 @@ def report_lines(evaluation: Evaluation) -> list[str]:
     for measure in measures:
         name = measure.name if measure.higher_is_better else f'{measure.name} (lower is better)'
         count = f'{evaluation.scores[measure.name].count:,}'
-        cells.append([name, count, *(shown_score(measure, scores.get(measure.name)) for scores in sets.values())])
-    lines = [_counted(evaluation), *aligned(cells)]
+        cells.append([name, count, *(format_score(measure, scores.get(measure.name)) for scores in sets.values())])
+    lines = [_headline(evaluation), *align_columns(cells)]
     first = measures[:_GROUP_MEASURES]
     for column, found in evaluation.groups.items():
         cells = [[column, 'n', *(measure.name for measure in first)]]
         for name, scores in [*found.items()][:_MAX_GROUPS]:
             most = max((scores[measure.name].count for measure in first), default=0)
             shown = name if len(name) <= _NAME_LENGTH else f'{name[:_NAME_LENGTH - 3]}...'
-            cells.append([shown, f'{most:,}', *(shown_score(measure, scores[measure.name]) for measure in first)])
-        lines += ['', *aligned(cells)]
+            cells.append([shown, f'{most:,}', *(format_score(measure, scores[measure.name]) for measure in first)])
+        lines += ['', *align_columns(cells)]
         if len(found) > _MAX_GROUPS:
             lines.append(f'... and {len(found) - _MAX_GROUPS:,} more, in scores.json')
-    said = remarks(evaluation)
-    return [*lines, '', *said] if said else lines
+    problems = problem_lines(evaluation)
+    return [*lines, '', *problems] if problems else lines
 
 
-def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines: the first column to the left, the others to the right."""
+def align_columns(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines: the first column is left-aligned, the others right-aligned."""
     widths = [max(map(_width, column)) for column in zip(*cells)]
     lines = []
     for first, *others in cells:
@@ -50,12 +50,12 @@ def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal: a Chinese character takes two."""
+    """The width in terminal columns: a Chinese character takes two."""
     return sum(2 if unicodedata.east_asian_width(character) in 'WF' else 1 for character in text)
 
 
-def shown_score(measure: Measure | Corpus, score: Score | None) -> str:
-    """'93.21 [92.80, 93.60]', in percent where the measure is."""
+def format_score(measure: Measure | CorpusMeasure, score: Score | None) -> str:
+    """'93.21 [92.80, 93.60]', in percent if the measure is a percentage."""
     if score is None or math.isnan(score.value):
         return '-'
     scale = 100 if measure.percent else 1
@@ -63,19 +63,19 @@ def shown_score(measure: Measure | Corpus, score: Score | None) -> str:
     return value if math.isnan(score.low) else f'{value} [{low}, {high}]'
 
 
-def remarks(evaluation: Evaluation) -> list[str]:
-    """What is wrong with the predictions, a line each; none where nothing is."""
+def problem_lines(evaluation: Evaluation) -> list[str]:
+    """The problems of the predictions, one line per kind; empty if there are none."""
     lines = []
-    for kind, count in evaluation.found.counts.items():
+    for kind, count in evaluation.problems.counts.items():
         if count:
-            example = evaluation.found.examples.get(kind, [''])[0]
+            example = evaluation.problems.examples.get(kind, [''])[0]
             lines.append(f'{kind}: {count:,}, e.g. {example}')
     flags = ', '.join(f'{name} {count:,}' for name, count in evaluation.table.flag_counts().items())
-    return lines + ([f'cases that are {flags}'] if flags else [])
+    return lines + ([f'flagged cases: {flags}'] if flags else [])
 
 
-def _counted(evaluation: Evaluation) -> str:
-    interval = (f'; in brackets 95 % intervals, {evaluation.clusters} drawn together'
+def _headline(evaluation: Evaluation) -> str:
+    interval = (f'; 95 % intervals in brackets, resampled by {evaluation.clusters}'
                 if evaluation.settings.repeats else '')
     return (f'{evaluation.task.TITLE}: {len(evaluation.pairs):,} rows, {len(evaluation.table):,} cases, joined '
             f'{evaluation.pairs.how}{interval}.')

@@ -1,4 +1,4 @@
-"""Datasets, lengths, packs, streams, loss, optimizer, checkpoints: what a training run is made of.
+"""The parts of a training run: datasets, lengths, packs, streams, loss, optimizer, metrics, checkpoints.
 
-It uses ms-swift's classes and replaces none of its methods (that is `plugin`), and knows nothing of inference.
+They subclass and call ms-swift, but only `plugin` patches it.
 """

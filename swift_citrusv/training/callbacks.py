@@ -1,4 +1,4 @@
-"""`--callbacks citrusv`: pictures at each evaluation, in TensorBoard and as PNG; at the end, the skipped steps."""
+"""`--callbacks citrusv`: pictures of masks at each evaluation, and logs that are restored and reported."""
 import os
 import torch
 from swift.callbacks.base import TrainerCallback
@@ -8,13 +8,16 @@ from torch import Tensor
 from ..rows.drawing import mask_grid
 from .nonfinite import StepGuard
 from .resume import restore_logs
-from .skipping import LeftOut
+from .skipping import SkippedRows
 
 logger = get_logger()
 
 
 class CitrusVCallback(TrainerCallback):
-    """Draws the first masks of each evaluation (`eval_pictures` of the settings says how many)."""
+    """Restores the logs of a resumed run, draws masks, and reports skipped rows and steps.
+
+    The first masks of each evaluation (setting `eval_pictures`) are drawn as a PNG and in TensorBoard.
+    """
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         restore_logs(self.trainer)
@@ -29,7 +32,7 @@ class CitrusVCallback(TrainerCallback):
         pictures.clear()
 
     def on_epoch_end(self, args, state, control, **kwargs) -> None:
-        LeftOut.of(self.trainer).report(self.trainer)
+        SkippedRows.of(self.trainer).report(self.trainer)
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
         if self.trainer.is_world_process_zero():

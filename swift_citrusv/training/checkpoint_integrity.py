@@ -1,10 +1,9 @@
-"""Which checkpoints of a run are whole: half-written ones are recognised, and never cost a whole one.
+"""Which checkpoints of a run are complete: seals for new ones, and checks of the files of those without a seal.
 
-A run that is killed while it saves leaves a folder in which files are missing or cut short. Here a finished checkpoint
-is sealed: once every file is on the disk, a list of them with their sizes is written last, and appears in one piece. A
-checkpoint without a seal (of stock ms-swift, or of a run that was killed right before) is judged by its files. They
-are written in a fixed order: weights, optimizer, scheduler, `trainer_state.json`; each rank adds its own state of the
-random numbers at any time.
+A run that is killed while it saves leaves a folder with missing or truncated files. So a finished checkpoint is sealed:
+once all files are on the disk, a list of them with their sizes is written last, and atomically. A checkpoint without a
+seal (by stock ms-swift, or by a run that was killed just before sealing) is judged by its files. They are written in a
+fixed order: weights, optimizer, scheduler, `trainer_state.json`; each rank adds its random state at any time.
 """
 import errno
 import json
@@ -19,14 +18,14 @@ from typing import Any
 
 SEAL = 'whole_checkpoint.json'
 STATE = 'trainer_state.json'
-# A whole checkpoint that is about to be written anew waits under this name until the new one is sealed. (Transformers
-# takes every folder whose name begins with `checkpoint-` for one of its own.)
+# Prefix of a complete checkpoint that is saved again, until the new one is sealed. (Transformers treats every folder
+# whose name begins with `checkpoint-` as one of its own.)
 REPLACED = 'replaced-'
 _NAME = re.compile(rf'(?:{REPLACED})?checkpoint-(\d+)')
-# People edit these by hand; such a file must be there, of whatever size.
+# Users edit these files, so they must exist, but may have any size.
 _TEXT = ('.json', '.jsonl', '.md', '.txt', '.py', '.jinja', '.yaml')
 _TORCH = re.compile(r'.*\.(pt|pth)|(pytorch_model|adapter_model|optimizer|training_args).*\.bin')
-# Some tuners have names of their own for them.
+# Some tuners choose their own names.
 _WEIGHTS = re.compile(r'(?!training_args|optimizer).*\.(safetensors|bin)')
 _ZERO = re.compile(r'.*zero_pp_rank_\d+_mp_rank_\d+_(optim|model)_states\.pt')
 _RNG = re.compile(r'rng_state_(\d+)\.pth')
@@ -39,7 +38,7 @@ def step_of(folder: str) -> int | None:
 
 
 def checkpoints_of(run: str) -> list[str]:
-    """The checkpoints of a run, whole or not, the first step first; of one step that which is replaced first."""
+    """All checkpoints of a run, complete or not, by step; of one step, the replaced one first."""
     folders = [os.path.join(run, name) for name in os.listdir(run) if _NAME.fullmatch(name)]
     return sorted(filter(os.path.isdir, folders), key=_order)
 
@@ -52,7 +51,7 @@ def _order(folder: str) -> tuple[int, bool]:
 
 
 def _files(folder: str) -> Iterator[str]:
-    """All files of a checkpoint but the seal, as names relative to it."""
+    """The relative paths of all files of a checkpoint except the seal."""
     for parent, _, names in os.walk(folder):
         for name in names:
             path = os.path.relpath(os.path.join(parent, name), folder)
@@ -61,12 +60,12 @@ def _files(folder: str) -> Iterator[str]:
 
 
 def _flush(path: str) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as e:
-        # Some network file systems cannot do it for a folder.
+        # Some network file systems do not support it for a folder.
         if e.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -74,13 +73,13 @@ def _flush(path: str) -> None:
 
 
 def seal(folder: str, *, model_only: bool = False) -> None:
-    """Marks a checkpoint as whole. To be called once all of it is written, by one process.
+    """Marks a checkpoint as complete. One process calls it, once all files are written.
 
-    All files are flushed to the disk first, so that the seal holds after a power cut too.
+    All files are flushed to the disk first, so that the seal is valid after a power failure too.
 
     Args:
         folder: The checkpoint.
-        model_only: Whether it was saved without optimizer, scheduler and state of the random numbers.
+        model_only: Whether it was saved without optimizer, scheduler and random states.
     """
     names = sorted(_files(folder))
     for name in names:
@@ -98,8 +97,8 @@ def seal(folder: str, *, model_only: bool = False) -> None:
     _flush(os.path.dirname(os.path.abspath(folder)))
 
 
-def remove(folder: str) -> None:
-    """Deletes a checkpoint, its seal last: at any time in between, files are seen to be missing."""
+def delete_checkpoint(folder: str) -> None:
+    """Deletes a checkpoint, its seal last, so that a partly deleted one has missing files."""
     if os.path.islink(folder):
         os.unlink(folder)
         return
@@ -113,14 +112,14 @@ def remove(folder: str) -> None:
     shutil.rmtree(folder)
 
 
-# ---- judging
+# ---- checking
 
 
-def fault(folder: str) -> str | None:
-    """What is missing of a checkpoint; None where it is whole."""
+def find_defect(folder: str) -> str | None:
+    """What is wrong with a checkpoint; None where it is complete."""
     path = os.path.join(folder, SEAL)
     if not os.path.isfile(path):
-        return _fault_without_seal(folder)
+        return _defect_without_seal(folder)
     sealed = _read_json(path)
     if not isinstance(sealed, dict) or not isinstance(sealed.get('files'), dict):
         return f'{SEAL} cannot be read'
@@ -135,13 +134,13 @@ def fault(folder: str) -> str | None:
 
 
 def is_model_only(folder: str) -> bool:
-    """Whether a whole checkpoint has nothing but the model (`--save_only_model true`)."""
+    """Whether a complete checkpoint has only the model (`--save_only_model true`)."""
     sealed = _read_json(os.path.join(folder, SEAL))
     return sealed['model_only'] if sealed is not None else not _has_optimizer(folder)
 
 
 def arguments_of(folder: str) -> dict[str, Any]:
-    """The arguments of a run, as ms-swift keeps them in its folder and in each checkpoint; empty where it did not."""
+    """The `args.json` that ms-swift writes to a run and to its checkpoints; empty where there is none."""
     for path in (folder, os.path.dirname(folder)):
         arguments = _read_json(os.path.join(path, 'args.json'))
         if isinstance(arguments, dict):
@@ -150,7 +149,7 @@ def arguments_of(folder: str) -> dict[str, Any]:
 
 
 def _read_json(path: str) -> Any:
-    """None where there is no such file, or no JSON in it."""
+    """The content of a JSON file; None where there is no such file, or no JSON in it."""
     try:
         with open(path, encoding='utf-8') as file:
             return json.load(file)
@@ -158,42 +157,42 @@ def _read_json(path: str) -> Any:
         return None
 
 
-def _fault_without_seal(folder: str) -> str | None:
+def _defect_without_seal(folder: str) -> str | None:
     names = list(_files(folder))
     state = _read_json(os.path.join(folder, STATE))
     if state is None:
-        return f'{STATE}, which is written last, is {"cut short" if STATE in names else "missing"}'
+        return f'{STATE}, which is written last, is {"truncated" if STATE in names else "missing"}'
     for name in names:
-        problem = _cut_short(os.path.join(folder, name))
+        problem = _truncation(os.path.join(folder, name))
         if problem:
             return f'{name} {problem}'
     return _missing_weights(folder, names) or _missing_states(folder, names)
 
 
-def _cut_short(path: str) -> str | None:
-    """Whether a file of tensors ends before its end, by what its format says."""
+def _truncation(path: str) -> str | None:
+    """How a file of tensors is truncated, by its format; None where it is not."""
     name, size = os.path.basename(path), os.path.getsize(path)
     if name.endswith('.safetensors'):
-        whole = _safetensors_size(path, size)
-        return None if whole == size else f'has {size:,} of its {whole:,} bytes' if whole else 'is cut short'
+        expected = _safetensors_size(path, size)
+        return None if expected == size else f'has {size:,} of its {expected:,} bytes' if expected else 'is truncated'
     if _TORCH.fullmatch(name):
         with open(path, 'rb') as file:
             start = file.read(2)
-        # DeepSpeed can be told to write pickle files instead, of which nothing can be said without loading them.
+        # DeepSpeed may write pickle files instead, which cannot be checked without loading them.
         if start[:1] == b'\x80':
             return None
         try:
-            # The list of a zip file's members stands at its end.
+            # The list of a zip file's members is at its end.
             zipfile.ZipFile(path).close()
         except zipfile.BadZipFile:
-            return 'is cut short'
+            return 'is truncated'
     if name.endswith('.distcp') and not size:
         return 'is empty'
     return None
 
 
 def _safetensors_size(path: str, size: int) -> int | None:
-    """The bytes that a safetensors file says it has; None where it ends before it says so."""
+    """The size of a safetensors file by its header, in bytes; None where the header is truncated or unreadable."""
     with open(path, 'rb') as file:
         start = file.read(8)
         num_bytes = struct.unpack('<Q', start)[0] if len(start) == 8 else size
@@ -202,7 +201,7 @@ def _safetensors_size(path: str, size: int) -> int | None:
         try:
             header = json.loads(file.read(num_bytes))
         except ValueError:
-            # Filled with zeros by the file system, after a power cut.
+            # The file system fills it with zeros after a power failure.
             return None
     ends = [tensor['data_offsets'][1] for name, tensor in header.items() if name != '__metadata__']
     return 8 + num_bytes + max(ends, default=0)
@@ -214,17 +213,17 @@ def _missing_weights(folder: str, names: list[str]) -> str | None:
             continue
         index = _read_json(os.path.join(folder, name))
         if index is None:
-            return f'{name} is cut short'
+            return f'{name} is truncated'
         for shard in sorted(set(index.get('weight_map', {}).values())):
             if os.path.join(os.path.dirname(name), shard) not in names:
                 return f'{shard} is missing'
     parts = [name for name in names if name.endswith('.distcp')]
     for part in parts:
-        # The first rank writes it once all have written their parts.
+        # The first rank writes it after all ranks have written their parts.
         metadata = os.path.join(os.path.dirname(part), '.metadata')
         if metadata not in names:
             return f'{metadata} is missing'
-    # ZeRO-3 may keep the weights in DeepSpeed's own files alone.
+    # ZeRO-3 may keep the weights only in DeepSpeed's own files.
     states = [name for name in names if name.endswith('model_states.pt')]
     if not (parts or states or any(_WEIGHTS.fullmatch(os.path.basename(name)) for name in names)):
         return 'the weights are missing'
@@ -238,13 +237,13 @@ def _has_optimizer(folder: str) -> bool:
 
 
 def _missing_states(folder: str, names: list[str]) -> str | None:
-    """As `fault`, for optimizer, scheduler and the states of the random numbers."""
+    """As `find_defect`, for optimizer, scheduler and random states."""
     arguments = arguments_of(folder)
     if arguments.get('save_only_model'):
         return None
     if not _has_optimizer(folder):
-        return 'the state of the optimizer is missing'
-    # On disks of their own, each node has its own ranks' files.
+        return 'the optimizer state is missing'
+    # Then each node's disk has only the files of its own ranks.
     num_ranks = None if arguments.get('save_on_each_node') else arguments.get('global_world_size')
     if any(name.startswith('global_step') for name in names):
         if 'latest' not in names:
@@ -262,7 +261,7 @@ def _missing_states(folder: str, names: list[str]) -> str | None:
 
 
 def _missing_zero(names: list[str], num_ranks: int | None) -> str | None:
-    """As `fault`, for DeepSpeed's files: each rank has a share of the optimizer's state; of the weights with ZeRO-3."""
+    """As `find_defect`, for DeepSpeed's files: each rank has a part of the optimizer state; of the weights too with ZeRO-3."""
     if not any(name.endswith('model_states.pt') for name in names):
         return 'mp_rank_00_model_states.pt is missing'
     found = Counter(match[1] for match in map(_ZERO.fullmatch, names) if match)

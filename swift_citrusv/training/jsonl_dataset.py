@@ -1,7 +1,7 @@
-"""Rows from JSONL to the trainer: reading with row numbers, and skips that are counted.
+"""JSONL files as datasets of rows with row numbers; bad rows are named, or skipped and counted.
 
-ms-swift reads JSONL with column types guessed from the first chunk, so that a file whose masks take several forms
-fails in the middle, and no error says which row it was. `load_jsonl` reads the lines itself.
+ms-swift infers column types from the first part of a file. So a file with masks of several formats fails in the middle,
+with an error that does not name the row. `load_jsonl` reads the lines itself.
 """
 import datasets as hf_datasets
 import hashlib
@@ -16,19 +16,19 @@ from tqdm import tqdm
 from typing import Any
 
 from .. import __version__
-from ..constants import PIECES_COLUMN, ROW_COLUMN
+from ..constants import CHUNKS_COLUMN, ROW_COLUMN
 from ..errors import RowError
 from ..rows.jsonl import check_columns, filled_columns, parse_line, read_lines
-from ..rows.skips import Skips
+from ..rows.skips import SkipCounter
 
 logger = get_logger()
-# Written as JSON text, since one Arrow column cannot hold an RLE, a polygon and a path.
+# Stored as JSON text, because an Arrow column cannot hold an RLE, a polygon and a path.
 _TEXT_COLUMNS = ('masks', 'mask_images')
-_EXTRA_COLUMNS = (*_TEXT_COLUMNS, ROW_COLUMN, PIECES_COLUMN)
+_EXTRA_COLUMNS = (*_TEXT_COLUMNS, ROW_COLUMN, CHUNKS_COLUMN)
 
 
 def keep_columns() -> None:
-    """Tells ms-swift's preprocessors to keep the columns of the row contract."""
+    """Makes ms-swift's preprocessors keep the columns of the row contract."""
     RowPreprocessor.standard_keys += [key for key in _EXTRA_COLUMNS if key not in RowPreprocessor.standard_keys]
 
 
@@ -37,21 +37,21 @@ def scan_jsonl(path: str, strict: bool) -> tuple[list[str], list[int], int]:
 
     Args:
         path: The JSONL file.
-        strict: Whether the first bad row ends the run; otherwise it is skipped, and counted.
+        strict: Whether the first bad row ends the run; otherwise bad rows are skipped and counted.
 
     Returns:
         The names of all columns, the numbers of the skipped lines, and the number of rows.
 
     Raises:
-        RowError: A bad row, with `strict`, or one that the other rows' columns spoil; or a file without any good row.
+        RowError: A bad row, with `strict`; or a file without any good row.
     """
     name = os.path.basename(path)
     columns: dict[str, None] = {}
     layouts: dict[frozenset[str], array] = {}
     bad: list[int] = []
-    num_rows, skips = 0, Skips()
+    num_rows, skips = 0, SkipCounter()
 
-    def refuse(number: int, error: RowError) -> None:
+    def skip(number: int, error: RowError) -> None:
         if strict:
             raise error
         skips.add(error)
@@ -62,20 +62,21 @@ def scan_jsonl(path: str, strict: bool) -> tuple[list[str], list[int], int]:
         try:
             row = parse_line(line, f'{name}:{number}')
         except RowError as e:
-            refuse(number, e)
+            skip(number, e)
             continue
         columns.update(dict.fromkeys(row))
         layouts.setdefault(filled_columns(row), array('Q')).append(number)
-    for number, error in _spoilt(layouts, columns, name):
-        refuse(number, error)
+    for number, error in _column_errors(layouts, columns, name):
+        skip(number, error)
     skips.report(path, num_rows)
     if len(bad) == num_rows:
         raise RowError(name, f'none of its {num_rows} rows can be used.', 'See the errors above.', 'empty')
     return list(columns), bad, num_rows
 
 
-def _spoilt(layouts: dict[frozenset[str], array], columns: Collection[str], name: str) -> list[tuple[int, RowError]]:
-    """The rows that `check_columns` refuses, in order. `layouts` has the lines of the rows with the same columns."""
+def _column_errors(layouts: dict[frozenset[str], array], columns: Collection[str],
+                   name: str) -> list[tuple[int, RowError]]:
+    """The rows that `check_columns` refuses, in order. `layouts` maps a set of columns to the lines of its rows."""
     errors = {}
     for filled, numbers in layouts.items():
         for number in numbers:
@@ -90,12 +91,12 @@ def _spoilt(layouts: dict[frozenset[str], array], columns: Collection[str], name
 
 def _generate(path: str, columns: tuple[str, ...], bad: tuple[int, ...], stamp: tuple[int,
                                                                                       int]) -> Iterator[dict[str, Any]]:
-    del stamp  # part of the cache's key: the file's size and time
+    del stamp  # size and modification time of the file: part of the cache key
     skipped = set(bad)
     for number, line in read_lines(path):
         if number in skipped:
             continue
-        # A column of `datasets.Json` would take a string that reads as JSON ('true', '12') for what it says.
+        # A column of `datasets.Json` would parse a string that is valid JSON ('true', '12').
         row = {
             key: json.dumps(value) if isinstance(value, str) and key not in _TEXT_COLUMNS else value
             for key, value in json.loads(line).items()
@@ -110,23 +111,23 @@ def _generate(path: str, columns: tuple[str, ...], bad: tuple[int, ...], stamp: 
 
 
 def _scan_once(path: str, strict: bool, cache_dir: str) -> tuple[list[str], list[int]]:
-    """As `scan_jsonl`, but a file in which every line was good is not read again until it changes."""
+    """As `scan_jsonl`, but a file without bad rows is not scanned again until it changes."""
     stat = os.stat(path)
     key = repr((__version__, os.path.abspath(path), stat.st_size, stat.st_mtime_ns))
-    note = os.path.join(cache_dir, 'citrusv_scans', f'{hashlib.sha256(key.encode()).hexdigest()[:32]}.json')
+    record = os.path.join(cache_dir, 'citrusv_scans', f'{hashlib.sha256(key.encode()).hexdigest()[:32]}.json')
     try:
-        with open(note, encoding='utf-8') as file:
+        with open(record, encoding='utf-8') as file:
             return json.load(file)['columns'], []
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as e:
-        logger.warning(f'{note} cannot be read ({e}); {path} is checked anew.')
+        logger.warning(f'{record} cannot be read ({e}); {path} is checked again.')
     columns, bad, num_rows = scan_jsonl(path, strict)
     if not bad and is_master():
-        os.makedirs(os.path.dirname(note), exist_ok=True)
-        with tempfile.NamedTemporaryFile('w', dir=os.path.dirname(note), delete=False, encoding='utf-8') as new:
+        os.makedirs(os.path.dirname(record), exist_ok=True)
+        with tempfile.NamedTemporaryFile('w', dir=os.path.dirname(record), delete=False, encoding='utf-8') as new:
             json.dump({'path': os.path.abspath(path), 'rows': num_rows, 'columns': columns}, new)
-        os.replace(new.name, note)
+        os.replace(new.name, record)
     return columns, bad
 
 
@@ -153,32 +154,37 @@ def load_jsonl(path: str, *, strict: bool, cache_dir: str) -> hf_datasets.Datase
         cache_dir=cache_dir,
         gen_kwargs={
             'path': os.path.abspath(path),
-            # Lists would be taken for shards.
+            # `datasets` treats a list as shards.
             'columns': tuple(columns),
             'bad': tuple(bad),
             'stamp': (stat.st_size, stat.st_mtime_ns),
         })
 
 
-def note_dropped(before: hf_datasets.Dataset, after: hf_datasets.Dataset, *, strict: bool) -> None:
-    """Looks for rows that ms-swift's preprocessors left out, of which they do not tell.
+def dropped_row_error(row_id: str) -> RowError:
+    """The error for a row that ms-swift's preprocessors have dropped."""
+    return RowError(row_id, "ms-swift's preprocessor drops it.", "Compare the row with ms-swift's data format.",
+                    'preprocessor')
+
+
+def check_dropped_rows(before: hf_datasets.Dataset, after: hf_datasets.Dataset, *, strict: bool) -> None:
+    """Finds the rows that ms-swift's preprocessors have silently dropped.
 
     Args:
-        before: Rows as they were read, with `ROW_COLUMN`.
-        after: What the preprocessors made of them.
-        strict: Whether such a row ends the run; otherwise all are logged and counted.
+        before: The rows as they were read, with `ROW_COLUMN`.
+        after: The output of the preprocessors.
+        strict: Whether a dropped row ends the run; otherwise all are logged and counted.
 
     Raises:
-        RowError: The first of them, with `strict`.
+        RowError: The first dropped row, with `strict`.
     """
     if len(before) == len(after):
         return
-    left = set(after[ROW_COLUMN]) if len(after) else set()
-    skips = Skips()
+    kept = set(after[ROW_COLUMN]) if len(after) else set()
+    skips = SkipCounter()
     for row_id in before[ROW_COLUMN]:
-        if row_id not in left:
-            error = RowError(row_id, "ms-swift's preprocessor leaves it out.",
-                             "Compare the row with ms-swift's data format.", 'preprocessor')
+        if row_id not in kept:
+            error = dropped_row_error(row_id)
             if strict:
                 raise error
             skips.add(error)

@@ -1,110 +1,111 @@
-"""Measured pieces of rows on disk, found by the content of the row. Knows nothing of templates or data sets."""
+"""A cache file of measured rows, keyed by the content of the row."""
 import hashlib
 import numpy as np
 import os
 from dataclasses import dataclass, field
 
-# The first bytes of a file; the number is that of its layout.
+# The first bytes of a file; the number is the version of its layout.
 _MAGIC = b'citrusv-lengths-1'
 _DIGEST_BYTES = 16
 _SUFFIX, _TEMPORARY = '.lengths', '.tmp'
-# A file holds the rows of the last run, and of earlier runs as many as fit below this number (some 40 bytes each).
+# A file holds the rows of the last run, and rows of earlier runs up to this number (some 40 bytes each).
 MAX_ROWS = 2**24
-# A folder holds the files of so many settings, the last used ones.
+# Files in a folder, one per set of settings; the least recently used ones are deleted.
 MAX_FILES = 8
 
 
-class DamagedCache(ValueError):
-    """A cache file that does not hold what was written to it."""
+class CorruptCacheError(ValueError):
+    """A cache file is truncated or changed."""
 
 
-def spread(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def concatenated_ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The integers of all ranges `[start, start + count)`, one after another, int64 `[sum(counts)]`."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Pieces of several rows.
+class MeasuredRows:
+    """The chunks of several rows.
 
     Attributes:
         keys: Key of each row, uint64 `[n, 2]`.
-        counts: Number of pieces of each row, int32 `[n]`.
-        pieces: `pieces.Piece` of all rows, one after another, int32 `[sum(counts), 4]`.
+        counts: Number of chunks of each row, int32 `[n]`.
+        chunks: The chunks (`chunks.Chunk`) of all rows in order, int32 `[sum(counts), 4]`.
     """
     keys: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.uint64))
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
-    pieces: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.int32))
+    chunks: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.int32))
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def take(self, rows: np.ndarray) -> 'Rows':
-        """The rows at the given places, int64 `[k]` or bool `[n]`, in that order."""
+    def take(self, rows: np.ndarray) -> 'MeasuredRows':
+        """The rows at these indices, int64 `[k]` or bool `[n]`, in that order."""
         starts = np.cumsum(self.counts, dtype=np.int64) - self.counts
         counts = self.counts[rows]
-        return Rows(self.keys[rows], counts, self.pieces[spread(starts[rows], counts)])
+        return MeasuredRows(self.keys[rows], counts, self.chunks[concatenated_ranges(starts[rows], counts)])
 
     @staticmethod
-    def joined(parts: list['Rows']) -> 'Rows':
-        parts = [Rows(), *parts]
-        return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in ('keys', 'counts', 'pieces')))
+    def concatenate(parts: list['MeasuredRows']) -> 'MeasuredRows':
+        parts = [MeasuredRows(), *parts]
+        names = ('keys', 'counts', 'chunks')
+        return MeasuredRows(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 class LengthCache:
     """The rows of one cache file, sorted by key.
 
     Args:
-        path: The file, which need not exist yet. None: nothing is kept.
-        rows: What it holds; by default what is read from it.
+        path: The file, which need not exist yet; None for a cache that keeps nothing.
+        rows: Its rows; read from the file where None.
 
     Raises:
-        DamagedCache: The file is not whole.
-        OSError: It cannot be read.
+        CorruptCacheError: The file is truncated or changed.
+        OSError: The file cannot be read.
     """
 
-    def __init__(self, path: str | None, rows: Rows | None = None) -> None:
+    def __init__(self, path: str | None, rows: MeasuredRows | None = None) -> None:
         self.path = path
         if rows is None:
-            rows = _read(path) if path is not None and os.path.exists(path) else Rows()
+            rows = _read(path) if path is not None and os.path.exists(path) else MeasuredRows()
         self.rows = rows
         self._starts = np.cumsum(self.rows.counts, dtype=np.int64) - self.rows.counts
         self._high = np.ascontiguousarray(self.rows.keys[:, 0])
         self._used = np.zeros(len(self.rows), dtype=bool)
 
     def find(self, keys: np.ndarray) -> np.ndarray:
-        """Where rows stand, int64 `[k]`, and -1 where they do not, for keys uint64 `[k, 2]`."""
+        """The indices of the rows with these keys, uint64 `[k, 2]`: int64 `[k]`, -1 for a row that is not there."""
         if not len(self.rows):
             return np.full(len(keys), -1)
-        # Two rows in 2^64 share half of a key by chance: the second of them is measured again.
-        places = np.minimum(np.searchsorted(self._high, keys[:, 0]), len(self.rows) - 1)
-        return np.where((self.rows.keys[places] == keys).all(axis=1), places, -1)
+        # By the first half of a key. Of two rows that share it (a chance of 2^-64), the second is measured again.
+        indices = np.minimum(np.searchsorted(self._high, keys[:, 0]), len(self.rows) - 1)
+        return np.where((self.rows.keys[indices] == keys).all(axis=1), indices, -1)
 
-    def pieces(self, place: int) -> np.ndarray:
-        """The pieces of the row that stands there, int32 `[p, 4]`."""
-        start = self._starts[place]
-        return self.rows.pieces[start:start + self.rows.counts[place]]
+    def chunks(self, index: int) -> np.ndarray:
+        """The chunks of the row at `index`, int32 `[c, 4]`."""
+        start = self._starts[index]
+        return self.rows.chunks[start:start + self.rows.counts[index]]
 
-    def mark_used(self, places: np.ndarray) -> None:
-        """Notes that this run needs the rows at these places, int64 `[k]`."""
-        self._used[places] = True
+    def mark_used(self, indices: np.ndarray) -> None:
+        """Marks the rows at these indices, int64 `[k]`, as used by this run."""
+        self._used[indices] = True
 
-    def add(self, new: Rows) -> None:
-        """Writes the file anew with `new` rows beside the old, in one step, so that no reader sees half of it.
+    def add(self, new: MeasuredRows) -> None:
+        """Adds rows to the file. It is replaced in one step, so no reader sees half of it.
 
-        Past `MAX_ROWS`, rows that this run did not need are left out, and past `MAX_FILES` the file of the folder that
-        was not used for the longest time is removed.
+        Above `MAX_ROWS`, rows that this run did not use are dropped; above `MAX_FILES`, the least recently used files
+        of the folder are deleted.
 
         Raises:
-            OSError: It cannot be written; the old file is left as it was.
+            OSError: The file cannot be written; the old one stays as it was.
         """
         if self.path is None or not len(new):
             return
         spare = np.flatnonzero(~self._used)[max(MAX_ROWS - len(new) - int(self._used.sum()), 0):]
         kept = np.ones(len(self.rows), dtype=bool)
         kept[spare] = False
-        rows = Rows.joined([self.rows.take(kept), new])
+        rows = MeasuredRows.concatenate([self.rows.take(kept), new])
         order = np.lexsort((rows.keys[:, 1], rows.keys[:, 0]))
         is_first = np.ones(len(order), dtype=bool)
         is_first[1:] = (rows.keys[order[1:]] != rows.keys[order[:-1]]).any(axis=1)
@@ -112,20 +113,20 @@ class LengthCache:
         _remove_old_files(os.path.dirname(self.path))
 
 
-def _arrays(num_rows: int, num_pieces: int) -> list[tuple[str, tuple[int, ...]]]:
-    """dtype and shape of what follows the header: keys, counts and pieces."""
-    return [('<u8', (num_rows, 2)), ('<i4', (num_rows, )), ('<i4', (num_pieces, 4))]
+def _arrays(num_rows: int, num_chunks: int) -> list[tuple[str, tuple[int, ...]]]:
+    """dtype and shape of what follows the header: keys, counts and chunks."""
+    return [('<u8', (num_rows, 2)), ('<i4', (num_rows, )), ('<i4', (num_chunks, 4))]
 
 
-def _read(path: str) -> Rows:
+def _read(path: str) -> MeasuredRows:
     with open(path, 'rb') as file:
         content = memoryview(file.read())
     body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
     if hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest() != digest or body[:len(_MAGIC)] != _MAGIC:
-        raise DamagedCache(f'{path} is not whole')
-    # The age of a file is that of its last use.
+        raise CorruptCacheError(f'{path} is truncated or changed')
+    # The modification time of a file is the time of its last use.
     os.utime(path)
-    # From here on, everything is as `_write` left it.
+    # The digest is right, so the layout is that of `_write`.
     offset = len(_MAGIC) + 16
     sizes = np.frombuffer(body[len(_MAGIC):offset], '<i8')
     arrays = []
@@ -133,15 +134,15 @@ def _read(path: str) -> Rows:
         array = np.frombuffer(body, dtype, count=int(np.prod(shape)), offset=offset).reshape(shape)
         offset += array.nbytes
         arrays.append(array)
-    return Rows(*arrays)
+    return MeasuredRows(*arrays)
 
 
-def _write(path: str, rows: Rows) -> None:
+def _write(path: str, rows: MeasuredRows) -> None:
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    arrays = (rows.keys, rows.counts, rows.pieces)
-    parts: list[bytes | memoryview] = [_MAGIC, np.array([len(rows), len(rows.pieces)], '<i8').tobytes()]
-    for array, (dtype, _) in zip(arrays, _arrays(len(rows), len(rows.pieces))):
+    arrays = (rows.keys, rows.counts, rows.chunks)
+    parts: list[bytes | memoryview] = [_MAGIC, np.array([len(rows), len(rows.chunks)], '<i8').tobytes()]
+    for array, (dtype, _) in zip(arrays, _arrays(len(rows), len(rows.chunks))):
         parts.append(np.ascontiguousarray(array, dtype).ravel().view(np.uint8).data)
     temporary = f'{path}.{os.getpid()}{_TEMPORARY}'
     try:
@@ -160,11 +161,11 @@ def _write(path: str, rows: Rows) -> None:
 def _remove_old_files(folder: str) -> None:
     ages = {}
     for entry in os.scandir(folder):
-        # A temporary file that grows old belongs to a run that was killed.
+        # An old temporary file belongs to a run that was killed.
         if entry.name.endswith((_SUFFIX, _TEMPORARY)):
             try:
                 ages[entry.path] = entry.stat().st_mtime
-            except FileNotFoundError:  # another run was faster
+            except FileNotFoundError:  # another run has deleted it
                 continue
     for path in sorted(ages, key=lambda path: ages[path])[:-MAX_FILES]:
         try:
@@ -174,6 +175,6 @@ def _remove_old_files(folder: str) -> None:
 
 
 def cache_path(folder: str, settings: str) -> str:
-    """The file for rows measured under `settings`, a text that names all that decides a length but the row itself."""
+    """The file of the rows measured under `settings`, a text with all that determines a length besides the row."""
     digest = hashlib.blake2b(settings.encode(), digest_size=_DIGEST_BYTES).hexdigest()
     return os.path.join(folder, digest + _SUFFIX)

@@ -1,4 +1,4 @@
-"""What decides the length of a row: a key of its content, and a text of all settings."""
+"""What determines the length of a row: a key of its content, and a text of all settings."""
 import hashlib
 import json
 import os
@@ -10,34 +10,37 @@ from pathlib import Path
 from qwen_vl_utils import vision_process
 from typing import Any
 
-from ..constants import PIECES_COLUMN, ROW_COLUMN
+from ..constants import CHUNKS_COLUMN, ROW_COLUMN
 from ..encoding.row_media import IMAGE_TAG
 from ..files.rules import FileRules, file_rules
 
 # ms-swift's name for the column of token counts.
 LENGTHS_COLUMN = 'lengths'
-# What a row is called, and what the length pass adds to it, is not its content.
-_NOT_CONTENT = (ROW_COLUMN, LENGTHS_COLUMN, PIECES_COLUMN)
-# The code that decides a length: modules of ours, and packages (PIL reads the headers).
+# The name of a row, and what the length pass adds to it, are not its content.
+_NOT_CONTENT = (ROW_COLUMN, LENGTHS_COLUMN, CHUNKS_COLUMN)
+# The code that determines a length: modules of this package, and other packages (PIL reads image headers).
 _SOURCES = ('encoding/template', 'encoding/chunks', 'encoding/row_length', 'encoding/row_media', 'files/dicom',
             'files/dicom_size', 'files/errors', 'files/images', 'files/medical', 'files/nifti', 'files/rules',
             'files/slices', 'rows/contract', 'rows/mask_format', 'rows/masks', 'training/length_keys')
 _PACKAGES = ('ms-swift', 'transformers', 'tokenizers', 'qwen-vl-utils', 'pillow')
 _PACKAGE = Path(__file__).parents[1]
-# Settings of the template that change no length.
-_NO_LENGTH = {
+# Settings of the template that do not change a length.
+_IRRELEVANT_SETTINGS = {
     'packing', 'padding_free', 'padding_side', 'sequence_parallel_size', 'use_megatron', 'input_side', 'mask_side'
 }
 
 
 def settings_text(template: Any) -> str:
-    """All that decides the length of a row beside the row itself, as JSON."""
+    """All that determines the length of a row besides the row itself, as JSON."""
     tokenizer, processor = template.tokenizer, template.processor
     constants = {name: value for name, value in vars(vision_process).items() if name.isupper()}
     versions = {name: version(name) for name in _PACKAGES} | {'swift-citrusv': _source_digest()}
-    # The state is without models and hooks, whose coming and going is no setting, and so is that of a cache.
+    # The pickled state has no models and no hooks, which are not settings. Neither are caches.
     state = template.__getstate__()
-    settings = {key: value for key, value in state.items() if key not in _NO_LENGTH and not key.endswith('_cache')}
+    settings = {
+        key: value
+        for key, value in state.items() if key not in _IRRELEVANT_SETTINGS and not key.endswith('_cache')
+    }
     return json.dumps(
         {
             'versions': versions,
@@ -54,7 +57,7 @@ def settings_text(template: Any) -> str:
 
 
 def _source_digest() -> str:
-    # A release number would be the same for two commits.
+    # Two commits may have the same version number.
     digest = hashlib.sha256()
     for name in _SOURCES:
         digest.update((_PACKAGE / f'{name}.py').read_bytes())
@@ -62,7 +65,7 @@ def _source_digest() -> str:
 
 
 def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those values that are JSON; models, caches and functions are no settings."""
+    """The values that JSON can hold; models, caches and functions are not settings."""
     plain = {}
     for name, value in values.items():
         try:
@@ -73,7 +76,7 @@ def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def row_key(row: dict[str, Any]) -> bytes:
-    """16 bytes that change when the row, or one of its image, video and mask files, does."""
+    """A key of 16 bytes, which changes with the row and with its image, video and mask files."""
     content = [(name, row[name]) for name in sorted(row) if name not in _NOT_CONTENT]
     text = json.dumps(content, ensure_ascii=False, default=_as_json)
     digest = hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16)
@@ -89,7 +92,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _file_names(row: dict[str, Any]) -> Iterator[str]:
-    """Every text of the row that may name an image, a video or a mask file; a row of any shape will do."""
+    """Every string of the row that may name an image, video or mask file. The row need not keep the row contract."""
     for column, value in row.items():
         if column.endswith(('images', 'videos')):
             yield from _texts(value)
@@ -102,11 +105,11 @@ def _file_names(row: dict[str, Any]) -> Iterator[str]:
 
 
 def _mask_files(masks: Any) -> Iterator[str]:
-    # JSON text, as it comes from Arrow. Most masks are RLEs, which name no file.
+    # JSON text in an Arrow column. Most masks are RLEs, without a file.
     if isinstance(masks, str):
         try:
             masks = json.loads(masks) if '"path"' in masks else None
-        except (ValueError, RecursionError):  # measuring will say so
+        except (ValueError, RecursionError):  # measuring reports it
             return
     for entry in masks if isinstance(masks, (list, tuple)) else ():
         if isinstance(entry, dict):
@@ -122,8 +125,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _stamp(name: str, rules: FileRules) -> tuple[int, int] | None:
-    """Size and time of the file that the name stands for; None where it stands for none."""
-    # A slice is named behind a '#' that the file's own name may have too.
+    """Size and modification time of the named file; None where there is no such file."""
+    # A slice is named behind a '#', but the file's own name may contain one too.
     base = name.rpartition('#')[0]
     for path in rules.places(name) + (rules.places(base) if base else []):
         try:

@@ -1,4 +1,4 @@
-"""`--loss_type citrusv`: token, Dice and BCE loss, normalised over the whole optimizer step, and its logs."""
+"""`--loss_type citrusv`: token, Dice and BCE loss, normalised over the whole optimizer step, and their logs."""
 import torch
 from dataclasses import fields
 from swift.loss import BaseLoss
@@ -11,12 +11,12 @@ from ..model.losses import LossWeights, combine, mask_losses, token_loss
 from ..model.overlap_metrics import dice_from_statistics, iou_from_statistics, mask_statistics
 from ..settings import Settings
 
-# Of `--eval_metric citrusv_seg`, beside dice, iou and ciou; distances in pixels of the targets.
+# The scores of `--eval_metric citrusv_seg` besides dice, iou and ciou; hd95 in pixels of the targets.
 _MASK_SCORES = ('precision', 'recall', 'nsd', 'hd95')
 
 
 class SumMetric(Metric):
-    """A count that is summed over the batches since the last log, and over the ranks."""
+    """A count, summed over the batches since the last log and over the ranks."""
     total: int
     updated: bool
 
@@ -35,12 +35,12 @@ class SumMetric(Metric):
             total = torch.tensor(self.total, dtype=torch.int64, device=self.device)
             torch.distributed.all_reduce(total)
             self.total = int(total)
-        # ms-swift leaves a None out of the log.
+        # ms-swift does not log None.
         return {'value': self.total if self.updated else None}
 
 
 class RatioMetric(Metric):
-    """The quotient of two sums over the batches since the last log, and over the ranks."""
+    """The ratio of two sums over the batches since the last log and over the ranks."""
     sums: list[float]
 
     def __init__(self, device: torch.device) -> None:
@@ -63,8 +63,8 @@ class RatioMetric(Metric):
 class CitrusVLoss(BaseLoss):
     """Equation 4 of Citrus-V over one optimizer step.
 
-    The token loss is the mean over the step's supervised tokens, the mask loss the mean over its masks: all ranks, all
-    accumulation steps. The two counts come from `patches`, since a single batch cannot know them.
+    The token loss is the mean over the supervised tokens of the step, the mask loss the mean over its masks, over all
+    ranks and accumulation steps. `plugin.trainer` counts both, because a batch does not contain the step's counts.
     """
 
     def __init__(self, args, trainer) -> None:
@@ -72,7 +72,7 @@ class CitrusVLoss(BaseLoss):
         settings = Settings.from_env()
         given = {f.name: getattr(settings, f'{f.name}_weight') for f in fields(LossWeights)}
         self.weights = LossWeights(**{name: value for name, value in given.items() if value is not None})
-        self.pictures_wanted = settings.eval_pictures
+        self.num_pictures = settings.eval_pictures
         # (image uint8 [3, S, S], target uint8 [m, m], logits [m, m]) of the first masks of an evaluation.
         self.pictures: list[tuple[Tensor, Tensor, Tensor]] = []
         self._num_masks: Any = None
@@ -80,12 +80,12 @@ class CitrusVLoss(BaseLoss):
         if args.world_size > 1 and not args.average_tokens_across_devices:
             raise ValueError('--average_tokens_across_devices false would normalise the loss on each rank by its own '
                              'tokens and masks; --loss_type citrusv normalises over all ranks. Leave it at true.')
-        # Every rank must know every name before the first log, or the ranks' reductions do not match.
+        # Every rank needs every name before the first log, or their reductions do not match.
         for mode in ('train', 'eval'):
             metrics = trainer.custom_metrics[mode]
             metrics['num_masks'] = SumMetric(args.device)
             for name in ('loss_token', 'loss_dice', 'loss_bce', *(('dice', 'iou') if mode == 'eval' else ())):
-                metrics[name]  # a defaultdict: looking makes it
+                metrics[name]  # a defaultdict: this creates it
         self._scores_masks = args.eval_metric == SEG_METRIC
         if self._scores_masks:
             metrics = trainer.custom_metrics['eval']
@@ -94,7 +94,7 @@ class CitrusVLoss(BaseLoss):
                 metrics[name]
 
     def observe(self, inputs: dict[str, Any], num_masks: Tensor | None) -> None:
-        """Called by the template with the batch that the next call is about."""
+        """Sets the batch of the next call; the template calls it."""
         self._num_masks = num_masks
         self._inputs = inputs
 
@@ -105,14 +105,14 @@ class CitrusVLoss(BaseLoss):
                  num_items_in_batch: Tensor | int | None = None,
                  loss_scale: Tensor | None = None,
                  **kwargs: Any) -> Tensor:
-        """The share of this batch in the loss of the step.
+        """The contribution of this batch to the loss of the step.
 
         Args:
-            outputs: A `CitrusVOutput`; logits [B, K, V], which predict the next position's label, and the last ones
-                the first label: see `pieces.carry_labels`.
+            outputs: A `CitrusVOutput`; its logits [B, K, V] predict the label of the next position, and the last ones
+                the first label: see `chunks.carry_labels`.
             labels: [B, K].
-            num_items_in_batch: Supervised tokens of the step; those of this batch where None.
-            loss_scale: ms-swift's weights of the tokens, already aligned with the logits and flat [B * K].
+            num_items_in_batch: Supervised tokens of the step; counted in this batch where None.
+            loss_scale: ms-swift's weights of the tokens, aligned with the logits, flat [B * K].
         """
         logits = outputs.logits
         targets = labels.roll(-1, -1).flatten().to(logits.device)
@@ -124,7 +124,7 @@ class CitrusVLoss(BaseLoss):
         num_tokens = supervised.sum() if num_items_in_batch is None else num_items_in_batch
         num_masks = len(dice) if self._num_masks is None else self._num_masks
         loss = combine(tokens.sum(), dice.sum(), bce.sum(), num_tokens, num_masks, self.weights)
-        # One that is not finite would hide all others in the means; `nonfinite` names its rows.
+        # A non-finite loss would make the means NaN; `nonfinite` names its rows.
         if bool(loss.isfinite()) or not self.trainer.model.training:
             self._log(outputs, tokens[supervised].detach(), dice.detach(), bce.detach())
         self._num_masks = self._inputs = None
@@ -155,10 +155,10 @@ class CitrusVLoss(BaseLoss):
                 metrics[name].update([values[name]])
 
     def _keep_pictures(self, outputs) -> None:
-        room = self.pictures_wanted - len(self.pictures)
-        if room <= 0 or len(outputs.mask_rows) == 0 or self._inputs is None:
+        num_left = self.num_pictures - len(self.pictures)
+        if num_left <= 0 or len(outputs.mask_rows) == 0 or self._inputs is None:
             return
-        asked = self._inputs['mask_token_index'] >= 0
-        images = self._inputs['g_pixel_values'][outputs.mask_rows, self._inputs['mask_image_index'][asked]]
-        for image, target, logits in list(zip(images, outputs.mask_targets, outputs.mask_logits))[:room]:
+        is_mask = self._inputs['mask_token_index'] >= 0
+        images = self._inputs['g_pixel_values'][outputs.mask_rows, self._inputs['mask_image_index'][is_mask]]
+        for image, target, logits in list(zip(images, outputs.mask_targets, outputs.mask_logits))[:num_left]:
             self.pictures.append((image.cpu(), target.cpu(), logits.detach().float().cpu()))

@@ -1,4 +1,4 @@
-"""`--optimizer citrusv`: a learning rate for each part of the model, checked, and printed before the first step."""
+"""`--optimizer citrusv`: a learning rate for each part of the model, checked and logged before the first step."""
 import json
 import os
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ _PEFT_PREFIX = 'base_model.model.'
 
 
 @dataclass
-class Part:
-    """A part of the model: the parameters whose names start so, and their learning rate."""
+class ModelPart:
+    """The parameters whose names have one of the prefixes, and their learning rate."""
     name: str
     prefixes: tuple[str, ...]
     lr: float
-    # The flag that sets the learning rate, where the user set it.
+    # The flag that sets the learning rate; None where the user has not set it.
     lr_flag: str | None
     parameters: list[tuple[str, nn.Parameter]] = field(default_factory=list)
     num_total: int = 0
@@ -32,22 +32,22 @@ class Part:
 
 
 def _size(parameter: nn.Parameter) -> int:
-    # Under ZeRO-3 a parameter is empty until it is gathered.
+    # Under ZeRO-3, a parameter is empty until it is gathered.
     return getattr(parameter, 'ds_numel', parameter.numel())
 
 
-def split_parameters(model: nn.Module, parts: list[Part]) -> None:
-    """Fills `parts` with the model's trainable parameters; the first part whose prefix fits takes a parameter.
+def split_parameters(model: nn.Module, parts: list[ModelPart]) -> None:
+    """Assigns each trainable parameter to the first part with a matching prefix.
 
     Raises:
-        ValueError: A trainable parameter fits no part, nothing is trained, or a learning rate was set for a part in
-            which nothing is trained.
+        ValueError: A trainable parameter matches no part, nothing is trainable, or a learning rate is set for a part
+            without trainable parameters.
     """
-    homeless = []
+    unassigned = []
     for name, parameter in model.named_parameters():
         plain = name.removeprefix(_PEFT_PREFIX)
         if '.original_module.' in plain:
-            # What PEFT's modules_to_save keeps beside the copy that it trains.
+            # The frozen original that PEFT's modules_to_save keeps beside the trained copy.
             continue
         part = next((part for part in parts if plain.startswith(part.prefixes)), None)
         if part is not None:
@@ -55,25 +55,25 @@ def split_parameters(model: nn.Module, parts: list[Part]) -> None:
             if parameter.requires_grad:
                 part.parameters.append((name, parameter))
         elif parameter.requires_grad:
-            homeless.append(name)
-    if homeless:
+            unassigned.append(name)
+    if unassigned:
         raise ValueError(
-            f'{len(homeless)} trainable parameters belong to no optimizer group: {", ".join(homeless[:5])}. '
+            f'{len(unassigned)} trainable parameters belong to no optimizer group: {", ".join(unassigned[:5])}. '
             f'Groups: {", ".join(part.name for part in parts)}. Freeze them with --freeze_parameters.')
     if not any(part.parameters for part in parts):
         raise ValueError('No parameter is trainable. Check --freeze_llm, --freeze_vit, --freeze_aligner and '
                          '--freeze_parameters.')
     for part in parts:
         if part.lr_flag is not None and not part.parameters:
-            # ms-swift has no --freeze_... flag for what is ours.
+            # ms-swift has no --freeze_... flag for the segmentation modules.
             switch = '' if part.name == 'segmentation' else f'--freeze_{part.name.lower()} false, or '
             raise ValueError(
-                f'{part.lr_flag}={part.lr:g} is set, but nothing of the {part.name} is trained. Unfreeze it '
+                f'{part.lr_flag}={part.lr:g} is set, but the {part.name} has no trainable parameter. Unfreeze it '
                 f'({switch}take it out of --freeze_parameters), or remove {part.lr_flag}.')
 
 
-def training_table(parts: list[Part]) -> str:
-    """What trains at which learning rate, as text for the log."""
+def training_table(parts: list[ModelPart]) -> str:
+    """A table of the parts, their parameters and learning rates, for the log."""
     lines = [f'{"part":<14}{"trained":>15}{"of":>15}{"tensors":>9}  learning rate']
     for part in parts:
         rate = f'{part.lr:g}' if part.parameters else 'frozen'
@@ -82,9 +82,9 @@ def training_table(parts: list[Part]) -> str:
 
 
 class CitrusVOptimizerCallback(OptimizerCallback):
-    """Groups parameters into LLM, ViT, aligner and segmentation (table 4 of the paper)."""
+    """Groups parameters into LLM, ViT, aligner and segmentation (paper, table 4)."""
 
-    def parts(self, model: nn.Module) -> list[Part]:
+    def parts(self, model: nn.Module) -> list[ModelPart]:
         args = self.args
         arch = model.model_meta.model_arch
         seg_lr = Settings.from_env().seg_lr
@@ -96,10 +96,10 @@ class CitrusVOptimizerCallback(OptimizerCallback):
             return None if value is None else name
 
         return [
-            Part('aligner', tuple(arch.aligner), rate(args.aligner_lr), flag(args.aligner_lr, '--aligner_lr')),
-            Part('ViT', tuple(arch.vision_tower), rate(args.vit_lr), flag(args.vit_lr, '--vit_lr')),
-            Part('segmentation', SEGMENTATION_MODULES, rate(seg_lr), flag(seg_lr, 'seg_lr')),
-            Part('LLM', tuple(arch.language_model), args.learning_rate, None),
+            ModelPart('aligner', tuple(arch.aligner), rate(args.aligner_lr), flag(args.aligner_lr, '--aligner_lr')),
+            ModelPart('ViT', tuple(arch.vision_tower), rate(args.vit_lr), flag(args.vit_lr, '--vit_lr')),
+            ModelPart('segmentation', SEGMENTATION_MODULES, rate(seg_lr), flag(seg_lr, 'seg_lr')),
+            ModelPart('LLM', tuple(arch.language_model), args.learning_rate, None),
         ]
 
     def create_optimizer(self, model=None) -> Optimizer:

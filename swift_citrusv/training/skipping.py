@@ -1,35 +1,35 @@
-"""`--strict false` while training: a row that cannot be used leaves its batch, and no other row takes its place.
+"""`--strict false` during training: a bad row leaves its batch, and no other row replaces it.
 
-Most bad rows are found before the training: by the check of every line, and in packed runs by the length pass, which
-opens every file. What only pixels tell (a JPEG cut short, a broken RLE) is found when the row's turn comes. ms-swift
-then trains on a random other row, which so counts twice. Here the row's error stands in its place, the batch goes on
-with the others, and the losses of the step, which are means over its tokens and masks, are those of the rows that are
-left. A batch of which nothing is left gives its rank a row without targets, so that no rank waits for it.
+Most bad rows are found before training: by the check of every line, and in packed runs by the length pass, which opens
+every file. Errors in the pixels (a truncated JPEG, a broken RLE) are found when the row is encoded. ms-swift then
+trains on a random other row, which counts twice. Here the row is replaced by its error, and its batch has one row less.
+The losses are means over the tokens and masks of a step, so they are those of the remaining rows. A batch without any
+good row becomes one row without supervision, so that no rank waits for another.
 
-An evaluation has no such means, and its batches weigh alike: its bad rows are taken out before the training starts.
+In an evaluation all batches have the same weight, so its bad rows are removed before training starts.
 """
-import torch.distributed as dist
 from collections.abc import Iterator
 from datasets import Dataset as HfDataset
 from swift.dataset.utils import LazyLLMDataset
 from swift.template import MaxLengthError
-from swift.utils import get_logger, is_dist, is_master
+from swift.utils import get_logger
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from typing import Any
 
-from ..constants import LEFT_OUT_KEY
-from ..encoding.skipped import left_out
+from ..constants import SKIPPED_KEY
+from ..encoding.skipped import skipped_row
 from ..errors import RowError
-from ..rows.skips import Skips
+from ..rows.skips import SkipCounter
+from .rank_sync import gather, run_on_rank_0
 
 logger = get_logger()
-# Errors of another rank that rank 0 repeats at the end of an epoch.
+# Errors of another rank that rank 0 logs at the end of an epoch.
 _MAX_REPEATED = 20
 
 
-class LenientDataset(LazyLLMDataset):
-    """Rows that are encoded when they are asked for; in the place of one that cannot be, its error.
+class SkippingDataset(LazyLLMDataset):
+    """Encodes a row when it is read; a row that cannot be encoded is replaced by its error (`encoding.skipped`).
 
     Args:
         dataset: The rows.
@@ -37,7 +37,7 @@ class LenientDataset(LazyLLMDataset):
     """
 
     def __init__(self, dataset: HfDataset, template: Any) -> None:
-        # Nothing of ms-swift's: it would draw a list of rows to take the place of others.
+        # Without super().__init__(), which would draw the rows that replace others.
         self.dataset = dataset
         self.template = template
         self.strict = False
@@ -48,23 +48,23 @@ class LenientDataset(LazyLLMDataset):
         try:
             return self.template.encode(self.dataset[index], return_length=True)
         except (RowError, MaxLengthError) as e:
-            return left_out(e)
+            return skipped_row(e)
 
 
-class LeftOut:
-    """The rows that a trainer on this rank has left out since the last report."""
+class SkippedRows:
+    """The rows that the trainer of this rank has skipped since the last report."""
 
     def __init__(self) -> None:
-        self.skips = Skips()
+        self.skips = SkipCounter()
         self.errors: list[str] = []
 
     @classmethod
-    def of(cls, trainer: Any) -> 'LeftOut':
-        """That of a trainer, made when it is first asked for."""
-        left = getattr(trainer, '_citrusv_left_out', None)
-        if left is None:
-            left = trainer._citrusv_left_out = cls()
-        return left
+    def of(cls, trainer: Any) -> 'SkippedRows':
+        """The skipped rows of a trainer; none at first."""
+        rows = getattr(trainer, '_citrusv_skipped_rows', None)
+        if rows is None:
+            rows = trainer._citrusv_skipped_rows = cls()
+        return rows
 
     def add(self, errors: list[Exception]) -> None:
         for error in errors:
@@ -72,15 +72,12 @@ class LeftOut:
             self.errors = [*self.errors, str(error)][:_MAX_REPEATED]
 
     def report(self, trainer: Any) -> None:
-        """Says how many rows were left out on all ranks, by kind, and starts to count anew. All ranks call it."""
+        """Logs how many rows all ranks have skipped, by kind, and resets the count. All ranks call it."""
         if getattr(trainer.train_dataset, 'strict', True):
             return
-        gathered: list[Any] = [(self.skips.counts, self.errors)]
-        if trainer.args.world_size > 1:
-            gathered = [None] * trainer.args.world_size
-            dist.all_gather_object(gathered, (self.skips.counts, self.errors))
-        self.skips, self.errors = Skips(), []
-        total = Skips()
+        gathered = gather((self.skips.counts, self.errors), trainer.args.world_size)
+        self.skips, self.errors = SkipCounter(), []
+        total = SkipCounter()
         for rank, (counts, errors) in enumerate(gathered):
             total.counts += counts
             if rank != trainer.args.process_index and trainer.is_world_process_zero():
@@ -93,27 +90,23 @@ class LeftOut:
 # ---- evaluation
 
 
-class _Verdicts(Dataset):
-    """For each row None, or why it cannot be used."""
+class _EncodeErrors(Dataset):
+    """For each row the error that encoding it raises, or None."""
 
     def __init__(self, dataset: HfDataset, template: Any) -> None:
-        self.rows = LenientDataset(dataset, template)
+        self.rows = SkippingDataset(dataset, template)
 
     def __getitem__(self, index: int) -> Exception | None:
-        return self.rows[index].get(LEFT_OUT_KEY)
+        return self.rows[index].get(SKIPPED_KEY)
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
-def _as_is(item: Any) -> Any:
-    return item
+def select_usable_rows(template: Any, dataset: HfDataset, num_proc: int = 1) -> HfDataset:
+    """The rows of a dataset that can be encoded; the others are logged, and counted by kind.
 
-
-def usable_rows(template: Any, dataset: HfDataset, num_proc: int = 1) -> HfDataset:
-    """The rows of a data set that can be encoded; the others are logged, and counted by kind.
-
-    In a distributed run rank 0 looks at them and tells the others.
+    In a distributed run, rank 0 encodes them and sends the result to the other ranks.
 
     Args:
         template: A `CitrusVTemplate`.
@@ -121,21 +114,19 @@ def usable_rows(template: Any, dataset: HfDataset, num_proc: int = 1) -> HfDatas
         num_proc: Processes.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No row can be encoded.
     """
-    kept = [list(_usable(template, dataset, num_proc))] if is_master() else [None]
-    if is_dist() and dist.is_initialized():
-        dist.broadcast_object_list(kept)
-    if not kept[0]:
+    kept = run_on_rank_0(lambda: list(_usable_rows(template, dataset, num_proc)), ())
+    if not kept:
         raise ValueError(f'None of the {len(dataset)} rows for evaluation can be used: see the warnings above.')
-    return dataset if len(kept[0]) == len(dataset) else dataset.select(kept[0])
+    return dataset if len(kept) == len(dataset) else dataset.select(kept)
 
 
-def _usable(template: Any, dataset: HfDataset, num_proc: int) -> Iterator[int]:
-    verdicts = DataLoader(
-        _Verdicts(dataset, template), batch_size=None, collate_fn=_as_is, num_workers=num_proc if num_proc > 1 else 0)
-    skips = Skips()
-    for i, error in enumerate(tqdm(verdicts, desc='Checking the evaluation', unit=' rows')):
+def _usable_rows(template: Any, dataset: HfDataset, num_proc: int) -> Iterator[int]:
+    encode_errors = DataLoader(
+        _EncodeErrors(dataset, template), batch_size=None, num_workers=num_proc if num_proc > 1 else 0)
+    skips = SkipCounter()
+    for i, error in enumerate(tqdm(encode_errors, desc='Checking the evaluation', unit=' rows')):
         if error is None:
             yield i
         else:

@@ -2,3 +2,6 @@
 
 It never imports ms-swift; whatever answers for a slice is passed in.
 """
+from .volume import Volume
+
+__all__ = ['Volume']

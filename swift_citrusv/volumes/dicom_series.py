@@ -5,12 +5,12 @@ import os
 from tqdm import tqdm
 from typing import Any, NamedTuple
 
-from ..files.dicom import DicomFile, reading_dicom
+from ..files.dicom import DicomFile, dicom_errors
 from ..files.errors import FileError
-from ..files.medical import DICOM, kind_of
+from ..files.medical import DICOM, medical_format
 from ..files.rules import FileRules
-from ..files.slices import PlaneView
-from ..files.windowing import AUTO, Window, grey_values
+from ..files.slices import SliceOrientation
+from ..files.windowing import AUTO, Window, apply_window
 
 # From DICOM's patient coordinates (to the left, the back and the head) to RAS+.
 _LPS_TO_RAS = np.diag([-1., -1., 1., 1.])
@@ -70,16 +70,16 @@ class DicomSeries:
 
     # ---- what it shows
 
-    def view(self, plane: str | None) -> PlaneView:
+    def view(self, plane: str | None) -> SliceOrientation:
         """The view of a plane; without one, the frames as they are stored."""
         if plane is None:
-            return PlaneView(self.shape)
+            return SliceOrientation(self.shape)
         if self.affine is None:
             raise FileError(f'it has no plane {plane!r}: {self.no_affine}', 'Leave the plane out, to take its images '
                             'as they are.', 'medical-file')
-        return PlaneView.of(self.affine, self.shape, plane)
+        return SliceOrientation.of(self.affine, self.shape, plane)
 
-    def image(self, view: PlaneView, index: int, window: str | Window | None, default: str | Window) -> np.ndarray:
+    def image(self, view: SliceOrientation, index: int, window: str | Window | None, default: str | Window) -> np.ndarray:
         """A slice as it is shown: uint8 [h, w], or [h, w, 3] of colours.
 
         A frame has the window that it has as a file of its own; a slice across frames has that of the first of them, or
@@ -96,7 +96,7 @@ class DicomSeries:
                 'a slice across its images cannot be shown: ' +
                 ('they have colours' if file.colours else 'they are windowed by a table'),
                 'Leave the plane out, or name a window.', 'medical-file')
-        grey = grey_values(np.moveaxis(self._loaded(), view.axis, 0)[place], chosen)
+        grey = apply_window(np.moveaxis(self._loaded(), view.axis, 0)[place], chosen)
         return view.show(255 - grey if file.photometric == 'MONOCHROME1' else grey)
 
     def _loaded(self) -> np.ndarray:
@@ -113,7 +113,7 @@ class DicomSeries:
         names = [os.path.join(path, name) for name in sorted(os.listdir(path))]
         names = [name for name in names if os.path.isfile(name) and os.path.getsize(name)]
         for name in tqdm(names, 'Reading headers', unit=' files', leave=False, delay=1):
-            if kind_of(name) != DICOM:
+            if medical_format(name) != DICOM:
                 self.skipped += 1
                 continue
             try:
@@ -153,7 +153,7 @@ class DicomSeries:
                     f'{heights[same[0]]:g} mm): phases, or copies', 'Put those of one phase into a folder '
                     'of their own.', 'medical-file')
         elif all(position is None for position in positions):
-            with reading_dicom():
+            with dicom_errors():
                 self.frames.sort(key=lambda frame: int(frame.file.header.get('InstanceNumber') or 0))
         else:
             raise FileError('some of its images have a position, and some have none', 'Put those that belong together '
@@ -177,7 +177,7 @@ class DicomSeries:
                 return None, 'its images lie in one place'
         else:
             header = first.file.header
-            with reading_dicom():
+            with dicom_errors():
                 thickness = float(header.get('SpacingBetweenSlices') or header.get('SliceThickness') or 1)
             step = np.cross(directions[:3], directions[3:]) * thickness
         affine = np.eye(4)
@@ -197,7 +197,7 @@ def _frame(file: DicomFile, number: int) -> Frame:
         array = np.array([float(part) for part in value])
         return array if np.isfinite(array).all() else None
 
-    with reading_dicom():
+    with dicom_errors():
         return Frame(file, number, numbers('PlanePositionSequence', 'ImagePositionPatient', 3),
                      numbers('PlaneOrientationSequence', 'ImageOrientationPatient', 6),
                      numbers('PixelMeasuresSequence', 'PixelSpacing', 2))

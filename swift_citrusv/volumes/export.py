@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..files.errors import medical_package
+from ..files.errors import import_medical
 
 NIFTI_SUFFIXES = ('.nii', '.nii.gz')
 DICOM_SUFFIXES = ('.dcm', )
@@ -64,7 +64,7 @@ def write_nifti(path: str | os.PathLike, labels: np.ndarray, affine: np.ndarray 
         like: nibabel's header of the volume that it belongs to; then position and orientation are that header's own
             bytes, and `affine` is not used.
     """
-    nibabel = medical_package('nibabel')
+    nibabel = import_medical('nibabel')
     if like is None:
         code = 'aligned' if affine is None else 'scanner'
         # To the right is the patient's left, and down is the back.
@@ -112,7 +112,7 @@ def write_dicom_seg(path: str | os.PathLike,
     Raises:
         ValueError: The source cannot have a segmentation; it says why.
     """
-    hd, seg = medical_package('highdicom'), medical_package('highdicom.seg')
+    hd, seg = import_medical('highdicom'), import_medical('highdicom.seg')
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
     algorithm = hd.AlgorithmIdentificationSequence(_MODEL, codes.DCM.ArtificialIntelligence, __version__, source=_MAKER)

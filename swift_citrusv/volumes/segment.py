@@ -23,11 +23,11 @@ class SliceAnswer(Protocol):
 
 
 # As `CitrusVPipeline.batch`: pairs of an image and a question in, an answer for each out.
-Segmenter = Callable[[list[tuple[Any, str]]], Iterable[Any]]
+AnswerSlices = Callable[[list[tuple[Any, str]]], Iterable[Any]]
 
 
 def segment_volume(volume: Volume,
-                   segment: Segmenter,
+                   segment: AnswerSlices,
                    prompt: str,
                    *,
                    batch_size: int = 8,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..files.errors import FileError
-from ..files.medical import NIFTI, Selection, kind_of
+from ..files.medical import NIFTI, SliceSelection, medical_format
 from ..files.rules import file_rules
 from .export import NIFTI_SUFFIXES, count_labels, label_type, mask_suffix, write_legend, write_nifti
 from .volume import Volume
@@ -29,11 +29,11 @@ def save_masks(reference: str, masks: Mapping[str, np.ndarray], path: str | os.P
     """
     rules = file_rules()
     name, fragment = rules.image_path(reference)
-    kind = kind_of(name)
+    kind = medical_format(name)
     if kind is None:
         return _save_plain(name, masks, path)
     try:
-        selection = Selection.parse(fragment, kind)
+        selection = SliceSelection.parse(fragment, kind)
     except FileError as e:
         raise ValueError(f'{reference}: {e}. {e.remedy.rstrip(".")}.') from e
     volume = Volume(name, selection.plane, volume=selection.volume, rules=rules)

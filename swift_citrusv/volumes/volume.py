@@ -16,11 +16,11 @@ from PIL import Image
 from typing import Any
 
 from ..files.errors import FileError
-from ..files.medical import NIFTI, check_pixels, chosen, kind_of
+from ..files.medical import NIFTI, check_slice_size, select_index, medical_format
 from ..files.nifti import NiftiFile
 from ..files.rules import FileRules, file_rules
-from ..files.slices import PLANES, PlaneView
-from ..files.windowing import FORMS, Window, as_rgb, parse_window
+from ..files.slices import PLANES, SliceOrientation
+from ..files.windowing import WINDOW_FORMS, Window, rgb_image, parse_window
 from .dicom_series import DicomSeries
 from .export import NIFTI_SUFFIXES, count_labels, label_type, mask_suffix, write_dicom_seg, write_legend, write_nifti
 
@@ -35,7 +35,7 @@ class Volume:
         path: The file or folder.
         plane: 'axial', 'coronal' or 'sagittal' (see `planes`). Default: axial for NIfTI, for DICOM the images as they
             are stored.
-        window: As `windows.FORMS`; by default the setting `image_window`.
+        window: As `windows.WINDOW_FORMS`; by default the setting `image_window`.
         volume: Which volume of several (NIfTI), counted from 0.
         series: The SeriesInstanceUID, where a folder holds several series.
         rules: What may be opened; by default the rules of this run.
@@ -63,7 +63,7 @@ class Volume:
         with self._told():
             self._window = None if window is None else _parsed(window)
             self._source: NiftiFile | DicomSeries
-            if os.path.isdir(self.path) or kind_of(self.path) != NIFTI:
+            if os.path.isdir(self.path) or medical_format(self.path) != NIFTI:
                 if volume is not None:
                     raise FileError(f'it is no NIfTI file, and has no volume {volume}', 'Leave the volume out.',
                                     'image-fragment')
@@ -72,11 +72,11 @@ class Volume:
             else:
                 self._source = NiftiFile(self.path, self._rules)
                 plane = plane or PLANES[0]
-                self._view = PlaneView.of(self._source.affine, self._source.shape, plane)
-                self._volume = chosen('volume', volume, self._source.num_volumes, NIFTI, 'volumes')
+                self._view = SliceOrientation.of(self._source.affine, self._source.shape, plane)
+                self._volume = select_index('volume', volume, self._source.num_volumes, NIFTI, 'volumes')
                 self._source.load(self._volume)
             self.plane = plane
-            check_pixels(self._view.size, self._rules)
+            check_slice_size(self._view.size, self._rules)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -107,8 +107,8 @@ class Volume:
         with self._told():
             if isinstance(self._source, NiftiFile):
                 window = self._window or self._rules.default_window
-                return as_rgb(self._source.image(self._view, index, self._volume, window))
-            return as_rgb(self._source.image(self._view, index, self._window, self._rules.default_window))
+                return rgb_image(self._source.image(self._view, index, self._volume, window))
+            return rgb_image(self._source.image(self._view, index, self._window, self._rules.default_window))
 
     # ---- masks
 
@@ -267,4 +267,4 @@ def _parsed(window: str) -> str | Window:
     try:
         return parse_window(window)
     except ValueError as e:
-        raise FileError(str(e), FORMS, 'image-window') from None
+        raise FileError(str(e), WINDOW_FORMS, 'image-window') from None

@@ -1,4 +1,4 @@
-"""The page of `swift app`, in a real browser where there is one: asked, looked at, and what it gives away compared."""
+"""The page of `swift app` in a headless browser: answers, masks and downloads equal those of the pipeline."""
 import gzip
 import io
 import json
@@ -7,35 +7,23 @@ import nibabel
 import numpy as np
 import os
 import pytest
-import shutil
-import sys
 import threading
 import time
 import torch
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from PIL import Image
 from support import scans
+from support.page import BROWSER, DESKTOP, PHONE, Visitor
 from support.requests_with_images import picture
 from typing import Any
 from unittest import mock
 
-from swift_citrusv.app.downloads import download
-from swift_citrusv.app.session import Session
-from swift_citrusv.app.texts import CHINESE, ENGLISH
-from swift_citrusv.app.uploads import Cut
-from swift_citrusv.app.view import answer_html, legend_html, view_html
-from swift_citrusv.cli.main import main
 from swift_citrusv.constants import SEG_TOKEN
-from swift_citrusv.files.rules import FileRules
 from swift_citrusv.inference.overlays import mask_colour
-from swift_citrusv.inference.results import MaskResult, box_of, encode_rle
 from swift_citrusv.pipeline import Answer
 
 MAX_TOKENS = 24
-DESKTOP, PHONE = {'width': 1280, 'height': 800}, {'width': 390, 'height': 844}
-BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 in_browser = pytest.mark.skipif(BROWSER is None, reason='no browser here: apt-get install chromium')
 
 # ---- a server and a browser
@@ -66,16 +54,16 @@ def served(talkative_checkpoint) -> Iterator[Served]:
             super().__init__(*args)
             found['server'] = self
 
-    def serve_and_tell(pipe: Any, listener: Any, **settings: Any) -> None:
+    def serve_and_record(pipe: Any, listener: Any, **settings: Any) -> None:
         found.update(pipe=pipe, port=listener.getsockname()[1])
         serve(pipe, listener, **settings)
 
-    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ):  # ms-swift writes into it
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ):  # ms-swift changes it
         patch.setattr(uvicorn, 'Server', Server)
-        patch.setattr(app_server, 'serve', serve_and_tell)
-        # Relative names of data sets start elsewhere; uploads have nothing to do with that.
+        patch.setattr(app_server, 'serve', serve_and_record)
+        # Uploads do not depend on the root folder of datasets.
         os.environ['DATA_ROOT'] = os.path.dirname(talkative_checkpoint)
-        # Gradio keeps what a visitor has left for a second, and not for an hour.
+        # Gradio deletes the state of a closed page after a second instead of an hour.
         os.environ['GRADIO_IS_E2E_TEST'] = '1'
         app = SwiftApp([
             '--model', talkative_checkpoint, '--model_type', 'citrusv', '--torch_dtype', 'float32', '--device_map',
@@ -101,63 +89,6 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-class Visitor:
-    """Somebody at the page."""
-
-    def __init__(self, browser: Any, url: str, viewport: dict[str, int]) -> None:
-        self.context = browser.new_context(viewport=viewport)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(120000)
-        self.asked: list[str] = []
-        self.errors: list[str] = []
-        self.page.on('request', lambda request: self.asked.append(request.url))
-        self.page.on('pageerror', lambda error: self.errors.append(str(error)))
-        # There is no net here, whatever the machine has.
-        self.context.route(lambda found: not found.startswith((url, 'blob:', 'data:')), lambda route: route.abort())
-        self.response = self.page.goto(url)
-        self.page.wait_for_selector('#cv-question textarea')
-
-    def upload(self, *files: Any) -> None:
-        count = self.page.locator('.cv-base').count() if self.page.locator('.cv-fill').count() == 0 else 0
-        self.page.set_input_files('#cv-files input[type=file]', [str(file) for file in files])
-        self.page.wait_for_function('count => document.querySelectorAll(".cv-base").length > count '
-                                    '&& !document.querySelector(".cv-fill")', arg=count)  # yapf: disable
-
-    def ask(self, question: str) -> None:
-        """Asks, and waits for the whole answer."""
-        bot = self.page.locator('#cv-chat [data-testid=bot]')
-        count = bot.count()
-        self.page.fill('#cv-question textarea', question)
-        self.page.click('#cv-ask')
-        self.page.wait_for_function('n => document.querySelectorAll("#cv-chat [data-testid=bot]").length > n '
-                                    '&& !document.querySelector("#cv-chat .cv-caret")', arg=count)  # yapf: disable
-        self.page.wait_for_selector('#cv-ask', state='visible')
-
-    def choose(self, element: str, value: str) -> None:
-        """Types into a slider or a list."""
-        field = self.page.locator(f'{element} input:not([type=range])')
-        field.fill(value)
-        field.press('Enter')
-        field.blur()
-
-    def save(self, kind: str) -> tuple[str, bytes]:
-        with self.page.expect_download() as waiting:
-            self.page.click(f'a.cv-download[data-kind={kind}]')
-        with open(waiting.value.path(), 'rb') as file:
-            return waiting.value.suggested_filename, file.read()
-
-    def problem(self, start: str) -> str:
-        """Waits for a message."""
-        message = self.page.get_by_role('alert').filter(has_text=start)
-        message.wait_for()
-        return message.inner_text()
-
-    def chips(self) -> list[tuple[str, str]]:
-        """Text and colour of those of the last answer."""
-        return self.page.locator('#cv-chat [data-testid=bot]').last.locator('mark').evaluate_all(
-            'marks => marks.map(mark => [mark.textContent, getComputedStyle(mark).backgroundColor])')
-
-
 @pytest.fixture
 def visit(browser, served) -> Iterator[Any]:
     visitors = []
@@ -169,12 +100,12 @@ def visit(browser, served) -> Iterator[Any]:
     yield new
     for visitor in visitors:
         assert not visitor.errors
-        assert not [url for url in visitor.asked if not url.startswith((served.url, 'blob:', 'data:'))]
+        assert not [url for url in visitor.requested if not url.startswith((served.url, 'blob:', 'data:'))]
         visitor.context.close()
 
 
 def answered(served: Served, images: Any, prompt: Any) -> Answer:
-    """What the pipeline says, without the blanks that ms-swift takes off the beginning of a stream."""
+    """The answer of the pipeline, without the leading spaces that ms-swift strips from a stream."""
     answer = served.pipe(images, prompt, max_tokens=MAX_TOKENS)
     return replace(answer, text=answer.text.lstrip())
 
@@ -186,7 +117,7 @@ def image_of(content: bytes) -> Image.Image:
 
 
 def painted(image: Image.Image, masks: list[tuple[int, np.ndarray]], opacity: float) -> tuple[np.ndarray, np.ndarray]:
-    """An image under tints, one after another; and where no outline can be, [h, w]."""
+    """The image with the masks blended over it in order, and the pixels [h, w] that no outline can cover."""
     values, inner = np.array(image, np.float64), np.ones((image.height, image.width), bool)
     for number, mask in masks:
         values[mask > 0] = (1 - opacity) * values[mask > 0] + opacity * np.array(mask_colour(number))
@@ -210,7 +141,7 @@ def assert_overlay(content: bytes, image: Image.Image, masks: list[tuple[int, np
 
 
 @in_browser
-def test_ask_look_and_save(visit, served, tmp_path):
+def test_ask_view_and_download(visit, served, tmp_path):
     image, question = picture(2, 120, 90), 'Segment the nucleus. <b>所有</b>'
     image.save(tmp_path / 'tissue 切片.png')
     expected = answered(served, image, question)
@@ -220,8 +151,7 @@ def test_ask_look_and_save(visit, served, tmp_path):
     assert "default-src 'self'" in visitor.response.headers['content-security-policy']
     visitor.upload(tmp_path / 'tissue 切片.png')
     visitor.ask(question)
-    page.screenshot(path=tmp_path / 'desktop.png')
-    # The conversation: text is text, and each [SEG] is the chip of its mask.
+    # The conversation: the text is escaped, and each [SEG] is the chip of its mask.
     said = page.locator('#cv-chat [data-testid=user]').inner_text()
     assert question in said and 'tissue 切片.png' in said
     colours = ['rgb({}, {}, {})'.format(*mask_colour(number)) for number in range(1, len(expected.masks) + 1)]
@@ -236,7 +166,7 @@ def test_ask_look_and_save(visit, served, tmp_path):
         'rows => rows.map(row => [...row.cells].slice(1).map(cell => cell.textContent))')
     assert rows == [[str(i), mask.phrase, f'{mask.area:,}', f'{mask.score:.2f}', '1']
                     for i, mask in enumerate(expected.masks, 1)]  # yapf: disable
-    # The picture at its own size, and a tint and an outline of each mask at its place.
+    # The image in full size, and the fill of each mask at its place.
     assert page.evaluate('[...document.querySelectorAll(".cv-base")].map(e => [e.naturalWidth, e.naturalHeight])') == [[
         120, 90
     ]]
@@ -247,7 +177,7 @@ def test_ask_look_and_save(visit, served, tmp_path):
         place = [(box['x'] - stack['x']) / scale, (box['y'] - stack['y']) / scale, box['width'] / scale,
                  box['height'] / scale]  # yapf: disable
         assert place == pytest.approx(mask.bbox, abs=0.1)
-    # Ticks and opacity act on the page and on what is saved.
+    # Ticks and opacity change the page and the downloads.
     arrays = [(i, mask.array) for i, mask in enumerate(expected.masks, 1)]
     assert_overlay(visitor.save('overlay')[1], image, arrays, 0.35)
     page.uncheck('.cv-tick[data-mask="1"]')
@@ -280,7 +210,7 @@ def test_ask_look_and_save(visit, served, tmp_path):
 
 
 @in_browser
-def test_problems_are_told_and_nothing_is_lost(visit, tmp_path):
+def test_errors_are_shown_and_the_question_is_kept(visit, tmp_path):
     picture(1).save(tmp_path / 'good.png')
     (tmp_path / 'bad.png').write_text('no image')
     (tmp_path / 'empty.dcm').touch()
@@ -292,7 +222,7 @@ def test_problems_are_told_and_nothing_is_lost(visit, tmp_path):
     message = visitor.problem('bad.png')
     assert 'cannot be read' in message and 'Repair or remove the file' in message and 'empty.dcm' in message
     assert 'Traceback' not in message and '/tmp' not in message
-    # The good one stays.
+    # The good image stays.
     assert visitor.page.locator('.cv-base').count() == 1
     visitor.page.fill('#cv-question textarea', ' ')
     visitor.page.click('#cv-ask')
@@ -301,7 +231,7 @@ def test_problems_are_told_and_nothing_is_lost(visit, tmp_path):
     visitor.page.click('#cv-ask')
     assert visitor.problem('4096')
     visitor.page.wait_for_selector('#cv-ask', state='visible')
-    # The question is still there to be mended, with its image.
+    # The question is kept with its image, to be corrected.
     assert visitor.page.input_value('#cv-question textarea').startswith('word word')
     visitor.ask('Segment the cell.')
     assert visitor.page.locator('#cv-chat [data-testid=bot]').count() == 1
@@ -328,12 +258,12 @@ def test_two_visitors_and_several_turns(visit, served, tmp_path):
     assert saved['answer'] == second.text
     assert [mask['rle'] for mask in saved['masks']] == [mask.rle for mask in second.masks]
     assert second.masks
-    # An earlier answer can be looked at again.
+    # An earlier answer can be viewed again.
     one.page.click('#cv-choice input')
     one.page.get_by_role('option', name='1: Segment the cell.').click()
     one.page.wait_for_function('n => document.querySelectorAll(".cv-tick").length === n', arg=len(first.masks))
     assert json.loads(one.save('rle')[1])['answer'] == first.text
-    # Nobody sees the other, and files have no address that could be guessed.
+    # Visitors do not see each other, and file URLs cannot be guessed.
     assert 'visitor3' not in one.page.content() and 'visitor1' not in two.page.content()
     source = one.page.get_attribute('.cv-base', 'src')
     assert two.context.request.get(f'{served.url}/{source}').ok
@@ -343,14 +273,13 @@ def test_two_visitors_and_several_turns(visit, served, tmp_path):
     name = source.rpartition('/')[2]
     for path in (source.replace(token, token[:-1] + '.'), source.replace(name, f'..%2F{token}%2F{name}')):
         assert two.context.request.get(f'{served.url}/{path}').status == 404
-    # On a phone nothing is wider than the screen.
-    two.page.screenshot(path=tmp_path / 'phone.png', full_page=True)
+    # On a phone, nothing is wider than the screen.
     assert two.page.evaluate('document.documentElement.scrollWidth') <= PHONE['width']
-    # A new conversation leaves nothing behind.
+    # A new conversation deletes the files of the old one.
     one.page.click('#cv-new')
     one.page.wait_for_selector('.cv-empty')
     assert one.context.request.get(f'{served.url}/{source}').status == 404
-    # Nor does a visitor who has gone.
+    # So does closing the page.
     left = f'{served.url}/{two.page.get_attribute(".cv-base", "src")}'
     assert one.context.request.get(left).ok
     two.page.close()
@@ -401,8 +330,8 @@ def shown_slice(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def talks_on(served) -> Iterator[None]:
-    """The model says 50 tokens a second and never comes to an end."""
+def endless_answers(served) -> Iterator[None]:
+    """The model generates at most 50 tokens per second and never ends."""
     end = served.pipe.engine.template.tokenizer.eos_token_id
 
     def without_end(module: Any, args: Any, logits: Any) -> Any:
@@ -415,7 +344,7 @@ def talks_on(served) -> Iterator[None]:
 
 
 @in_browser
-def test_stop_and_leave(visit, tmp_path, talks_on):
+def test_stop_and_close_the_page(visit, tmp_path, endless_answers):
     picture(1).save(tmp_path / 'a.png')
     one, two = visit(), visit()
     for visitor in (one, two):
@@ -425,14 +354,14 @@ def test_stop_and_leave(visit, tmp_path, talks_on):
         visitor.page.fill('#cv-question textarea', 'Segment the cell.')
         visitor.page.press('#cv-question textarea', 'Enter')
         visitor.page.wait_for_function('document.querySelectorAll("#cv-chat mark").length > 3')
-        assert is_writing()
+        assert is_generating()
         if visitor is one:
             visitor.page.click('#cv-stop')
             visitor.page.wait_for_selector('#cv-ask', state='visible')
         else:
             visitor.page.close()
         end = time.monotonic() + 60
-        while is_writing():
+        while is_generating():
             assert time.monotonic() < end
             time.sleep(0.05)
     said = one.page.locator('#cv-chat [data-testid=bot]')
@@ -442,110 +371,6 @@ def test_stop_and_leave(visit, tmp_path, talks_on):
     assert said.count() == 2 and not said.last.inner_text().endswith('(stopped)')
 
 
-def is_writing() -> bool:
-    """Whether ms-swift's thread for the generation of a stream is alive."""
+def is_generating() -> bool:
+    """Whether ms-swift's thread that generates a stream is alive."""
     return any('_model_generate' in thread.name for thread in threading.enumerate())
-
-
-# ---- without a browser
-
-
-@pytest.fixture
-def session(tmp_path) -> Session:
-    session = Session()
-    session.open_in(str(tmp_path))
-    return session
-
-
-def mask_of(array: np.ndarray, **values: Any) -> MaskResult:
-    rle = encode_rle(array)
-    made: dict[str, Any] = {
-        'rle': rle, 'bbox': box_of(rle), 'area': int(array.sum()), 'score': 0.9, 'iou_score': 0., 'object_score': 0.,
-        'scores_trained': False, 'phrase': 'cell', 'image_index': 0, 'image_rule': 'only', 'offset': 0
-    }  # yapf: disable
-    return MaskResult(**{**made, **values})
-
-
-def test_dicom_masks_lie_where_the_image_does(session, tmp_path):
-    source = scans.shipped(scans.CT)
-    shutil.copy(source, tmp_path / 'ct.dcm')
-    assert not session.set_files([str(tmp_path / 'ct.dcm')], FileRules(data_root='/nowhere'))
-    assert session.pending[0].title == 'ct.dcm'
-    session.set_cut(Cut(0, window='bone'))
-    assert len(session.pending) == 1
-    session.ask('Segment the bone.')
-    height, width = session.pictures[0].size[::-1]
-    array = np.zeros((height, width), np.uint8)
-    array[10:30, 40:90] = 1
-    turn = session.turns[0]
-    turn.masks, turn.state = (mask_of(array), mask_of(np.zeros_like(array))), 'done'
-    (tmp_path / 'labels.nii.gz').write_bytes(download(session, turn, 'nifti', {1}, 0.35).content)
-    saved = scans.read_nifti(tmp_path / 'labels.nii.gz')
-    np.testing.assert_array_equal(np.asarray(saved.dataobj)[:, :, 0].T, array)
-    import pydicom
-    header = pydicom.dcmread(source)
-    # LPS to RAS+.
-    np.testing.assert_allclose(saved.affine[:2, 3], -np.array(header.ImagePositionPatient[:2], float), atol=1e-3)
-    assert CHINESE.empty_mask in legend_html(session, turn, CHINESE)
-
-
-def test_masks_on_several_images_come_as_a_zip(session, tmp_path):
-    sizes = [(40, 30), (20, 50)]
-    paths = [str(tmp_path / f'{i}.png') for i in range(2)]
-    for path, size in zip(paths, sizes):
-        picture(1, *size).save(path)
-    session.set_files(paths, FileRules())
-    session.ask('Segment the cell in both.')
-    turn = session.turns[0]
-    arrays = [np.zeros(size[::-1], np.uint8) for size in (sizes[1], sizes[0], sizes[1])]
-    for i, array in enumerate(arrays):
-        array[i:i + 5, 2:9] = 1
-    turn.masks = tuple(mask_of(array, image_index=index) for array, index in zip(arrays, (1, 0, 1)))
-    file = download(session, turn, 'png', {1, 2, 3}, 0.35)
-    assert file.name == 'masks_png.zip'
-    with zipfile.ZipFile(io.BytesIO(file.content)) as archive:
-        assert archive.namelist() == ['1_0_labels.png', '2_1_labels.png']
-        first, second = (np.array(image_of(archive.read(name))) for name in archive.namelist())
-    np.testing.assert_array_equal(first, 2 * arrays[1])
-    np.testing.assert_array_equal(second, np.where(arrays[2] > 0, 3, arrays[0]))
-
-
-def test_files_come_and_go(session, tmp_path):
-    paths = [str(tmp_path / f'{i}.png') for i in range(3)]
-    for i, path in enumerate(paths):
-        picture(i).save(path)
-    session.set_files(paths, FileRules())
-    session.set_files([paths[0], paths[2]], FileRules())
-    assert [one.title for one in session.pending] == ['0.png', '2.png']
-    session.ask('What?')
-    session.set_files([paths[1]], FileRules())
-    assert session.take_back() == 'What?' and [one.title for one in session.pending] == ['0.png', '2.png', '1.png']
-    assert list(session.files) == [paths[0], paths[2], paths[1]]
-    folder = session.folder
-    session.remove()
-    assert not os.path.exists(folder)
-
-
-def test_what_a_model_says_stays_text(session, tmp_path):
-    evil = '<script>alert(1)</script>![x](http://127.0.0.1:1/x.png)'
-    shown = answer_html(f'{evil} {SEG_TOKEN} {SEG_TOKEN}', 1)
-    assert '<script' not in shown and '![' not in shown
-    # The second has no mask, so it has no chip.
-    assert shown.count('<mark') == 1 and shown.endswith(SEG_TOKEN)
-    picture(1).save(tmp_path / 'a"><script>.png')
-    session.set_files([str(tmp_path / 'a"><script>.png')], FileRules())
-    session.ask('x')
-    session.turns[0].masks, session.turns[0].state = (mask_of(np.ones((84, 84), np.uint8), phrase=evil), ), 'done'
-    page = view_html(session, session.turns[0], ENGLISH) + legend_html(session, session.turns[0], ENGLISH)
-    assert '<script' not in page
-
-
-def test_command_line_errors(capsys, monkeypatch):
-    import socket
-    with socket.create_server(('127.0.0.1', 0)) as taken:
-        port = taken.getsockname()[1]
-        assert main(['app', '--model', 'none', '--port', str(port)]) == 2
-    assert f'127.0.0.1:{port}' in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, 'gradio', None)
-    assert main(['app', '--model', 'none']) == 2
-    assert "pip install 'swift-citrusv[app]'" in capsys.readouterr().err

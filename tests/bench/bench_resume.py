@@ -29,7 +29,7 @@ from support.rows import Maker, write_jsonl  # noqa: E402
 from swift_citrusv.model.build import build_checkpoint  # noqa: E402
 from swift_citrusv.model.tiny import build_tiny_mllm  # noqa: E402
 from swift_citrusv.training.checkpoint_integrity import step_of  # noqa: E402
-from swift_citrusv.training.checkpoint_selection import choose  # noqa: E402
+from swift_citrusv.training.checkpoint_selection import select_checkpoint  # noqa: E402
 
 DATA = {'packs': PACKED, 'stream of packs': f'{STREAM} {PACKED}', 'stream': STREAM}
 
@@ -72,7 +72,7 @@ def main() -> None:
                         ended = start(args.ranks, arguments, output=run, sabotage=sabotage)
                         assert_goes_on(ended, whole, step - SAVE_STEPS)
                     except RankError:
-                        after = step_of(choose(str(run)).path) or 0
+                        after = step_of(select_checkpoint(str(run)).path) or 0
                         saved.append(after == step)
                         if after < NUM_STEPS:
                             assert_goes_on(start(args.ranks, arguments, output=run), whole, after)

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from swift_citrusv.rows.masks import encode_rle
-from swift_citrusv.scoring.evaluate import Settings, evaluate
+from swift_citrusv.scoring.evaluate import EvaluationSettings, evaluate
 from swift_citrusv.scoring.masks.segmentation import SegmentationTask
-from swift_citrusv.scoring.terminal import report_lines
+from swift_citrusv.scoring.terminal import evaluation_lines
 
 # Different pairs of masks; rows repeat them.
 _PAIRS = 500
@@ -52,9 +52,9 @@ def main() -> None:
         write_rows(folder, args.rows, args.side)
         start = time.perf_counter()
         result = evaluate(SegmentationTask(), str(folder / 'ref.jsonl'), str(folder / 'pred.jsonl'),
-                          Settings(workers=args.workers))  # yapf: disable
+                          EvaluationSettings(workers=args.workers))  # yapf: disable
         seconds = time.perf_counter() - start
-    print('\n'.join(report_lines(result)))
+    print('\n'.join(evaluation_lines(result)))
     peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     print(f'{args.rows} rows: {seconds:.1f} s with {args.workers} workers, {1000 * seconds / args.rows:.2f} ms a row; '
           f'peak {peaks[0]:.0f} MiB, of a worker {peaks[1]:.0f} MiB')

@@ -8,10 +8,11 @@ from PIL import Image
 from support.rows import Maker, box_mask, rle
 from typing import Any
 
-from swift_citrusv.cli.check_data import FailureLog, percentiles
-from swift_citrusv.cli.check_pictures import spread
-from swift_citrusv.cli.check_rows import Failure, load_image, seg_sentences
+from swift_citrusv.cli.check_data import FailureLog, length_percentiles
+from swift_citrusv.cli.check_pictures import evenly_spaced
+from swift_citrusv.cli.check_rows import RowFailure, seg_sentences
 from swift_citrusv.cli.main import main
+from swift_citrusv.files.images import open_image
 from swift_citrusv.rows.jsonl import read_lines
 from swift_citrusv.training.jsonl_dataset import scan_jsonl
 
@@ -158,12 +159,12 @@ def test_file_without_a_good_row_fails(lines, num_rows, tmp_path, capsys):
 
 
 def test_failure_log_keeps_whatever_a_line_held():
-    failures = [Failure(i, f'a:{i}', 'kind', text) for i, text in enumerate(['\udcff', '{"\n', '细胞核', ''])]
+    failures = [RowFailure(i, f'a:{i}', 'kind', text) for i, text in enumerate(['\udcff', '{"\n', '细胞核', ''])]
     with FailureLog() as log:
         for failure in failures:
             log.add(failure)
-        assert [Failure(**values) for values in log] == failures
-        assert [Failure(**values) for values in log] == failures
+        assert [RowFailure(**values) for values in log] == failures
+        assert [RowFailure(**values) for values in log] == failures
 
 
 # ---- counts
@@ -226,8 +227,8 @@ def test_percentiles(lengths):
         name: int(np.percentile(lengths, q, method='inverted_cdf'))
         for name, q in [('min', 0), ('p50', 50), ('p90', 90), ('p99', 99), ('max', 100)]
     }
-    assert percentiles(Counter(lengths)) == expected
-    assert percentiles(Counter()) is None
+    assert length_percentiles(Counter(lengths)) == expected
+    assert length_percentiles(Counter()) is None
 
 
 # ---- images and sentences
@@ -243,13 +244,13 @@ def test_images_are_found_where_ms_swift_finds_them(tmp_path, monkeypatch):
     here = [str(path), 'root/images/image_0.png', f'data:image/png;base64,{text}', text]
     for reference in here:
         assert np.array_equal(
-            np.array(load_image(reference).convert('RGB')),
+            np.array(open_image(reference).convert('RGB')),
             np.array(vision_utils.load_image(reference))), reference[:40]
     with pytest.raises(FileNotFoundError):
-        load_image('images/image_0.png')
+        open_image('images/image_0.png')
     monkeypatch.setenv('ROOT_IMAGE_DIR', str(tmp_path / 'root'))
     assert np.array_equal(
-        np.array(load_image('images/image_0.png')), np.array(vision_utils.load_image('images/image_0.png')))
+        np.array(open_image('images/image_0.png')), np.array(vision_utils.load_image('images/image_0.png')))
 
 
 def test_sentences_name_each_mask():
@@ -277,7 +278,7 @@ def test_sentences_name_each_mask():
 @pytest.mark.parametrize('count', [1, 2, 5, 7, 20])
 def test_spread_is_even_and_deterministic(count):
     values = [n * n for n in range(7)]
-    chosen = spread(values, count)
+    chosen = evenly_spaced(values, count)
     assert len(chosen) == min(count, 7) and sorted(set(chosen)) == chosen and set(chosen) <= set(values)
     assert chosen[0] == values[0] and (count == 1 or chosen[-1] == values[-1])
     gaps = np.diff([values.index(value) for value in chosen])

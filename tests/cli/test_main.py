@@ -33,7 +33,7 @@ def run(capsys, *arguments: object) -> tuple[int, str, str]:
 def test_light_commands_import_nothing_heavy(arguments):
     code = f'''
 import sys
-from swift_citrusv.cli import main
+from swift_citrusv.cli.main import main
 try:
     status = main({arguments!r})
 except SystemExit as leave:
@@ -93,7 +93,7 @@ def test_value_error_of_a_library_is_not_taken_for_a_user_error(monkeypatch):
 
 
 def test_closed_pipe_ends_in_silence():
-    code = 'import sys; from swift_citrusv.cli import main; sys.exit(main(["templates"]))'
+    code = 'import sys; from swift_citrusv.cli.main import main; sys.exit(main(["templates"]))'
     process = subprocess.Popen([sys.executable, '-c', code],
                                stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE,
@@ -148,7 +148,7 @@ def test_templates_dir_inside_and_beside_the_package(tmp_path, monkeypatch):
     package = tmp_path / 'swift_citrusv'
     package.mkdir()
     monkeypatch.setattr(package_files.resources, 'files', lambda name: package)
-    with pytest.raises(FileNotFoundError, match='Install swift-citrusv again'):
+    with pytest.raises(FileNotFoundError, match='Reinstall swift-citrusv'):
         package_files.templates_dir()
     for folder in (tmp_path / 'templates', package / 'templates'):
         folder.mkdir()
@@ -211,7 +211,7 @@ def test_build_says_what_it_built(tmp_path, capsys):
 
     # A second build must not touch the first.
     status, out, err = run(capsys, 'build', '--mllm', 'tiny', '--sam2', 'tiny', '--output', output)
-    assert (status, out) == (2, '') and 'holds a model already' in err
+    assert (status, out) == (2, '') and 'already contains a model' in err
 
 
 def test_build_refuses_an_mllm_that_lacks_a_weight(tiny_mllm, tmp_path, capsys):

@@ -13,8 +13,8 @@ from typing import Any
 
 from swift_citrusv.cli.encoder import TrainingEncoder, checking_environment
 from swift_citrusv.cli.main import main
-from swift_citrusv.cli.pack_plan import Plan, batch_table, cost_model, suggest
-from swift_citrusv.cli.pack_report import capacities
+from swift_citrusv.cli.pack_plan import PackingPlan, batch_table, cost_model, suggest_packing_length
+from swift_citrusv.cli.pack_report import shown_capacities
 from swift_citrusv.model.config import CitrusVConfig
 from swift_citrusv.packing.packs import lower_bound, pack_best_fit
 
@@ -114,7 +114,7 @@ def test_rows_that_are_longer_than_a_pack(rows, dataset, lengths, tiny_checkpoin
     assert cut['plans'][1]['pieces'] == len(rows) + -(-max(lengths) // 512) - 1
     # Where an image and its mask are longer than 64 tokens, cutting does not help, and the report says which they are.
     assert 0 < cut['plans'][0]['rows_too_long'] < report['plans'][0]['rows_too_long']
-    assert 'cannot be cut' in capsys.readouterr().out
+    assert 'cannot be split' in capsys.readouterr().out
 
 
 def test_weights_are_not_read(dataset, tiny_checkpoint, tiny_mllm, tmp_path, capsys):
@@ -148,7 +148,7 @@ def test_more_images_than_a_pack_holds(dataset, tiny_checkpoint, capsys):
 def test_help_imports_nothing_heavy():
     code = '''
 import sys
-from swift_citrusv.cli import main
+from swift_citrusv.cli.main import main
 try:
     main(['pack-report', '--help'])
 except SystemExit as leave:
@@ -177,10 +177,10 @@ def test_flags_that_cannot_be_used(arguments, capsys):
 
 
 def test_capacities():
-    assert capacities([8192]) == [4096, 8192, 16384, 32768]
-    assert capacities([12288]) == [6144, 8192, 12288, 16384, 24576, 32768, 49152]
-    assert capacities([300, 100, 300]) == [100, 300]
-    assert capacities([1]) == [1, 2, 4]
+    assert shown_capacities([8192]) == [4096, 8192, 16384, 32768]
+    assert shown_capacities([12288]) == [6144, 8192, 12288, 16384, 24576, 32768, 49152]
+    assert shown_capacities([300, 100, 300]) == [100, 300]
+    assert shown_capacities([1]) == [1, 2, 4]
 
 
 @pytest.mark.parametrize('count', [0, 1, 7, 8, 9, 50])
@@ -193,28 +193,27 @@ def test_batches_against_a_slow_loop(count):
     assert [way['padding'] for way in table] == [0, sum(max(b) * len(b) - sum(b) for b in padded), 0]
 
 
-def plan(capacity: int, fill: float, **values: Any) -> Plan:
-    empty: dict[str, Any] = dict.fromkeys(Plan.__dataclass_fields__)
+def plan(capacity: int, fill: float, **values: Any) -> PackingPlan:
+    empty: dict[str, Any] = dict.fromkeys(PackingPlan.__dataclass_fields__)
     defaults = {'rows_too_long': [], 'steps': 10, 'images_limit': False, 'packs': 10, 'lower_bound': 9}
-    return Plan(**{**empty, **defaults, 'capacity': capacity, 'fill': fill, **values})
+    return PackingPlan(**{**empty, **defaults, 'capacity': capacity, 'fill': fill, **values})
 
 
 def test_suggestions():
     long = plan(4096, 1., rows_too_long=[3])
     # The smallest full one that holds every row.
-    assert suggest([long, plan(8192, 0.97), plan(16384, 0.992), plan(32768, 0.999)], 5000)[0] == 16384
+    assert suggest_packing_length([long, plan(8192, 0.97), plan(16384, 0.992), plan(32768, 0.999)], 5000)[0] == 16384
     # Else the fullest, and why it is no fuller.
-    assert suggest([long, plan(8192, 0.97), plan(16384, 0.98)], 5000)[0] == 16384
-    assert suggest(
+    assert suggest_packing_length([long, plan(8192, 0.97), plan(16384, 0.98)], 5000)[0] == 16384
+    assert suggest_packing_length(
         [long, plan(8192, 0.9, images_limit=True), plan(16384, 0.5)],
-        5000) == (8192,
-                  'the fullest of these that hold every row (90.0%). The budget of images is what limits it: raise '
+        5000) == (8192, 'the fullest of these that hold every row (90.0%). The image budget limits it: raise '
                   'pack_images if memory allows.')
-    assert 'No packing is fuller' in suggest([plan(8192, 0.5, packs=1, lower_bound=1)], 500)[1]
+    assert 'No packing can be fuller' in suggest_packing_length([plan(8192, 0.5, packs=1, lower_bound=1)], 500)[1]
     # Else the next power of two that holds the longest row.
-    assert suggest([long], 8192)[0] == 8192
-    assert suggest([long], 8193)[0] == 16384
-    assert 'too few for so many ranks' in suggest([plan(8192, 0.5, steps=None)], 500)[1]
+    assert suggest_packing_length([long], 8192)[0] == 8192
+    assert suggest_packing_length([long], 8193)[0] == 16384
+    assert 'too few rows for so many ranks' in suggest_packing_length([plan(8192, 0.5, steps=None)], 500)[1]
 
 
 def test_costs_of_the_stages(tiny_checkpoint):

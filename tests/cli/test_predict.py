@@ -84,7 +84,7 @@ def running(word: str) -> list[str]:
 
 KILLED = '''
 import json, os, signal, sys
-from swift_citrusv import predicting
+from swift_citrusv.cli.eval import predict as predicting
 new_lines = predicting._new_lines
 
 def killed(path, start):
@@ -93,7 +93,7 @@ def killed(path, start):
         os.kill(os.getpid(), signal.SIGKILL)
     return found
 
-predicting._BATCHES_A_WRITE, predicting._SECONDS_A_LOOK = 1, 0.02
+predicting._BATCHES_PER_WRITE, predicting._POLL_SECONDS = 1, 0.02
 predicting._new_lines = killed
 predicting.predict(*sys.argv[1:3], model=sys.argv[3], **json.loads(sys.argv[4]))
 '''
@@ -121,13 +121,13 @@ def test_killed_and_resumed(whole, rows, talkative_checkpoint, dataset, tmp_path
     with part.open('ab') as file:
         file.write(b'{"response": "half')
     asked: list[int] = []
-    run = predicting._run
+    run = predicting._run_program
 
     def noted(*args):
         asked.append(args[-1])
         run(*args)
 
-    monkeypatch.setattr(predicting, '_run', noted)
+    monkeypatch.setattr(predicting, '_run_program', noted)
     again = lines_of(predict(dataset, str(output), model=talkative_checkpoint, **ASKED))
     assert again == whole
     # Nor is the line that is no row.
@@ -142,17 +142,17 @@ def test_two_ranks(whole, talkative_checkpoint, dataset, tmp_path):
 
 
 def test_another_run_is_not_mixed_in(whole, talkative_checkpoint, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(predicting, '_run', lambda *args: None)
+    monkeypatch.setattr(predicting, '_run_program', lambda *args: None)
     output = tmp_path / 'predictions.jsonl'
     predict(dataset, str(output), model=talkative_checkpoint, **ASKED)
     for changed, message in (({
             'max_new_tokens': 13
-    }, 'max_new_tokens was 12, and is 13 now'), ({
+    }, 'max_new_tokens was 12 and is 13 now'), ({
             'extra': []
     }, 'flags was'), ({
             'model': 'other'
     }, 'model was')):
-        with pytest.raises(SettingError, match=f'{message}.*remove .*predictions.jsonl to ask anew'):
+        with pytest.raises(SettingError, match=f'{message}.*remove .*predictions.jsonl to start over'):
             predict(dataset, str(output), **{'model': talkative_checkpoint, **ASKED, **changed})
     with predicting._locked(Path(f'{output}.work') / 'lock', str(output)):
         with pytest.raises(SettingError, match='Another run is writing .*predictions.jsonl'):
@@ -173,7 +173,7 @@ def test_another_run_is_not_mixed_in(whole, talkative_checkpoint, dataset, tmp_p
 
 def test_another_checkpoint_under_the_same_name(dataset, tmp_path, monkeypatch):
     """As `last-checkpoint` is after more training, and an adapter that was trained anew."""
-    monkeypatch.setattr(predicting, '_run', lambda *args: None)
+    monkeypatch.setattr(predicting, '_run_program', lambda *args: None)
     for name in ('checkpoint-1', 'checkpoint-2', 'adapter'):
         (tmp_path / name).mkdir()
         (tmp_path / name / 'model.safetensors').write_text(name)
@@ -184,7 +184,7 @@ def test_another_checkpoint_under_the_same_name(dataset, tmp_path, monkeypatch):
     predict(dataset, output, model=str(tmp_path / 'checkpoint-1'), **asked)
     link.unlink()
     link.symlink_to('checkpoint-2')
-    with pytest.raises(SettingError, match='model was .*checkpoint-1, and is .*checkpoint-2 now'):
+    with pytest.raises(SettingError, match='model was .*checkpoint-1 and is .*checkpoint-2 now'):
         predict(dataset, output, model=str(link), **asked)
     for name in ('checkpoint-1', 'adapter'):
         file = tmp_path / name / 'model.safetensors'
@@ -208,7 +208,7 @@ def test_the_bar_counts_whole_lines_once(tmp_path):
 
 
 def test_a_run_that_fails(dataset, tmp_path):
-    with pytest.raises(RuntimeError, match='(?s)nowhere.*swift infer has failed with status 1.*log.txt'):
+    with pytest.raises(RuntimeError, match='(?s)nowhere.*swift infer failed with status 1.*log.txt'):
         predict(dataset, str(tmp_path / 'predictions.jsonl'), model=str(tmp_path / 'nowhere'), **ASKED)
     with pytest.raises(FileNotFoundError, match='none.jsonl'):
         predict(str(tmp_path / 'none.jsonl'), str(tmp_path / 'p.jsonl'), model='x')
@@ -216,7 +216,7 @@ def test_a_run_that_fails(dataset, tmp_path):
         predict(dataset, str(tmp_path / 'p.jsonl'), model='x', engine='server', server='http://x', ranks=2)
     halves: list[Any] = [{'engine': 'server'}, {'server': 'http://x'}]
     for half in halves:
-        with pytest.raises(SettingError, match='give both, or none'):
+        with pytest.raises(SettingError, match='give both or none'):
             predict(dataset, str(tmp_path / 'p.jsonl'), model='x', **half)
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import random
 import torch
+from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 from support.rows import Maker, write_jsonl
@@ -11,9 +12,9 @@ from swift.template import MaxLengthError
 from typing import Any
 
 from swift_citrusv.constants import IGNORE_INDEX
-from swift_citrusv.encoding.chunks import carry_labels, cut
+from swift_citrusv.encoding.chunks import Chunk, carry_labels, cut
 from swift_citrusv.model.losses import mask_losses
-from swift_citrusv.model.segmenter import freeze_unreached
+from swift_citrusv.model.segmenter import freeze_unused_parameters
 from swift_citrusv.packing.packs import pack_best_fit
 from swift_citrusv.rows.contract import parse_row
 
@@ -36,12 +37,12 @@ def test_cut_keeps_stretches_whole(length, limit, stretches):
         with pytest.raises(ValueError, match='must stay together'):
             cut(length, limit, whole)
         return
-    pieces = cut(length, limit, whole)
-    assert [start for start, _ in pieces] == [0] + [stop for _, stop in pieces[:-1]] and pieces[-1][1] == length
-    assert all(0 < stop - start <= limit for start, stop in pieces)
-    assert not any(tied[start - 1] for start, _ in pieces[1:])
+    chunks = cut(length, limit, whole)
+    assert [start for start, _ in chunks] == [0] + [stop for _, stop in chunks[:-1]] and chunks[-1][1] == length
+    assert all(0 < stop - start <= limit for start, stop in chunks)
+    assert not any(tied[start - 1] for start, _ in chunks[1:])
     # As long as it can be: the next token, with all that is tied to it, would not have fitted.
-    for (start, stop), (_, _) in zip(pieces, pieces[1:]):
+    for (start, stop), (_, _) in zip(chunks, chunks[1:]):
         end = stop + 1
         while end < length and tied[end - 1]:
             end += 1
@@ -74,20 +75,8 @@ def test_carried_labels():
 
 
 @pytest.fixture(scope='module')
-def make_template(tiny_checkpoint):
-    from swift.model import get_model_processor
-    from swift.template import get_template
-
-    from swift_citrusv.plugin.register import register
-    register()
-    _, processor = get_model_processor(tiny_checkpoint, model_type='citrusv', load_model=False)
-
-    def make(max_length: int | None, truncation_strategy: str = 'split'):
-        template = get_template(processor, max_length=max_length, truncation_strategy=truncation_strategy)
-        template.set_mode('train')
-        return template
-
-    return make
+def make_template(make_template):
+    return partial(make_template, truncation_strategy='split')
 
 
 def _words(seed: int, count: int) -> str:
@@ -118,24 +107,29 @@ def long_rows(tmp_path_factory):
     return _long_rows(tmp_path_factory.mktemp('long'))
 
 
-def _encoded_pieces(template, row) -> list[dict]:
+def chunks_of(template, whole: dict, row: dict) -> list[Chunk]:
+    sample = parse_row(row, row_id='row')
+    return template.chunks_of(whole, sample, template.seg_positions(sample, whole['input_ids']))
+
+
+def _encoded_chunks(template, row) -> list[dict]:
     encoded = template.encode(row, return_length=True)
     return encoded if isinstance(encoded, list) else [encoded]
 
 
 @pytest.mark.parametrize('index', range(3))
 @pytest.mark.parametrize('max_length', [80, 100, 150])
-def test_pieces_hold_the_row(index, max_length, long_rows, make_template):
+def test_chunks_hold_the_row(index, max_length, long_rows, make_template):
     row = long_rows[index]
     whole = make_template(None).encode(row, return_length=True)
     template = make_template(max_length)
-    encoded = _encoded_pieces(template, row)
-    pieces = template.pieces_of(whole, parse_row(row, row_id='row'))
-    assert len(pieces) > 1 and all(piece.length <= max_length for piece in pieces)
+    encoded = _encoded_chunks(template, row)
+    chunks = chunks_of(template, whole, row)
+    assert len(chunks) > 1 and all(chunk.length <= max_length for chunk in chunks)
     labels = whole['labels']
-    for piece, tensors in zip(pieces, encoded, strict=True):
-        assert tensors['input_ids'] == whole['input_ids'][piece.start:piece.stop]
-        assert tensors['labels'] == [IGNORE_INDEX, *labels[piece.start + 1:piece.stop]]
+    for chunk, tensors in zip(chunks, encoded, strict=True):
+        assert tensors['input_ids'] == whole['input_ids'][chunk.start:chunk.stop]
+        assert tensors['labels'] == [IGNORE_INDEX, *labels[chunk.start + 1:chunk.stop]]
     # Each label once, at its own token or carried over the cut; what is left out has none.
     learned = [label for tensors in encoded for label in tensors['labels'] + [tensors.get('next_label', IGNORE_INDEX)]]
     assert [label for label in learned if label != IGNORE_INDEX] == [label for label in labels if label != IGNORE_INDEX]
@@ -146,15 +140,15 @@ def test_pieces_hold_the_row(index, max_length, long_rows, make_template):
 
 def test_a_mask_keeps_its_image(long_rows, make_template):
     template = make_template(100)
-    pieces = _encoded_pieces(template, long_rows[2])
-    with_masks = [piece for piece in pieces if 'masks' in piece]
+    chunks = _encoded_chunks(template, long_rows[2])
+    with_masks = [chunk for chunk in chunks if 'masks' in chunk]
     assert len(with_masks) == 2
-    assert [piece['mask_image_index'].tolist() for piece in with_masks] == [[0], [0, 0]]
-    for piece in with_masks:
-        assert len(piece['image_grid_thw']) == 1 and len(piece['g_pixel_values']) == 1
-        tokens = np.asarray(piece['input_ids'])
-        assert (tokens[piece['mask_token_index'].numpy()] == template.seg_token_id).all()
-        assert (tokens == template.image_token_id).sum() == piece['image_grid_thw'].prod() // 4
+    assert [chunk['mask_image_index'].tolist() for chunk in with_masks] == [[0], [0, 0]]
+    for chunk in with_masks:
+        assert len(chunk['image_grid_thw']) == 1 and len(chunk['g_pixel_values']) == 1
+        tokens = np.asarray(chunk['input_ids'])
+        assert (tokens[chunk['mask_token_index'].numpy()] == template.seg_token_id).all()
+        assert (tokens == template.image_token_id).sum() == chunk['image_grid_thw'].prod() // 4
 
 
 def test_what_must_stay_together_may_be_too_long(tmp_path, make_template):
@@ -165,46 +159,46 @@ def test_what_must_stay_together_may_be_too_long(tmp_path, make_template):
         make_template(60).encode(row, return_length=True)
 
 
-def test_one_piece_of_a_row(long_rows, make_template):
+def test_one_chunk_of_a_row(long_rows, make_template):
     template = make_template(100)
     for row in long_rows:
         whole = make_template(None).encode(row, return_length=True)
-        pieces = template.pieces_of(whole, parse_row(row, row_id='row'))
-        for piece, encoded in zip(pieces, _encoded_pieces(template, row), strict=True):
-            alone = template.encode_piece(row, piece)
-            assert alone['input_ids'] == encoded['input_ids'] and alone['lengths'] == [piece.length]
-            assert len(alone.get('g_pixel_values', ())) == piece.seg_images
-            assert (np.asarray(alone['input_ids']) == template.image_token_id).sum() == piece.vision_tokens
+        chunks = chunks_of(template, whole, row)
+        for chunk, encoded in zip(chunks, _encoded_chunks(template, row), strict=True):
+            alone = template.encode_chunk(row, chunk)
+            assert alone['input_ids'] == encoded['input_ids'] and alone['lengths'] == [chunk.length]
+            assert len(alone.get('g_pixel_values', ())) == chunk.seg_images
+            assert (np.asarray(alone['input_ids']) == template.image_token_id).sum() == chunk.vision_tokens
 
 
 # ---- training
 
 CHUNK_LAYOUTS = {
-    'a piece a pack': '--packing_length 100',
+    'a chunk a pack': '--packing_length 100',
     'two or three a pack': '--packing_length 250',
     'one pack': '--packing_length 4096',
 }
 
 
 def _direct_gradients(checkpoint: str, make_template, rows: list[dict]) -> tuple[dict[str, torch.Tensor], float]:
-    """Gradients and token loss of one step on the pieces, each run alone, with the targets read off the uncut row."""
+    """Gradients and token loss of one step on the chunks, each run alone, with the targets read off the uncut row."""
     from swift.model import get_model_processor
     model, _ = get_model_processor(checkpoint, model_type='citrusv', torch_dtype=torch.float32, device_map='cpu')
     model.train()
-    freeze_unreached(model)
+    freeze_unused_parameters(model)
     whole_template, template = make_template(None), make_template(100)
     tokens, dice, bce, num_tokens = [], [], [], 0
     for row in rows:
         whole = whole_template.encode(row, return_length=True)
-        for piece in template.pieces_of(whole, parse_row(row, row_id='row')):
-            inputs = template.data_collator([template.encode_piece(row, piece)])
+        for chunk in chunks_of(template, whole, row):
+            inputs = template.data_collator([template.encode_chunk(row, chunk)])
             inputs.pop('labels')
             inputs.pop('text_position_ids', None)
             outputs = model(**inputs, use_cache=False)
-            targets = torch.tensor([*whole['labels'], IGNORE_INDEX][piece.start + 1:piece.stop + 1])
+            targets = torch.tensor([*whole['labels'], IGNORE_INDEX][chunk.start + 1:chunk.stop + 1])
             tokens.append(torch.nn.functional.cross_entropy(outputs.logits[0], targets, reduction='sum'))
             num_tokens += int((targets != IGNORE_INDEX).sum())
-            if piece.seg_images:
+            if chunk.seg_images:
                 losses = mask_losses(outputs.mask_logits, outputs.mask_targets)
                 dice.append(losses[0])
                 bce.append(losses[1])
@@ -221,7 +215,7 @@ def direct(long_rows, tiny_checkpoint, make_template):
 
 
 @pytest.mark.parametrize('name', CHUNK_LAYOUTS)
-def test_pieces_train_alike_in_any_packs(name, direct, long_rows, tiny_checkpoint, tmp_path):
+def test_chunks_train_alike_in_any_packs(name, direct, long_rows, tiny_checkpoint, tmp_path):
     gradients, token_loss = direct
     watch = run_sft('--model', tiny_checkpoint, '--model_type', 'citrusv', '--dataset',
                     write_jsonl(tmp_path / 'train.jsonl', long_rows), '--output_dir', str(tmp_path), '--tuner_type',

@@ -21,7 +21,7 @@ class Row(NamedTuple):
     num_seg: int = 0
 
     @property
-    def piece(self) -> tuple[int, int, int, int]:
+    def chunk(self) -> tuple[int, int, int, int]:
         vision = sum(side**2 for side in self.sides)
         return 0, self.num_text + vision, vision, self.num_seg
 
@@ -60,7 +60,7 @@ def train_stage(model: CitrusVForConditionalGeneration, stage: int) -> None:
 
 
 def inputs_of(row: Row, config) -> dict[str, torch.Tensor]:
-    _, length, num_vision, _ = row.piece
+    _, length, num_vision, _ = row.chunk
     ids = torch.full((1, length), 5)
     places = torch.zeros(length, dtype=torch.bool)
     start = 1
@@ -107,7 +107,7 @@ def predicted(model: nn.Module, rows: list[Row]) -> float:
     costs = CostModel.from_model(model)
     # PyTorch counts attention without its causal mask.
     costs = dataclasses.replace(costs, squared_length=2 * costs.squared_length)
-    workload = Workload.of_pieces(np.array([row.piece for row in rows]))
+    workload = Workload.of_chunks(np.array([row.chunk for row in rows]))
     return costs.cost(workload).sum()
 
 
@@ -171,7 +171,7 @@ def test_weights_are_not_needed(loaded):
 
 
 def test_no_citrusv_within():
-    with pytest.raises(TypeError, match='Linear holds no CitrusVForConditionalGeneration'):
+    with pytest.raises(TypeError, match='Linear contains no CitrusVForConditionalGeneration'):
         CostModel.from_model(nn.Linear(2, 2))
 
 
@@ -192,18 +192,18 @@ def test_sam2_presets():
 def test_workload_of_packs():
     rng = np.random.default_rng(0)
     start = rng.integers(0, 50, 40)
-    pieces = np.stack([start, start + rng.integers(0, 90, 40), rng.integers(0, 30, 40), rng.integers(0, 3, 40)], axis=1)
-    pieces = pieces.astype(np.int32)
-    packs = pack_arrays(pieces[:, 1] - pieces[:, 0], 100, images=pieces[:, 3], image_capacity=4)
-    workload = Workload.of_pieces(pieces).packed(packs)
+    chunks = np.stack([start, start + rng.integers(0, 90, 40), rng.integers(0, 30, 40), rng.integers(0, 3, 40)], axis=1)
+    chunks = chunks.astype(np.int32)
+    packs = pack_arrays(chunks[:, 1] - chunks[:, 0], 100, images=chunks[:, 3], image_capacity=4)
+    workload = Workload.of_chunks(chunks).packed(packs)
     costs = CostModel(3., 0.5, 7., 11.)
     for i, cost in enumerate(costs.cost(workload)):
-        items = [pieces[j].tolist() for j in packs[i]]
+        items = [chunks[j].tolist() for j in packs[i]]
         lengths = [stop - start for start, stop, _, _ in items]
         assert workload.tokens[i] == sum(lengths)
         assert workload.squared_lengths[i] == sum(length**2 for length in lengths)
         expected = sum(3 * n + 0.5 * n**2 + 7 * item[2] + 11 * item[3] for n, item in zip(lengths, items))
         assert cost == pytest.approx(expected)
     # Squares beyond 32 bits.
-    assert Workload.of_pieces(np.array([[0, 100_000, 0, 0]], dtype=np.int32)).squared_lengths[0] == 10**10
-    assert len(costs.cost(Workload.of_pieces(np.zeros((0, 4), dtype=np.int32)))) == 0
+    assert Workload.of_chunks(np.array([[0, 100_000, 0, 0]], dtype=np.int32)).squared_lengths[0] == 10**10
+    assert len(costs.cost(Workload.of_chunks(np.zeros((0, 4), dtype=np.int32)))) == 0

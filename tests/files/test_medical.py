@@ -29,7 +29,7 @@ from swift_citrusv.errors import RowError
 from swift_citrusv.files.errors import IMAGE_ERRORS, FileError
 from swift_citrusv.files.images import open_image, open_label_map, to_rgb
 from swift_citrusv.files.rules import FileRules, file_rules
-from swift_citrusv.files.windowing import PRESETS, Window, grey_values, to_image
+from swift_citrusv.files.windowing import PRESETS, Window, apply_window, array_to_image
 from swift_citrusv.settings import SettingError
 from swift_citrusv.training.length_keys import row_key
 
@@ -102,26 +102,26 @@ def test_presets_and_arrays():
     values = np.arange(-1400, 1400, 3, dtype=np.int16).reshape(-1, 2)[:400].reshape(20, 40)
     for name, (level, width) in PRESETS.items():
         expected = linear(values, level, width)
-        assert close(np.array(to_image(values, name))[..., 1], expected)
-        assert close(np.array(to_image(values.astype(np.float32), f' {level},{width} '))[..., 2], expected)
-    assert close(np.array(to_image(values))[..., 0], by_percentile(values), 1)
+        assert close(np.array(array_to_image(values, name))[..., 1], expected)
+        assert close(np.array(array_to_image(values.astype(np.float32), f' {level},{width} '))[..., 2], expected)
+    assert close(np.array(array_to_image(values))[..., 0], by_percentile(values), 1)
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert close(np.array(to_image(ramp))[..., 0], ramp)
-    assert close(np.array(to_image(np.stack([ramp, ramp.T, ramp], axis=-1)))[..., 1], ramp.T)
+    assert close(np.array(array_to_image(ramp))[..., 0], ramp)
+    assert close(np.array(array_to_image(np.stack([ramp, ramp.T, ramp], axis=-1)))[..., 1], ramp.T)
     # What is no number is black, and does not count.
     values = np.array([[np.nan, np.inf, -np.inf, 0, 1, 2]] * 2)
-    assert grey_values(values).tolist() == [[0, 255, 0, 0, 128, 255]] * 2
+    assert apply_window(values).tolist() == [[0, 255, 0, 0, 128, 255]] * 2
     assert Window(1, 2).apply(values).tolist() == [[0, 255, 0, 0, 128, 255]] * 2
-    assert not grey_values(np.full((3, 3), 7.)).any() and not grey_values(np.full((3, 3), np.nan)).any()
+    assert not apply_window(np.full((3, 3), 7.)).any() and not apply_window(np.full((3, 3), np.nan)).any()
     # One bright voxel among many: percentiles alone would show nothing.
     spot = np.zeros((50, 50))
     spot[3, 4] = 9
-    assert np.argwhere(grey_values(spot)).tolist() == [[3, 4]]
+    assert np.argwhere(apply_window(spot)).tolist() == [[3, 4]]
     for array, window in ((values[0], None), (np.zeros((3, 3, 4)), None), (np.zeros((3, 3), bool), None), (np.zeros(
         (3, 3, 3)), None), (np.zeros((3, 3, 3)), 'auto'), (values, 'liver'), (values, '40'), (values, '40,-1'),
                           (values, '40,0'), (values, 'nan,4'), (np.zeros((0, 3)), None)):
         with pytest.raises(ValueError, match='[Gg]ive'):
-            to_image(array, window)
+            array_to_image(array, window)
 
 
 # ---- DICOM

@@ -8,7 +8,8 @@ from support.requests_with_images import picture
 
 from swift_citrusv.inference import overlays
 from swift_citrusv.inference.overlays import check_overlay_dir, draw_overlay, mask_colour, outline, save_overlays
-from swift_citrusv.inference.results import MaskResult, box_of, encode_rle
+from swift_citrusv.inference.results import MaskResult, box_of
+from swift_citrusv.rows.masks import encode_rle
 from swift_citrusv.settings import SettingError
 
 
@@ -148,7 +149,7 @@ def test_names_never_collide(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(SettingError, match='overlay_dir=.*cannot be made'):
+    with pytest.raises(SettingError, match='overlay_dir=.*cannot be created'):
         check_overlay_dir(str(tmp_path / 'file' / 'folder'))
     check_overlay_dir(str(tmp_path / 'a' / 'b'))
     assert (tmp_path / 'a' / 'b').is_dir()

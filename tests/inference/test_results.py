@@ -4,8 +4,9 @@ import pytest
 import torch
 from skimage.transform import resize
 
-from swift_citrusv.inference.results import MaskResult, at_full_size, box_of, encode_rle, phrase_of
-from swift_citrusv.rows.target_image import choose_image, named_images
+from swift_citrusv.inference.results import MaskResult, at_full_size, box_of, phrase_of
+from swift_citrusv.rows.masks import encode_rle
+from swift_citrusv.rows.target_image import infer_target_image, named_images
 
 
 @pytest.mark.parametrize('text, images', [
@@ -43,7 +44,7 @@ def test_named_images(text, images):
         (['What is a cell?'], 'image 1: ', 0, None),
     ])
 def test_choice_of_the_image(turns, before, num_images, expected):
-    choice = choose_image(turns, before, num_images)
+    choice = infer_target_image(turns, before, num_images)
     assert (None if choice is None else tuple(choice)) == expected
 
 

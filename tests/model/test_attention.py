@@ -26,7 +26,7 @@ from swift_citrusv import CitrusVPipeline
 from swift_citrusv.constants import TORCH_VARLEN
 from swift_citrusv.errors import CompatibilityError
 from swift_citrusv.model import attention
-from swift_citrusv.model.attention import (Choice, choose_attention, head_sizes, kernel_refusal,
+from swift_citrusv.model.attention import (AttentionChoice, choose_attention, head_sizes, kernel_refusal,
                                            varlen_attention_forward, varlen_mask)
 from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
 from swift_citrusv.plugin import arguments as patches
@@ -111,7 +111,7 @@ def test_choice(requested, capability, dtype, heads, flash_attn, expected):
 
 
 def test_choice_refused():
-    with pytest.raises(ValueError, match='flex_attention cannot keep the samples of a pack apart'):
+    with pytest.raises(ValueError, match='flex_attention cannot separate the samples of a pack'):
         choose_attention(
             'flex_attention', feature='packing', capability=A100, dtype=torch.bfloat16, heads=HEADS, flash_attn=False)
 
@@ -255,7 +255,7 @@ def test_errors():
     query, key, value = _states(1, 6)
     with pytest.raises(ValueError, match='2 samples of 7 tokens, but the batch has 1 x 6'):
         _attend(Layer(), (query, key, value), cu_seq_lens_q=_borders((3, 4)))
-    with pytest.raises(ValueError, match='A pack of 4 tokens meets a cache that makes 6 keys'):
+    with pytest.raises(ValueError, match='A pack of 4 tokens is combined with a cache, which gives 6 keys'):
         _attend(Layer(), (query[:, :, :4], key, value), cu_seq_lens_q=_borders((2, 2)))
 
 
@@ -270,14 +270,14 @@ def test_borders_are_read_once_and_let_go(monkeypatch):
     monkeypatch.setattr(Tensor, 'tolist', counted)
     states, borders, positions = _states(1, 6), _borders((2, 4)), _positions((2, 4))[None]
     gc.collect()
-    before = len(attention._LENGTHS), len(attention._FROM_POSITIONS)
+    before = len(attention._LENGTHS), len(attention._CU_SEQLENS)
     for _ in range(3):
         _attend(Layer(), states, cu_seq_lens_q=borders)
         _attend(Layer(), states, position_ids=positions)
     assert reads == [(3, ), (3, )]
     del borders, positions
     gc.collect()
-    assert (len(attention._LENGTHS), len(attention._FROM_POSITIONS)) == before
+    assert (len(attention._LENGTHS), len(attention._CU_SEQLENS)) == before
 
 
 def test_the_real_kernel_takes_the_call(monkeypatch):
@@ -422,7 +422,7 @@ def test_registered_for_models_without_ours(tiny_checkpoint, monkeypatch):
     # As in a spawned DataLoader worker, whose template makes a Qwen2.5-VL for its positions.
     with torch.device('meta'), pytest.raises(ValueError, match='not supported'):
         Qwen2_5_VLModel(config)
-    register.register_attention()
+    register.register_deferred_attention()
     with torch.device('meta'):
         Qwen2_5_VLModel(config)
     assert AttentionInterface()[TORCH_VARLEN].resolve() is varlen_attention_forward
@@ -480,7 +480,7 @@ def reference(dataset, tiny_checkpoint, tmp_path_factory):
 @pytest.fixture
 def chosen(monkeypatch, kernel) -> SlowKernel:
     """As if a run on this machine could take the kernel."""
-    monkeypatch.setattr(attention, 'choose_attention', lambda *args, **kwargs: Choice(TORCH_VARLEN, 'for a test'))
+    monkeypatch.setattr(attention, 'choose_attention', lambda *args, **kwargs: AttentionChoice(TORCH_VARLEN, 'for a test'))
     return kernel
 
 
@@ -522,7 +522,7 @@ def test_choice_from_the_arguments(capability, use_cpu, bf16, expected, tiny_che
 
 def test_checkpoint_of_such_a_run_answers_without_cuda(dataset, tiny_checkpoint, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(attention, 'choose_attention', lambda *args, **kwargs: Choice(TORCH_VARLEN, 'for a test'))
+        patch.setattr(attention, 'choose_attention', lambda *args, **kwargs: AttentionChoice(TORCH_VARLEN, 'for a test'))
         _run(f'{PACKED["padding free"]} --save_strategy epoch --save_only_model true', dataset, tiny_checkpoint,
              str(tmp_path))
     checkpoint = next(path.parent for path in tmp_path.rglob('args.json') if path.parent.name.startswith('checkpoint'))

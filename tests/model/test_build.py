@@ -174,7 +174,7 @@ def test_the_corpus_of_the_tokenizer(tmp_path):
 
 def test_an_output_that_holds_a_model(tiny_mllm, tmp_path):
     (tmp_path / 'config.json').write_text('{}')
-    with pytest.raises(ValueError, match=f'{tmp_path} holds a model already'):
+    with pytest.raises(ValueError, match=f'{tmp_path} already contains a model'):
         build_checkpoint(tiny_mllm, 'tiny', str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 
@@ -195,14 +195,14 @@ def test_another_kind_of_model(tiny_mllm, tmp_path):
     copytree(tiny_mllm, folder)
     config = json.loads((folder / 'config.json').read_text())
     (folder / 'config.json').write_text(json.dumps(config | {'model_type': 'qwen2_vl'}))
-    with pytest.raises(ValueError, match='holds a qwen2_vl.*qwen2_5_vl'):
+    with pytest.raises(ValueError, match='contains a qwen2_vl.*qwen2_5_vl'):
         build_checkpoint(str(folder), 'tiny', str(tmp_path / 'built'))
     assert not (tmp_path / 'built').exists()
 
 
 def test_a_sam2_file_of_another_preset(tiny_mllm, tmp_path):
     torch.save({'model': {'no_mem_embed': torch.zeros(1, 1, 256)}}, tmp_path / 'x.pt')
-    with pytest.raises(ValueError, match="no checkpoint of SAM2 preset 'tiny'"):
+    with pytest.raises(ValueError, match="not a checkpoint of SAM2 preset 'tiny'"):
         build_checkpoint(tiny_mllm, str(tmp_path / 'x.pt'), str(tmp_path / 'built'), sam2_preset='tiny')
     assert not (tmp_path / 'built').exists()
 

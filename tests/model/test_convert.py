@@ -22,7 +22,7 @@ from swift_citrusv.cli.main import main
 from swift_citrusv.model.config import CitrusVConfig
 from swift_citrusv.model.convert import convert_checkpoint
 from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
-from swift_citrusv.model.published_layout import our_key
+from swift_citrusv.model.published_layout import parameter_name
 from swift_citrusv.model.segmenter import PRESETS, Segmenter
 
 # One for each [SEG] of `_batch`.
@@ -133,7 +133,7 @@ def test_numbers_are_kept_to_the_last_bit(tiny_mllm, tmp_path):
     folder = write_published(tmp_path / 'published', reference, tiny_mllm, num_files=2, old=True)
     convert_checkpoint(str(folder), str(tmp_path / 'out'))
     ours = load_file(tmp_path / 'out' / 'model.safetensors')
-    theirs = {our_key(key, False): value for key, value in reference.state_dict().items()}
+    theirs = {parameter_name(key, False): value for key, value in reference.state_dict().items()}
     for name, value in ours.items():
         assert value.dtype == theirs[name].dtype and torch.equal(value, theirs[name]), name
     assert {value.dtype for value in ours.values()} == {torch.bfloat16, torch.float32}
@@ -156,9 +156,9 @@ def test_gradients_reach_what_is_said(converted):
     names = dict(segmenter.named_parameters())
     assert names['sam_prompt_encoder.not_a_point_embed.weight'].grad.any()
     with_gradient = {name for name, p in names.items() if p.grad is not None}
-    assert with_gradient == {name for name in names if segmenter.is_reached(name)}
+    assert with_gradient == {name for name in names if segmenter.uses_parameter(name)}
     plain = Segmenter('tiny')
-    assert not plain.is_reached('sam_prompt_encoder.not_a_point_embed.weight')
+    assert not plain.uses_parameter('sam_prompt_encoder.not_a_point_embed.weight')
 
 
 def test_residual_projector_starts_and_saves(tmp_path):
@@ -209,7 +209,7 @@ def on_meta(monkeypatch):
 
 @pytest.mark.parametrize('preset', [preset for preset in PRESETS if preset != 'tiny'])
 def test_every_name_of_sam2_is_known(preset, on_meta):
-    theirs = {our_key(f'grounding_encoder.sam2_model.{name}', False): tuple(value.shape)
+    theirs = {parameter_name(f'grounding_encoder.sam2_model.{name}', False): tuple(value.shape)
               for name, value in sam2_of(preset).state_dict().items()}  # yapf: disable
     ours = {f'segmenter.{name}': tuple(value.shape) for name, value in Segmenter(preset).state_dict().items()}
     assert ours.items() <= theirs.items()
@@ -243,7 +243,7 @@ def test_the_plan_for_a_real_one(tmp_path, on_meta, capsys):
     path = '/mnt/code/third_parts/sam2/sam2_configs/sam2_hiera_l.yaml'
     (tmp_path / 'config.json').write_text(json.dumps(published_config(reference, 151665, False, path)))
     with pytest.raises(
-            OSError, match='GB of room, but the weights take 17.0 GB'), pytest.MonkeyPatch.context() as patch:
+            OSError, match='GB of free space, but the weights need 17.0 GB'), pytest.MonkeyPatch.context() as patch:
         patch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10, 9, 1))
         convert_checkpoint(str(tmp_path), str(tmp_path / 'out'))
     assert not (tmp_path / 'out').exists()
@@ -330,7 +330,7 @@ def test_text_files_are_asked_for_when_text_is_needed(tiny_mllm, published, brok
 
 def test_another_tokenizer_is_refused(broken, tmp_path, tiny_mllm):
     _edit(broken, seg_token_idx=7)
-    _refused(broken, tmp_path, r'gives \[SEG\] the id \d+, but the model was trained with seg_token_idx 7')
+    _refused(broken, tmp_path, r'The id of \[SEG\] in the tokenizer in .* is \d+, but the model was trained with seg_token_idx 7')
     (tmp_path / 'empty').mkdir()
     _refused(
         broken, tmp_path, '--tokenizer .*empty holds no tokenizer and no processor', tokenizer=str(tmp_path / 'empty'))
@@ -345,24 +345,24 @@ def test_another_tokenizer_is_refused(broken, tmp_path, tiny_mllm):
 
 @pytest.mark.parametrize('changes, match', [
     ({'model_type': 'qwen2_5_vl'}, 'not "citrus_v"'),
-    ({'model_type': ...}, 'says "model_type": None'),
+    ({'model_type': ...}, 'has "model_type": None'),
     ({'vision_config': ...}, 'no "vision_config"'),
     ({'hidden_size': ...}, 'no sizes of the language model.*hidden_size'),
     ({'hidden_size': '128'}, 'no sizes of the language model.*hidden_size'),
-    ({'hidden_size': 132}, 'of another shape|are not those of a Qwen'),
-    ({'num_attention_heads': 'four'}, 'no configuration of a Qwen2.5-VL'),
-    ({'rope_scaling': None}, 'no mrope_section'),
-    ({'rope_scaling': {'type': 'mrope'}}, 'no mrope_section'),
+    ({'hidden_size': 132}, 'of another shape|no Qwen2.5-VL can be built'),
+    ({'num_attention_heads': 'four'}, 'not a configuration of a Qwen2.5-VL'),
+    ({'rope_scaling': None}, 'without mrope_section'),
+    ({'rope_scaling': {'type': 'mrope'}}, 'without mrope_section'),
     ({'seg_token_idx': ...}, '"seg_token_idx": None'),
     ({'seg_token_idx': 10**6}, 'below the vocab_size of 512'),
-    ({'grounding_encoder_config': ...}, 'does not say which SAM2'),
-    ({'grounding_encoder_config': {'cfg_path': 'a/sam3.yaml'}}, "'sam3'.*none of: .*sam2_hiera_l"),
+    ({'grounding_encoder_config': ...}, 'does not name its SAM2'),
+    ({'grounding_encoder_config': {'cfg_path': 'a/sam3.yaml'}}, "'sam3'.*Supported are: .*sam2_hiera_l"),
     ({'grounding_encoder_config': {'cfg_path': 'C:\\b\\sam2_hiera_t.yaml'}}, "SAM2 'sam2_hiera_t'.*of another shape"),
     ({'use_res_seg_projector': True}, '2 missing: seg_projector.skip.weight'),
     ({'num_hidden_layers': 3}, r'12 missing: model.language_model.layers.2.*\.\.\.'),
-    ({'num_hidden_layers': 1}, '12 not known: mllm.model.language_model.layers.1'),
+    ({'num_hidden_layers': 1}, '12 unknown: mllm.model.language_model.layers.1'),
     ({'quantization_config': {}}, 'quantization_config'),
-    ({'auto_map': {'AutoConfig': 'evil.Evil'}}, 'No code of a checkpoint is run'),
+    ({'auto_map': {'AutoConfig': 'evil.Evil'}}, 'no code from a checkpoint is run'),
 ], ids=str)  # yapf: disable
 def test_configurations_that_are_refused(changes, match, broken, tmp_path):
     _edit(broken, **changes)
@@ -392,7 +392,7 @@ def test_weights_that_are_refused(broken, tmp_path):
     _rewrite(broken, change)
     with pytest.raises(ValueError) as caught:
         convert_checkpoint(str(broken), str(tmp_path / 'out'))
-    for part in ('3 not known: ', 'seg_projector.4.weight', 'grounding_encoder.sam2_model.new_head.weight',
+    for part in ('3 unknown: ', 'seg_projector.4.weight', 'grounding_encoder.sam2_model.new_head.weight',
                  'ema.mllm.lm_head.weight', '2 missing: ', 'seg_projector.fc2.bias', 'segmenter.no_mem_embed',
                  'mllm.visual.merger.ln_q.weight', 'mllm.model.language_model.norm.weight [7] instead of [128]',
                  'mllm.lm_head.weight (I8)', 'Nothing was converted'):
@@ -437,7 +437,7 @@ def test_files_that_are_refused(suffix, broken, tmp_path):
     _refused(broken, tmp_path, f'{second.name} (cannot be read|is refused)')
     second.write_bytes(content)
     index.write_text(places.replace(second.name, f'../{second.name}'))
-    _refused(broken, tmp_path, r'names files beside it|has to name files beside it')
+    _refused(broken, tmp_path, r'must name files in its own folder')
     index.write_text('[]')
     _refused(broken, tmp_path, 'cannot be read as an index')
     index.unlink()
@@ -472,7 +472,7 @@ def test_pickles_are_not_run(zipped, broken, tmp_path):
     _refused(broken, tmp_path, 'is refused')
     assert not mark.exists()
     torch.save([torch.zeros(3)], path, _use_new_zipfile_serialization=zipped)
-    _refused(broken, tmp_path, 'holds no state dict')
+    _refused(broken, tmp_path, 'contains no state dict')
 
 
 def test_files_from_before_torch_1_6(published, broken, tmp_path):
@@ -499,11 +499,11 @@ def test_the_directory_has_to_be_empty(published, broken, tmp_path):
     convert_checkpoint(str(published), str(output), overwrite=True, shard_bytes=2**30)
     assert sorted(path.name for path in output.glob('*.safetensors*')) == ['model.safetensors']
     assert (output / 'notes.txt').read_text() == 'mine'
-    with pytest.raises(ValueError, match='the directory that is converted'):
+    with pytest.raises(ValueError, match='the directory to convert'):
         convert_checkpoint(str(broken), str(broken), overwrite=True)
     with pytest.raises(ValueError, match='is a file'):
         convert_checkpoint(str(broken), str(output / 'notes.txt'))
-    with pytest.raises(NotADirectoryError, match='no directory'):
+    with pytest.raises(NotADirectoryError, match='not a directory'):
         convert_checkpoint(str(tmp_path / 'nothing'), str(tmp_path / 'new'))
 
 

@@ -387,7 +387,7 @@ def test_requires_grad_of_the_whole_model(model):
     assert not any(p.requires_grad for p in model.parameters())
     assert model.requires_grad_(True) is model
     for name, parameter in model.named_parameters():
-        expected = not name.startswith('segmenter.') or model.segmenter.is_reached(name.removeprefix('segmenter.'))
+        expected = not name.startswith('segmenter.') or model.segmenter.uses_parameter(name.removeprefix('segmenter.'))
         assert parameter.requires_grad is expected, name
 
 
@@ -395,7 +395,7 @@ def test_what_is_trainable_after_loading(loaded):
     frozen = {name for name, p in loaded.named_parameters() if not p.requires_grad}
     assert frozen == {
         f'segmenter.{name}'
-        for name, _ in loaded.segmenter.named_parameters() if not loaded.segmenter.is_reached(name)
+        for name, _ in loaded.segmenter.named_parameters() if not loaded.segmenter.uses_parameter(name)
     }
 
 

@@ -125,7 +125,7 @@ def test_arrays_of_any_number_of_axes():
 def test_arrays_that_cannot_be_scored(score):
     with pytest.raises(ValueError, match=r'prediction has shape \(1, 4\) and the target \(4,\)'):
         score(np.zeros((1, 4), bool), np.zeros(4, bool))
-    with pytest.raises(ValueError, match='prediction .float64. is not a binary mask: apply a threshold'):
+    with pytest.raises(ValueError, match='prediction .float64. is not a binary mask. Apply a threshold'):
         score(np.array([0.2, 0.9]), np.array([0, 1]))
     with pytest.raises(ValueError, match='target .float64. is not a binary mask'):
         score(np.array([0, 1]), np.array([0, np.nan]))

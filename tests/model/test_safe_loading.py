@@ -11,7 +11,7 @@ from support.rows import Maker, write_jsonl
 from support.swift_run import run_sft
 
 from swift_citrusv.model.build import build_checkpoint
-from swift_citrusv.model.safe_loading import refuse_code
+from swift_citrusv.model.safe_loading import refuse_remote_code
 from swift_citrusv.training.checkpoint_integrity import SEAL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,24 +54,24 @@ def test_no_code_of_a_checkpoint(file, key, value, plain, tiny_mllm, tiny_checkp
     for load in (partial(get_model_processor, model_type='citrusv'), partial(get_model_processor, load_model=False)):
         if plain and load.keywords.get('model_type') is None:
             continue  # a plain Qwen2.5-VL is ms-swift's own affair
-        with pytest.raises(ValueError, match='No code of a checkpoint is run'):
+        with pytest.raises(ValueError, match='no code from a checkpoint is run'):
             load(str(folder))
-    with pytest.raises(ValueError, match='No code of a checkpoint is run'):
+    with pytest.raises(ValueError, match='no code from a checkpoint is run'):
         build_checkpoint(str(folder), 'tiny', str(tmp_path / 'built'))
     assert not mark.exists()
 
 
 def test_what_else_a_config_may_name(tmp_path, tiny_checkpoint):
-    refuse_code(tiny_checkpoint)
+    refuse_remote_code(tiny_checkpoint)
     (tmp_path / 'config.json').write_text('{"text_config": {"attn_implementation": "someone/attention"}}')
-    with pytest.raises(ValueError, match='an attention of a hub.*someone/attention'):
-        refuse_code(str(tmp_path))
+    with pytest.raises(ValueError, match='an attention from a model hub.*someone/attention'):
+        refuse_remote_code(str(tmp_path))
     (tmp_path / 'config.json').write_text('{"a": [{"auto_map": {}}]}')
     with pytest.raises(ValueError, match='auto_map'):
-        refuse_code(str(tmp_path))
+        refuse_remote_code(str(tmp_path))
     (tmp_path / 'config.json').write_text('{')
     with pytest.raises(ValueError, match='config.json cannot be read as JSON'):
-        refuse_code(str(tmp_path))
+        refuse_remote_code(str(tmp_path))
 
 
 def test_a_preset_is_no_class_path(tiny_checkpoint, tmp_path):

@@ -89,7 +89,7 @@ def test_a_directory_must_hold_exactly_one(names, said, tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(ValueError, match='exactly one') as error:
         resolve_sam2(str(tmp_path))
-    assert str(tmp_path) in str(error.value) and f'holds {said}' in str(error.value).replace("['", '')
+    assert str(tmp_path) in str(error.value) and f'contains {said}' in str(error.value).replace("['", '')
 
 
 @pytest.mark.parametrize('source', ['facebook/sam2.1-hiera-huge', 'no/such/file.pt', '', 'Tiny'])
@@ -201,7 +201,7 @@ def test_no_state_dict(content, segmenter, tmp_path):
 
 def _refusal(segmenter, content, folder) -> str:
     before = {name: value.clone() for name, value in segmenter.state_dict().items()}
-    with pytest.raises(ValueError, match="no checkpoint of SAM2 preset 'tiny'") as error:
+    with pytest.raises(ValueError, match="not a checkpoint of SAM2 preset 'tiny'") as error:
         _load(segmenter, {'model': content}, folder)
     _assert_equal(segmenter, before)
     return str(error.value)

@@ -15,7 +15,7 @@ from sam2.sam2_image_predictor import SAM2ImagePredictor
 from support.weights import spread
 
 from swift_citrusv.model.sam2_weights import load_sam2_weights
-from swift_citrusv.model.segmenter import PRESETS, Segmenter, image_size, mask_size, preset_config
+from swift_citrusv.model.segmenter import PRESETS, Segmenter, preset_config, preset_image_size, preset_mask_size
 
 _OF_SAM2 = [preset for preset in PRESETS if preset != 'tiny']
 
@@ -113,14 +113,14 @@ def test_names_and_shapes_are_those_of_sam2(preset):
     assert ours.image_encoder.trunk.global_att_blocks == sam2.image_encoder.trunk.global_att_blocks
     assert ours.image_encoder.trunk.window_spec == sam2.image_encoder.trunk.window_spec
     assert ours.image_encoder.neck.fpn_top_down_levels == sam2.image_encoder.neck.fpn_top_down_levels
-    assert (image_size(preset), mask_size(preset)) == (sam2.image_size, 256)
+    assert (preset_image_size(preset), preset_mask_size(preset)) == (sam2.image_size, 256)
     # What SAM2ImagePredictor does to still images, and so do we whatever the YAML says.
     assert config.model.directly_add_no_mem_embed is True
 
 
 def test_tiny_is_tiny(tiny):
     assert 5e5 < sum(p.numel() for p in tiny.parameters()) < 1e6
-    assert (image_size('tiny'), mask_size('tiny'), tiny.prompt_dim) == (256, 64, 64)
+    assert (preset_image_size('tiny'), preset_mask_size('tiny'), tiny.prompt_dim) == (256, 64, 64)
 
 
 def test_unknown_preset_names_the_known_ones():
@@ -239,13 +239,13 @@ def test_a_gradient_for_exactly_what_is_reached(multimask):
         name
         for name, parameter in segmenter.named_parameters() if name in gradients and (gradients[name] != 0).any()
     }
-    reached = {name for name, _ in segmenter.named_parameters() if segmenter.is_reached(name)}
+    reached = {name for name, _ in segmenter.named_parameters() if segmenter.uses_parameter(name)}
     if multimask:
         # The masks that were not the best this time may be the next.
         chosen = {name for name in with_gradient if 'output_hypernetworks_mlps' in name}
         reached = {name for name in reached if 'output_hypernetworks_mlps' not in name} | chosen
         assert chosen and all(name.split('output_hypernetworks_mlps.')[1][0] in '123' for name in chosen)
-        assert all(segmenter.is_reached(name) for name in chosen)
+        assert all(segmenter.uses_parameter(name) for name in chosen)
     assert with_gradient == reached
     assert 0 < len(reached) < len(list(segmenter.parameters()))
 
@@ -253,8 +253,8 @@ def test_a_gradient_for_exactly_what_is_reached(multimask):
     segmenter.zero_grad(set_to_none=True)
     _loss_and_gradients(segmenter)
     for name, parameter in segmenter.named_parameters():
-        assert parameter.requires_grad is segmenter.is_reached(name)
-        assert (parameter.grad is not None) is segmenter.is_reached(name), name
+        assert parameter.requires_grad is segmenter.uses_parameter(name)
+        assert (parameter.grad is not None) is segmenter.uses_parameter(name), name
 
 
 def test_requires_grad_is_what_it_says(tiny):
@@ -263,7 +263,7 @@ def test_requires_grad_is_what_it_says(tiny):
     assert not any(p.requires_grad for p in tiny.parameters())
     tiny.requires_grad_()
     assert {name for name, p in tiny.named_parameters() if p.requires_grad} \
-        == {name for name, _ in tiny.named_parameters() if tiny.is_reached(name)}
+        == {name for name, _ in tiny.named_parameters() if tiny.uses_parameter(name)}
 
 
 def test_frozen_segmenter_still_passes_the_gradient_on(tiny):

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.mixture import CAPACITY, mixture
+from support.raised import assert_raises
 
 from swift_citrusv.packing.best_fit import best_fit
 from swift_citrusv.packing.packs import pack_arrays
@@ -21,7 +22,7 @@ def slow_imbalance(costs, world_size):
 
 
 def realistic_costs(num_packs, seed=0):
-    """Tokens, attention over each row's square and SAM2's images, in tokens; packs as a stream would leave them."""
+    """Costs of tokens, squared lengths and SAM2 images, in tokens, of packs like those of a stream."""
     rng = np.random.default_rng(seed)
     lengths, kinds = mixture(num_packs * 14, seed)
     group = np.argsort(kinds + rng.normal(0, 2, len(kinds)), kind='stable')  # packs of different kinds of rows
@@ -37,7 +38,7 @@ def test_ranks_wait_far_less_than_in_a_plain_shuffle(world_size):
     shuffled = imbalance(np.random.default_rng(0).permutation(costs), world_size)
     assert shuffled > 0.08
     assert imbalance(costs[order], world_size) < shuffled / 10
-    # Fewer steps in a window balance less, none not at all.
+    # Fewer steps in a window balance less; a window of one step does not balance at all.
     some = imbalance(costs[balanced_order(costs, world_size, seed=0, window=8)], world_size)
     assert imbalance(costs[order], world_size) < some < shuffled / 2
     none = imbalance(costs[balanced_order(costs, world_size, seed=0, window=1)], world_size)
@@ -45,7 +46,7 @@ def test_ranks_wait_far_less_than_in_a_plain_shuffle(world_size):
 
 
 def test_packs_of_the_packer_are_nearly_balanced_from_the_start():
-    # Dealt packs hold the same mix, so that even in a random order ranks wait less than with best fit alone.
+    # Dealt packs have the same mix of rows, so even in a random order ranks wait less than with best fit alone.
     lengths, _ = mixture(20_000)
     row_costs = lengths + lengths**2 / 4000
     packs = pack_arrays(lengths, CAPACITY)
@@ -123,7 +124,8 @@ def test_imbalance_by_hand_and_by_loop():
         assert imbalance(costs, world_size) == pytest.approx(slow_imbalance(costs, world_size))
 
 
-@pytest.mark.parametrize(('costs', 'world_size', 'window', 'message'), [
+# Costs, world_size, window, a pattern of the message.
+ERRORS = [
     (np.ones(5), 2, 64, '5 packs cannot be shared by 2 ranks .* split_to_multiple'),
     (np.ones(4), 0, 64, 'world_size is 0'),
     (np.ones(4), 2, 0, 'window is 0'),
@@ -131,10 +133,11 @@ def test_imbalance_by_hand_and_by_loop():
     (np.array([1, -2.]), 2, 64, 'Pack 1 has cost -2'),
     (np.array([np.nan, 1]), 2, 64, 'Pack 0 has cost nan'),
     (np.array([np.inf, 1]), 2, 64, 'Pack 0 has cost inf'),
-])
-def test_errors(costs, world_size, window, message):
-    with pytest.raises(ValueError, match=message):
-        balanced_order(costs, world_size, seed=0, window=window)
-    if window:
-        with pytest.raises(ValueError, match=message):
-            imbalance(costs, world_size)
+]
+
+
+def test_errors():
+    for costs, world_size, window, pattern in ERRORS:
+        assert_raises(ValueError, pattern, balanced_order, costs, world_size, seed=0, window=window)
+        if window:
+            assert_raises(ValueError, pattern, imbalance, costs, world_size)

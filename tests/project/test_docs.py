@@ -1,81 +1,44 @@
-"""What the README and the docs tell people to do works: rows, commands, Python, and the names of files."""
+"""What the README and the docs name exists: rows, flags, settings, files, modules, messages, targets of make."""
 import argparse
 import ast
 import json
-import os
 import pytest
 import re
-import shlex
 import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from support.docs import PAGES, ROOT, blocks_of, commands_of, text_of
 from support.faults import Faults
-from support.rows import Maker, write_jsonl
 from typing import Any
 
 from swift_citrusv.cli import main as cli
 from swift_citrusv.rows.contract import parse_row
 from swift_citrusv.settings import Settings
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
-BLOCKS = re.findall(r'```(\w*)\n(.*?)```', README, flags=re.DOTALL)
+PACKAGE = ROOT / 'swift_citrusv'
+FOLDERS = ('templates', 'examples', 'tests', 'swift_citrusv', 'docs', '.ci')
+# In architecture.md the template's methods are written without its module.
+SHORT_NAMES = {'CitrusVTemplate': 'encoding.template.CitrusVTemplate'}
 
-
-def blocks(language: str) -> list[str]:
-    return [text for name, text in BLOCKS if name == language]
-
-
-def test_rows_keep_the_contract():
-    rows = [json.loads(text) for text in blocks('json')]
-    assert rows
-    for row in rows:
-        assert parse_row(row, row_id='README').masks
-
-
-def test_every_command_is_run_somewhere():
-    """make by CI, pip by the packaging tests, recipes by test_examples, the laptop block below."""
-    recipes = {path.name for path in (ROOT / 'examples').glob('*.sh')}
-    makefile = (ROOT / 'Makefile').read_text()
-    for line in ''.join(blocks('bash')).replace('\\\n', ' ').splitlines():
-        words = [word for word in line.split() if not re.match(r'[A-Z]+=', word)]
-        if words[0] == 'make':
-            assert re.search(rf'^{words[1]}:', makefile, flags=re.MULTILINE)
-        elif words[0] == 'bash':
-            assert Path(words[1]).name in recipes
-        else:
-            assert words[0] in {'pip', 'citrusv', 'swift'}, line
-
-
-def test_settings_table_is_complete():
-    for name in Settings.__dataclass_fields__:
-        assert f'`{name}`' in README, name
-
-
-PAGES = ['README.md', *sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'docs').glob('*.md'))]
-
-
-def text_of(page: str) -> str:
-    return (ROOT / page).read_text(encoding='utf-8')
+# ---- blocks and commands
 
 
 @pytest.mark.parametrize('page', PAGES)
-def test_files_that_are_named_exist(page):
-    text = text_of(page)
-    for name in re.findall(r'(?:templates|examples|tests|swift_citrusv|docs)/[\w./]+\.(?:yaml|sh|py|png|md)', text):
-        assert (ROOT / name.replace('stageN', 'stage1')).exists(), name
-    for name in re.findall(r'\]\(([^)#:]+)\)', text):
-        assert (ROOT / page).parent.joinpath(name).exists(), name
+def test_blocks_can_be_read(page):
+    for language, text in blocks_of(page):
+        if language == 'python':
+            ast.parse(text)
+        elif language == 'json':
+            assert parse_row(json.loads(text), row_id=page).masks
+        elif language == 'bash':
+            subprocess.run(['bash', '-n'], input=text, text=True, check=True)
+        else:
+            assert language == '', language
 
 
-def commands_of(page: str) -> list[list[str]]:
-    """The words of each `citrusv` and `swift` command: in blocks, indented, or in a line of prose."""
-    text = text_of(page).replace('\\\n', ' ')
-    lines = re.findall(r'^ {0,4}((?:citrusv|swift) .*)$', text, flags=re.MULTILINE)
-    lines += re.findall(r'`((?:citrusv|swift) [^`]*--[^`]*)`', text.replace('\n', ' '))
-    chosen = [line for line in lines if not line.startswith('swift infer`')]
-    return [shlex.split(line.replace(' ...', ''), comments=True) for line in chosen]
+def test_the_row_is_shown():
+    assert 'json' in dict(blocks_of('README.md')) and 'json' in dict(blocks_of('docs/data.md'))
 
 
 @pytest.mark.parametrize('page', PAGES)
@@ -84,15 +47,15 @@ def test_commands_are_understood(page):
     from swift.arguments import AppArguments, DeployArguments, ExportArguments, InferArguments, SftArguments
     classes = {'sft': SftArguments, 'infer': InferArguments, 'deploy': DeployArguments, 'app': AppArguments,
                'export': ExportArguments}  # yapf: disable
-    for program, name, *words in commands_of(page):
-        if program == 'citrusv':
+    for command in commands_of(page):
+        if command.program == 'citrusv' and command.words[1] != '--version':
             # In prose a command is shortened to what is spoken of.
+            name, *words = command.words[1:]
             args, unknown = citrusv_parser(name).parse_known_args(words)
             assert not unknown, (name, unknown)
-        else:
-            known = {field.name for field in fields(classes[name])}
-            flags = {word[2:] for word in words if word.startswith('--')}
-            assert flags <= known, (name, flags - known)
+        elif command.program == 'swift':
+            known = {f'--{field.name}' for field in fields(classes[command.words[1]])}
+            assert command.flags <= known, (command.words, command.flags - known)
 
 
 def citrusv_parser(name: str) -> Any:
@@ -106,41 +69,162 @@ def citrusv_parser(name: str) -> Any:
     return parser
 
 
-@pytest.mark.parametrize('page', PAGES)
-def test_blocks_can_be_read(page):
-    found = re.findall(r'```(\w*)\n(.*?)```', text_of(page), flags=re.DOTALL)
-    for language, text in found:
-        if language == 'python':
-            ast.parse(text)
-        elif language == 'json':
-            assert parse_row(json.loads(text), row_id=page)
-        elif language == 'bash':
-            subprocess.run(['bash', '-n'], input=text, text=True, check=True)
-        else:
-            assert language == '', language
+def test_settings_table_is_complete():
+    table = re.findall(r'^\| (`.*?) \|', text_of('docs/settings.md'), flags=re.MULTILINE)
+    named = [name for cell in table for name in re.findall(r'`(\w+)`', cell)]
+    assert sorted(named) == sorted(Settings.__dataclass_fields__)
 
 
-def test_laptop_block(tmp_path):
-    """The commands and the Python of "Your own rows, on a laptop", as they stand."""
-    maker = Maker(tmp_path / 'images')
-    write_jsonl(tmp_path / 'rows.jsonl', [row for row in maker.every_kind() if 'videos' not in row])
-    Path(maker.image()).rename(tmp_path / 'image.png')
-    environment = {**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
-    commands = next(text for text in blocks('bash') if 'swift sft' in text)
-    check = next(text for text in blocks('bash') if text.startswith('citrusv check-data'))
-    for command in (['bash', '-euc', check + commands], [sys.executable, '-c', blocks('python')[0]]):
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, errors='replace')
-        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert list((tmp_path / 'pictures').glob('*.png'))
-    assert list((tmp_path / 'output' / 'first' / 'images').glob('eval_step_*.png'))
+def test_make_help_lists_all_targets():
+    makefile = text_of('Makefile')
+    phony = re.search(r'^\.PHONY: (.*)$', makefile, flags=re.MULTILINE)
+    assert phony is not None
+    described = re.findall(r'^([a-z]+):.*## \S', makefile, flags=re.MULTILINE)
+    assert sorted(described) == sorted(phony[1].split())
+    for page in PAGES:
+        for command in commands_of(page):
+            assert command.program != 'make' or command.words[1] in described, command
+
+
+# ---- files and links
+
+
+@pytest.mark.parametrize('page', [*PAGES, 'CHANGELOG.md'])
+def test_files_that_are_named_exist(page):
+    text = text_of(page)
+    for name in re.findall(rf'(?<![\w./])((?:{"|".join(map(re.escape, FOLDERS))})/[\w./]+)', text):
+        assert (ROOT / name.rstrip('.').replace('stageN', 'stage1')).exists(), name
+    for name in re.findall(r'`(bench_\w+\.py)', text):
+        assert (ROOT / 'tests/bench' / name).exists(), name
+    for name, anchor in re.findall(r'\]\(([^)#:]*)#?([^):]*)\)', text):
+        target = (ROOT / page).parent.joinpath(name) if name else ROOT / page
+        assert target.exists(), name
+        assert not anchor or anchor in anchors(target), (name, anchor)
+
+
+def anchors(path: Path) -> set[str]:
+    """Of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r'^#+ (.*)$', path.read_text(encoding='utf-8'), flags=re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
+
+
+def test_every_page_is_in_the_index():
+    index, readme = text_of('docs/README.md'), text_of('README.md')
+    for page in PAGES:
+        name = Path(page).name
+        # The list of old names is linked from architecture.md and CHANGELOG.md.
+        if page.startswith('docs/') and name not in ('README.md', 'module_names.md'):
+            assert f']({name})' in index and f'](docs/{name})' in readme, page
+
+
+# ---- modules
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if page != 'docs/module_names.md'])
+def test_modules_that_are_named_exist(page):
+    for name in names_of(page):
+        assert exists(name), f'{page} names {name}'
+
+
+def test_new_module_names_exist():
+    rows = re.findall(r'^\| `([\w.]+)` \| (.*) \|$', text_of('docs/module_names.md'), flags=re.MULTILINE)
+    names = {f'{room}.{new}' for room, cells in rows for new in re.findall(r'→ `(\w+)`', cells)}
+    assert len(names) > 150
+    for name in names:
+        assert exists(name), name
+
+
+def names_of(page: str) -> Iterator[str]:
+    """Names below `swift_citrusv`, dotted: written with the package, or after a room."""
+    rooms = '|'.join(path.stem for path in PACKAGE.iterdir() if path.suffix == '.py' or (path / '__init__.py').exists())
+    for name in re.findall(r'`([\w.]+)`', text_of(page)):
+        name = name.removeprefix('swift_citrusv.')
+        short, _, rest = name.partition('.')
+        if short in SHORT_NAMES and rest:
+            yield f'{SHORT_NAMES[short]}.{rest}'
+        elif re.fullmatch(rf'(?:{rooms})\.\w[\w.]*', name) and not name.endswith('.py'):
+            yield name
+
+
+def exists(name: str) -> bool:
+    """Whether a module, or a class, function, method or constant in one, has this dotted name."""
+    path, parts = PACKAGE, name.split('.')
+    while parts and (path / parts[0]).is_dir():
+        path = path / parts.pop(0)
+    module = path / f'{parts.pop(0)}.py' if parts and (path / f'{parts[0]}.py').exists() else path / '__init__.py'
+    body: list[ast.stmt] = ast.parse(module.read_text(encoding='utf-8')).body
+    for part in parts:
+        found = next((node for node in body if part in defined(node)), None)
+        if found is None:
+            return False
+        body = getattr(found, 'body', [])
+    return True
+
+
+def defined(node: ast.stmt) -> set[str]:
+    """The names that a statement defines."""
+    if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+        return {node.name}
+    if isinstance(node, ast.ImportFrom):
+        return {alias.asname or alias.name for alias in node.names}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def test_names_are_really_looked_up():
+    assert exists('rows.contract.parse_row') and exists('encoding.template.CitrusVTemplate.encode')
+    assert exists('scoring.masks') and exists('settings.Settings.from_env') and exists('volumes.Volume')
+    for name in ('rows.nothing', 'rows.contract.nothing', 'encoding.template.CitrusVTemplate.nothing',
+                 'rows.masks.a.b'):
+        assert not exists(name), name
+    assert len(set(names_of('docs/architecture.md'))) > 50
+
+
+def test_table_of_floors_is_that_of_the_rooms():
+    """docs/architecture.md and `FLOORS` of test_rooms.py."""
+    tree = ast.parse(text_of('tests/project/test_rooms.py'))
+    floors = next(ast.literal_eval(node.value) for node in tree.body
+                  if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == 'FLOORS'
+                  and node.value is not None)  # yapf: disable
+    rows = re.findall(r'^\| (\d+) \| (.*?) \|', text_of('docs/architecture.md'), flags=re.MULTILINE)
+    table = {int(floor): set(re.findall(r'`(\w+)`', rooms)) for floor, rooms in rows}
+    assert table == {floor: set(rooms) for floor, rooms in enumerate(floors)}
+
+
+# ---- messages
 
 
 def test_table_of_faults_is_that_of_the_tests(tmp_path):
-    """docs/robustness.md says of every fault what the tests hold."""
-    text = (ROOT / 'docs' / 'robustness.md').read_text(encoding='utf-8')
-    table = re.findall(r'^\| (.+?)( ¹)? \| `([\w-]+)` \| (line|header|pixels) \|$', text, flags=re.MULTILINE)
+    """docs/robustness.md says of every fault what the tests check."""
+    table = re.findall(
+        r'^\| (.+?)( ¹)? \| `([\w-]+)` \| (line|header|pixels) \|$', text_of('docs/robustness.md'), flags=re.MULTILINE)
     faults = [(fault.name, ' ¹' if fault.needs_model else '', fault.kind, fault.found)
               for fault in Faults(tmp_path / 'files').bad()]
     assert table == faults
-    for name in re.findall(r'tests/\w+\.py', text):
-        assert (ROOT / name).exists(), name
+
+
+def test_messages_that_are_quoted_are_those_of_the_code():
+    texts = [literal for path in PACKAGE.rglob('*.py') for literal in literals(path)]
+    quoted = re.findall(r'\*\*.*?`(.+?)`\.\*\*', text_of('docs/troubleshooting.md'))
+    resumed = re.findall(r'^ {4}(output/run/checkpoint.*)$', text_of('docs/robustness.md'), flags=re.MULTILINE)
+    fragments = [fragment for message in [*quoted, *resumed] for fragment in fixed_parts(message)]
+    assert len(quoted) > 4 and len(resumed) == 1 and len(fragments) > 5
+    for fragment in fragments:
+        assert any(fragment in text for text in texts), f'no message of the code has {fragment!r}'
+
+
+def literals(path: Path) -> Iterator[str]:
+    """The texts of a file, those with values in them with `{}` for each value."""
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.JoinedStr):
+            yield ''.join(str(part.value) if isinstance(part, ast.Constant) else '{}' for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def fixed_parts(message: str) -> Iterator[str]:
+    """What a message has beside its values: pieces of four words or more, without the first, which may be a value."""
+    for part in re.split(r'\.\.\.|\(.*?\)|\S*\d\S*', message):
+        words = part.split()
+        if len(words) > 3:
+            yield ' '.join(words[1:])

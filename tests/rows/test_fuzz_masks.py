@@ -154,19 +154,19 @@ def test_padded_batches(rows):
 
 @settings(max_examples=300, deadline=2000)
 @given(encoded_rows(), st.data())
-def test_pieces_and_packs_of_pieces(rows, data):
-    """Every mask of a row is in one of its pieces, with its image; a pack of all pieces is that of the rows."""
-    expected, offset, pieces = [], 0, []
+def test_chunks_and_packs_of_chunks(rows, data):
+    """Every mask of a row is in one of its chunks, with its image; a pack of all chunks is that of the rows."""
+    expected, offset, chunks = [], 0, []
     for row in rows:
         expected += links(row, offset)
         offset += row['length']
         cuts = [0, *sorted(data.draw(st.sets(st.integers(1, row['length'])))), row['length']]
         for start, stop in zip(cuts, cuts[1:]):
-            piece = {**row, 'length': stop - start}
+            chunk = {**row, 'length': stop - start}
             if 'masks' in row:
-                take_masks(piece, start, stop)
-            assert links(piece, start) == [link for link in links(row) if start <= link[2] < stop]
-            used = {image for _, image, _ in links(piece)}
-            assert {int(image[0, 0, 0]) for image in piece.get('g_pixel_values', ())} == used
-            pieces.append(piece)
-    assert links(pack_masks(pieces)) == expected
+                take_masks(chunk, start, stop)
+            assert links(chunk, start) == [link for link in links(row) if start <= link[2] < stop]
+            used = {image for _, image, _ in links(chunk)}
+            assert {int(image[0, 0, 0]) for image in chunk.get('g_pixel_values', ())} == used
+            chunks.append(chunk)
+    assert links(pack_masks(chunks)) == expected

@@ -79,7 +79,7 @@ def test_columns_that_ms_swift_would_lose(name, tmp_path, monkeypatch):
     path = tmp_path / 'rows.jsonl'
     path.write_text('\n'.join(map(json.dumps, rows)))
     skipped: list[Any] = []
-    monkeypatch.setattr(datasets.Skips, 'add', lambda _, error: skipped.append(error))
+    monkeypatch.setattr(datasets.SkipCounter, 'add', lambda _, error: skipped.append(error))
     _, bad, num_rows = scan_jsonl(str(path), strict=False)
     assert (bad, num_rows) == (lines, len(rows))
     assert [(error.row, error.kind) for error in skipped] == [(f'rows.jsonl:{n}', k) for n, k in zip(lines, kinds)]

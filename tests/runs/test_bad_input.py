@@ -72,7 +72,7 @@ def test_bad_row(name, template, files, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name', ['image missing', 'two [SEG], one mask', 'row too long'])
 def test_a_bad_row_is_tried_once(name, template, files, monkeypatch):
-    from swift_citrusv.encoding import template as module
+    from swift_citrusv.encoding import row_media as module
     monkeypatch.chdir(files)
     checked = Mock(side_effect=module.parse_row)
     monkeypatch.setattr(module, 'parse_row', checked)
@@ -89,13 +89,13 @@ def test_other_errors_are_tried_as_ms_swift_does(template, files, monkeypatch):
         calls.append(torch.is_inference_mode_enabled())
         if len(calls) < 3:
             raise ConnectionError('once more')
-        return _encode_masks(*args, **kwargs)
+        return _mask_tensors(*args, **kwargs)
 
-    _encode_masks = template._encode_masks
-    monkeypatch.setattr(template, '_encode_masks', once_down)
+    _mask_tensors = template._mask_tensors
+    monkeypatch.setattr(template, '_mask_tensors', once_down)
     assert 'masks' in template.encode(_row(), return_length=True)
     assert calls == [True] * 3
-    monkeypatch.setattr(template, '_encode_masks', lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr(template, '_mask_tensors', lambda *args, **kwargs: 1 / 0)
     with pytest.raises(RowError, match='row .no number.: ZeroDivisionError') as error:
         template.encode(_row())
     assert isinstance(error.value.__cause__, ZeroDivisionError)

@@ -80,7 +80,7 @@ def test_unusual_files_are_read_right(unusual, template):
     opened = {}
     for name, row in unusual.items():
         if row.get('images'):
-            opened[name] = np.array(template._load_image(row['images'][0], True))
+            opened[name] = np.array(template._open_image(row['images'][0]))
             assert opened[name].dtype == np.uint8 and opened[name].ndim == 3 and opened[name].shape[-1] == 3
     for name, pixels in expected_pixels().items():
         # WebP is lossy here.

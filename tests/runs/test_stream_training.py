@@ -68,8 +68,8 @@ def test_same_gradient(name, dataset, tiny_checkpoint, reference, tmp_path):
         _one_step(f'--streaming true {LAYOUTS[name]}', dataset, tiny_checkpoint, tmp_path / 'out'), reference)
 
 
-def test_same_gradient_of_pieces(tiny_checkpoint, tmp_path):
-    """Rows that are cut into pieces: from a stream, and from a data set in memory, in other packs."""
+def test_same_gradient_of_chunks(tiny_checkpoint, tmp_path):
+    """Rows that are cut into chunks: from a stream, and from a data set in memory, in other packs."""
     maker = Maker(tmp_path / 'images')
     long = maker.row('Tell me all.', ' '.join(f'The cell {i} has a nucleus.' for i in range(60)))
     dataset = write_jsonl(tmp_path / 'train.jsonl', [*maker.every_kind(), long])
@@ -121,22 +121,22 @@ def test_evaluation_on_a_stream(dataset, tiny_checkpoint, tmp_path):
 SPY = '''
 import os
 import re
-from swift_citrusv import stream_loader, stream_reading
-from swift_citrusv.register import register
+from swift_citrusv.plugin.register import register
+from swift_citrusv.training import stream_dataloader, stream_jsonl
 register()
-stream_reading._SHARD_BYTES, stream_reading._SHARDS_PER_READER = 100, 2
-StreamLoader = stream_loader.StreamLoader
-give = StreamLoader.__iter__
+stream_jsonl._SHARD_BYTES, stream_jsonl._SHARDS_PER_READER = 100, 2
+PackedStreamLoader = stream_dataloader.PackedStreamLoader
+give = PackedStreamLoader.__iter__
 def spied(self):
     path = os.path.join(os.environ['SPY_FOLDER'], f'rank{self.rank}.txt')
     with open(path, 'a', buffering=1) as file:
         file.write('pass\\n')
         for batch in give(self):
-            text = self.packs.template.tokenizer.decode(batch['input_ids'][0])
+            text = self.source.packs.template.tokenizer.decode(batch['input_ids'][0])
             rows = re.findall(r'Row (\\d+)', text) if (batch['labels'] != -100).any() else []
             file.write(' '.join(rows) + '\\n')
             yield batch
-StreamLoader.__iter__ = lambda self: spied(self) if self.multiple == 2 else give(self)
+PackedStreamLoader.__iter__ = lambda self: spied(self) if self.multiple == 2 else give(self)
 '''
 
 

@@ -5,11 +5,11 @@ from scipy import stats
 from support.scored import NumbersTask, weighted_median
 from typing import Any
 
-from swift_citrusv.scoring.bootstrap import (Run, cluster_numbers, differences, draws, macros_of, mean_of_known,
-                                             scores_of, sums_of)
-from swift_citrusv.scoring.task import Corpus, f1, mean, ratio
+from swift_citrusv.scoring.bootstrap import (RunCases, bootstrap_scores, cluster_indices, cluster_sums, macro_scores,
+                                             mean_of_known, paired_differences, resampled_counts)
+from swift_citrusv.scoring.task import CorpusMeasure, f1, mean, ratio
 
-MEASURES = (mean('a'), ratio('r', 'a', 'b'), f1('f', 'a', 'b', 'b'), Corpus('m', weighted_median))
+MEASURES = (mean('a'), ratio('r', 'a', 'b'), f1('f', 'a', 'b', 'b'), CorpusMeasure('m', weighted_median))
 
 
 def cases(number, seed=0, holes=True):
@@ -22,7 +22,7 @@ def cases(number, seed=0, holes=True):
 
 def test_values_are_those_of_numpy():
     columns, data = cases(50)
-    found = scores_of(MEASURES, columns, data, np.arange(50) // 5, repeats=0)
+    found = bootstrap_scores(MEASURES, columns, data, np.arange(50) // 5, repeats=0)
     assert found['a'].value == pytest.approx(np.nanmean(columns['a']))
     assert found['r'].value == pytest.approx(np.nansum(columns['a']) / columns['b'].sum())
     assert found['f'].value == pytest.approx(np.nansum(columns['a']) / columns['b'].sum())
@@ -32,12 +32,12 @@ def test_values_are_those_of_numpy():
 
 
 def test_every_draw_against_a_loop():
-    """The same draws, cases repeated one by one."""
+    """The same resamplings, cases repeated one by one."""
     columns, data = cases(30, 1)
-    clusters = cluster_numbers([str(i // 3) for i in range(30)])
-    found = scores_of(MEASURES, columns, data, clusters, repeats=60, seed=5)
+    clusters = cluster_indices([str(i // 3) for i in range(30)])
+    found = bootstrap_scores(MEASURES, columns, data, clusters, repeats=60, seed=5)
     values: dict[str, list[float]] = {measure.name: [] for measure in MEASURES}
-    for block in draws(10, 60, 5):
+    for block in resampled_counts(10, 60, 5):
         for counts in block:
             chosen = [i for i in range(30) for _ in range(counts[i // 3])]
             a, b = columns['a'][chosen], columns['b'][chosen]
@@ -51,17 +51,17 @@ def test_every_draw_against_a_loop():
 
 
 def test_draws_are_multinomial_and_in_blocks(monkeypatch):
-    whole = np.concatenate([*draws(7, 500, 3)])
+    whole = np.concatenate([*resampled_counts(7, 500, 3)])
     assert whole.shape == (500, 7) and (whole.sum(axis=1) == 7).all()
     assert abs(whole.mean() - 1) < 1e-9 and abs(whole.var() - 6 / 7) < 0.05
-    monkeypatch.setattr('swift_citrusv.scoring.bootstrap._BLOCK', 70)
-    assert [len(block) for block in draws(7, 25, 3)] == [10, 10, 5]
+    monkeypatch.setattr('swift_citrusv.scoring.bootstrap._MAX_COUNTS', 70)
+    assert [len(block) for block in resampled_counts(7, 25, 3)] == [10, 10, 5]
 
 
 def test_like_scipy():
     """Percentile intervals of a mean of single cases."""
     values = np.random.default_rng(2).gamma(2, size=200)
-    found = scores_of((mean('a'), ), {'a': values}, [], np.arange(200), repeats=5000)['a']
+    found = bootstrap_scores((mean('a'), ), {'a': values}, [], np.arange(200), repeats=5000)['a']
     there = stats.bootstrap((values, ), np.mean, n_resamples=5000, method='percentile', rng=1).confidence_interval
     assert (found.low, found.high) == pytest.approx((there.low, there.high), rel=0.02)
 
@@ -69,9 +69,9 @@ def test_like_scipy():
 def test_what_belongs_together_is_drawn_together():
     """Ten copies of a case tell no more than one."""
     values = np.random.default_rng(3).random(40)
-    single = scores_of((mean('a'), ), {'a': values}, [], np.arange(40), 400)['a']
-    copies = scores_of((mean('a'), ), {'a': values.repeat(10)}, [], np.arange(40).repeat(10), 400)['a']
-    wrong = scores_of((mean('a'), ), {'a': values.repeat(10)}, [], np.arange(400), 400)['a']
+    single = bootstrap_scores((mean('a'), ), {'a': values}, [], np.arange(40), 400)['a']
+    copies = bootstrap_scores((mean('a'), ), {'a': values.repeat(10)}, [], np.arange(40).repeat(10), 400)['a']
+    wrong = bootstrap_scores((mean('a'), ), {'a': values.repeat(10)}, [], np.arange(400), 400)['a']
     assert (copies.value, copies.low, copies.high) == pytest.approx((single.value, single.low, single.high))
     assert copies.clusters == 40 and copies.count == 400
     assert wrong.high - wrong.low < 0.5 * (single.high - single.low)
@@ -82,7 +82,7 @@ def test_interval_holds_what_it_promises():
     generator = np.random.default_rng(4)
     held = 0
     for i in range(200):
-        found = scores_of((mean('a'), ), {'a': generator.normal(1, 1, 60)}, [], np.arange(60), 300, i)['a']
+        found = bootstrap_scores((mean('a'), ), {'a': generator.normal(1, 1, 60)}, [], np.arange(60), 300, i)['a']
         held += found.low <= 1 <= found.high
     assert 180 <= held <= 198
 
@@ -90,20 +90,20 @@ def test_interval_holds_what_it_promises():
 @pytest.mark.parametrize('values, clusters', [([np.nan] * 4, 4), ([0.5], 1), ([0.5] * 4, 1), ([], 0)])
 def test_too_little_for_an_interval(values, clusters):
     column = np.array(values, np.float64)
-    found = scores_of((mean('a'), ), {'a': column}, [], np.zeros(len(column), np.int64)
+    found = bootstrap_scores((mean('a'), ), {'a': column}, [], np.zeros(len(column), np.int64)
                       if clusters < 2 else np.arange(len(column)), 50)['a']  # yapf: disable
     assert np.isnan(found.low) and np.isnan(found.high)
     assert np.isnan(found.value) or found.value == 0.5
 
 
 def test_a_column_that_no_case_has():
-    found = scores_of((mean('other'), ), {}, [], np.arange(4), 10)['other']
+    found = bootstrap_scores((mean('other'), ), {}, [], np.arange(4), 10)['other']
     assert np.isnan(found.value) and found.count == 0
 
 
 def test_sums_by_cluster():
     column = np.array([1, np.nan, 3, 4.])
-    np.testing.assert_array_equal(sums_of([column], np.array([0, 0, 2, 2]), 3), [[1, 1], [0, 0], [7, 2]])
+    np.testing.assert_array_equal(cluster_sums([column], np.array([0, 0, 2, 2]), 3), [[1, 1], [0, 0], [7, 2]])
 
 
 def test_macro_means():
@@ -111,12 +111,12 @@ def test_macro_means():
     columns, _ = cases(60, 6)
     groups = np.random.default_rng(0).integers(-1, 3, 60)
     clusters = np.arange(60) // 2
-    found = macros_of((mean('a'), ratio('r', 'a', 'b')), columns, clusters, groups, 40, 9)
+    found = macro_scores((mean('a'), ratio('r', 'a', 'b')), columns, clusters, groups, 40, 9)
     assert found['a'].value == pytest.approx(np.mean([np.nanmean(columns['a'][groups == g]) for g in range(3)]))
     assert found['a'].count == np.count_nonzero(groups >= 0)
     present = np.unique(clusters[groups >= 0])
     values = []
-    for block in draws(len(present), 40, 9):
+    for block in resampled_counts(len(present), 40, 9):
         for counts in block:
             weights = np.zeros(30, int)
             weights[present] = counts
@@ -126,25 +126,25 @@ def test_macro_means():
                 means.append(np.nanmean(columns['a'][chosen]) if chosen else np.nan)
             values.append(np.nanmean(means))
     assert (found['a'].low, found['a'].high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
-    assert macros_of((mean('a'), ), columns, clusters, np.full(60, -1)) == {}
+    assert macro_scores((mean('a'), ), columns, clusters, np.full(60, -1)) == {}
     np.testing.assert_array_equal(mean_of_known(np.array([[1, np.nan, 3], [np.nan] * 3])), [2, np.nan])
 
 
 # ---- two runs
 
 
-def run_of(columns: dict, data: list, clusters: Any) -> Run:
-    return Run(columns, data, np.asarray(clusters))
+def run_of(columns: dict, data: list, clusters: Any) -> RunCases:
+    return RunCases(columns, data, np.asarray(clusters))
 
 
 def test_differences_against_a_loop():
     one, two = cases(24, 7), cases(24, 8)
     clusters = np.arange(24) // 2
-    found = differences(MEASURES, run_of(one[0], one[1], clusters), run_of(two[0], two[1], clusters), 12, 50, 2)
+    found = paired_differences(MEASURES, run_of(one[0], one[1], clusters), run_of(two[0], two[1], clusters), 12, 50, 2)
     gap = found['a']
     assert (gap.first, gap.second) == pytest.approx((np.nanmean(one[0]['a']), np.nanmean(two[0]['a'])))
     drawn = []
-    for block in draws(12, 50, 2):
+    for block in resampled_counts(12, 50, 2):
         for counts in block:
             chosen = [i for i in range(24) for _ in range(counts[i // 2])]
             drawn.append(np.nanmean(two[0]['a'][chosen]) - np.nanmean(one[0]['a'][chosen]))
@@ -158,8 +158,8 @@ def test_p_value_is_that_of_scipy():
     for shift in (0, 0.2, 0.5):
         one = generator.normal(0, 1, 30)
         two = one + generator.normal(shift, 0.5, 30)
-        gap = differences((mean('a'), ), run_of({'a': one}, [], np.arange(30)), run_of({'a': two}, [], np.arange(30)),
-                          30, 4000)['a']
+        gap = paired_differences((mean('a'), ), run_of({'a': one}, [], np.arange(30)),
+                                 run_of({'a': two}, [], np.arange(30)), 30, 4000)['a']
         there = stats.permutation_test((two, one), lambda x, y: np.mean(x) - np.mean(y), permutation_type='samples',
                                        n_resamples=4000, rng=0)  # yapf: disable
         assert gap.p_value == pytest.approx(there.pvalue, abs=0.025)
@@ -170,23 +170,23 @@ def test_null_hypothesis_is_rejected_as_often_as_it_may():
     low = 0
     for i in range(200):
         one, two = generator.normal(size=(2, 20))
-        gap = differences((mean('a'), ), run_of({'a': one}, [], np.arange(20)), run_of({'a': two}, [], np.arange(20)),
-                          20, 200, i)['a']
+        gap = paired_differences((mean('a'), ), run_of({'a': one}, [], np.arange(20)),
+                                 run_of({'a': two}, [], np.arange(20)), 20, 200, i)['a']
         low += gap.p_value < 0.05
     assert low <= 20
 
 
 def test_equal_runs():
     columns, data = cases(20, 1)
-    run = Run(columns, data, np.arange(20))
-    for gap in differences(MEASURES, run, run, 20, 100).values():
+    run = RunCases(columns, data, np.arange(20))
+    for gap in paired_differences(MEASURES, run, run, 20, 100).values():
         assert gap.first == gap.second and (gap.low, gap.high, gap.p_value) == (0, 0, 1)
 
 
 def test_runs_with_different_numbers_of_cases():
     """A mask too many in one answer."""
     one, two = {'a': np.array([1., 1., 0.])}, {'a': np.array([1., 1., 0., 0.])}
-    gap = differences((mean('a'), ), run_of(one, [], [0, 1, 2]), run_of(two, [], [0, 1, 2, 2]), 3, 50)['a']
+    gap = paired_differences((mean('a'), ), run_of(one, [], [0, 1, 2]), run_of(two, [], [0, 1, 2, 2]), 3, 50)['a']
     assert (gap.first, gap.second) == pytest.approx((2 / 3, 1 / 2))
 
 

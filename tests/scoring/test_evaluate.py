@@ -10,10 +10,10 @@ from swift_citrusv.errors import RowError
 from swift_citrusv.scoring import compare as comparing
 from swift_citrusv.scoring.cases import Case, PredictionError
 from swift_citrusv.scoring.compare import compare, comparison_json, comparison_lines, read_scores
-from swift_citrusv.scoring.evaluate import Settings, evaluate, joined_by_image, to_json
+from swift_citrusv.scoring.evaluate import EvaluationSettings, evaluate, evaluation_json, merge_clusters_by_image
 from swift_citrusv.scoring.rows import answer_of, question_of, response_of, without_reasoning
-from swift_citrusv.scoring.table import Table
-from swift_citrusv.scoring.terminal import aligned, remarks, report_lines
+from swift_citrusv.scoring.table import CaseTable
+from swift_citrusv.scoring.terminal import align_columns, evaluation_lines, problem_lines
 
 
 def write(path, rows):
@@ -37,7 +37,7 @@ def evaluated(tmp_path):
 
     def run(rows, predictions, name='pred.jsonl', **settings):
         return evaluate(NumbersTask(), write(tmp_path / 'ref.jsonl', rows), write(tmp_path / name, predictions),
-                        Settings(**{
+                        EvaluationSettings(**{
                             'repeats': 50,
                             **settings
                         }))
@@ -71,14 +71,14 @@ def test_nothing_is_lost_in_silence(evaluated):
     given = answers(rows)
     given[1]['numbers'] = 'none'
     found = evaluated(rows, [given[4], *given[:4], given[0]])
-    assert {kind: count for kind, count in found.found.counts.items() if count} == {
+    assert {kind: count for kind, count in found.problems.counts.items() if count} == {
         'missing': 1, 'doubled': 1, 'malformed': 1, 'reordered': 1}  # yapf: disable
-    assert found.found.examples['malformed'] == ["ref.jsonl:2: 'numbers' is 'none'."]
+    assert found.problems.examples['malformed'] == ["ref.jsonl:2: 'numbers' is 'none'."]
     # Rows without a prediction are cases all the same.
     assert len(found.table) == sum(len(row['numbers']) for row in rows)
     assert found.table.flag_counts() == {'nothing': len(rows[1]['numbers']) + len(rows[5]['numbers'])}
     assert found.scores['far'].count == found.scores['near'].count - found.table.flag_counts()['nothing']
-    said = '\n'.join(remarks(found))
+    said = '\n'.join(problem_lines(found))
     for word in ('missing: 1', 'doubled: 1', 'malformed: 1', 'reordered: 1', 'nothing 5', 'ref.jsonl:6'):
         assert word in said, word
 
@@ -89,7 +89,7 @@ def test_any_number_of_processes(evaluated, monkeypatch):
     one = evaluated(rows, given)
     monkeypatch.setattr('swift_citrusv.scoring.evaluate._MIN_ROWS_FOR_WORKERS', 10)
     two = evaluated(rows, given, workers=2)
-    assert to_json(one, 'x') == to_json(two, 'x') and one.clusters == 'patient'
+    assert evaluation_json(one, 'x') == evaluation_json(two, 'x') and one.clusters == 'patient'
     with pytest.raises(RowError, match='ref.jsonl:301: the row has no numbers'):
         evaluated([*rows, {'id': 'bad', 'patient': 'p'}], given, workers=2)
 
@@ -107,8 +107,8 @@ def test_columns_of_the_user(evaluated):
 
 def test_rows_that_share_an_image_are_one_cluster():
     rows = ['["a"]', '["b", "c"]', '["d"]', 'x:5', '["c", "e"]', '["e"]', '["d", "a"]', 'x:6', '[{"path": "a"}]']
-    assert joined_by_image(rows) == ['"a"', '"b"', '"a"', 'x:5', '"b"', '"b"', '"a"', 'x:6', '{"path": "a"}']
-    assert joined_by_image(rows[::-1]) == joined_by_image(rows)[::-1]
+    assert merge_clusters_by_image(rows) == ['"a"', '"b"', '"a"', 'x:5', '"b"', '"b"', '"a"', 'x:6', '{"path": "a"}']
+    assert merge_clusters_by_image(rows[::-1]) == merge_clusters_by_image(rows)[::-1]
 
 
 def test_nothing_to_score(evaluated):
@@ -119,17 +119,17 @@ def test_nothing_to_score(evaluated):
 def test_json_and_terminal(evaluated, tmp_path):
     rows = rows_of(12)
     found = evaluated(rows, answers(rows, 5)[:-1])
-    content = to_json(found, '1.2.3')
+    content = evaluation_json(found, '1.2.3')
     text = json.dumps(content, allow_nan=False)
     _cli_eval.write_json(json.loads(text), str(tmp_path / 'scores.json'))
     assert read_scores(str(tmp_path / 'scores.json')) == content
     assert content['rules'] == NumbersTask().rules and content['options'] == {'digits': 2}
     assert content['interval']['drawn_together'] == 'images' and content['joined'] == "by 'id'"
-    lines = report_lines(found)
+    lines = evaluation_lines(found)
     assert lines[1].split('  ')[-1] == 'mean over sign' and '[' in lines[2] and lines[2].startswith('near')
     assert any(line.startswith('far (lower is better)') for line in lines)
-    assert any(line.startswith('liver') for line in lines) and lines[-1] == 'cases that are nothing 3'
-    assert aligned([['a', '1'], ['肝', '22']]) == ['a    1', '肝  22']
+    assert any(line.startswith('liver') for line in lines) and lines[-1] == 'flagged cases: nothing 3'
+    assert align_columns([['a', '1'], ['肝', '22']]) == ['a    1', '肝  22']
 
 
 def test_memory_is_flat(tmp_path):
@@ -140,7 +140,7 @@ def test_memory_is_flat(tmp_path):
         files = write(tmp_path / 'ref.jsonl', rows), write(tmp_path / 'pred.jsonl', answers(rows))
         del rows
         tracemalloc.start()
-        evaluate(NumbersTask(), *files, Settings(repeats=0))
+        evaluate(NumbersTask(), *files, EvaluationSettings(repeats=0))
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found
@@ -152,7 +152,7 @@ def test_memory_is_flat(tmp_path):
 
 
 def scores_of_runs(evaluated, rows, *runs):
-    return [json.loads(json.dumps(to_json(evaluated(rows, run), 'x'))) for run in runs]
+    return [json.loads(json.dumps(evaluation_json(evaluated(rows, run), 'x'))) for run in runs]
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_compare_refuses_what_is_not_the_same(evaluated, numbers_task, tmp_path)
     clusters[0] += 'y'
     with pytest.raises(ValueError, match='same --cluster'):
         compare(one, {**one, 'per_case': {**one['per_case'], 'cluster': clusters}})
-    for text, message in (('{', 'is not JSON'), ('{}', 'is no scores.json'), ('[]', 'is no scores.json')):
+    for text, message in (('{', 'is not JSON'), ('{}', 'is not a scores.json'), ('[]', 'is not a scores.json')):
         (tmp_path / 'bad.json').write_text(text)
         with pytest.raises(ValueError, match=message):
             read_scores(str(tmp_path / 'bad.json'))
@@ -204,7 +204,7 @@ def test_tasks_are_found_by_name():
 
 
 def test_table_fills_what_is_missing():
-    table = Table()
+    table = CaseTable()
     table.add_row('a', 'p', {'organ': 'liver'}, [Case({'x': 1.}), Case({'y': 2.}, ('odd', 'odd'), {'part': 'left'})])
     table.add_row('b', 'p', {}, [])
     table.add_row('c', 'q', {}, [Case({'x': 3.}, data=[1])])

@@ -6,7 +6,7 @@ import pytest
 import random
 
 from swift_citrusv.errors import RowError
-from swift_citrusv.scoring.pairing import Pairs, _longest_rise
+from swift_citrusv.scoring.pairing import Pairs, _longest_increasing
 
 
 def write(path, rows):
@@ -24,7 +24,7 @@ def joined(tmp_path):
 
 
 def counts(pairs):
-    return {kind: count for kind, count in pairs.found.counts.items() if count}
+    return {kind: count for kind, count in pairs.problems.counts.items() if count}
 
 
 def said(pairs):
@@ -59,7 +59,7 @@ def test_each_row_has_its_own(joined):
 def test_what_does_not_fit_is_counted(joined, answers, found, responses):
     pairs = joined(ROWS, answers)
     assert counts(pairs) == found and said(pairs) == responses
-    assert set(pairs.found.examples) == set(found)
+    assert set(pairs.problems.examples) == set(found)
 
 
 def test_by_the_line_that_swift_infer_names(joined):
@@ -88,7 +88,7 @@ def test_a_column_of_the_users(joined):
     rows = [{'study': f's{i}', 'id': 1} for i in range(3)]
     pairs = joined(rows, [{'study': f's{i}', 'response': str(i)} for i in (0, 2)], 'study')
     assert said(pairs) == ['0', None, '2'] and counts(pairs) == {'missing': 1}
-    with pytest.raises(ValueError, match="no 'study', which --id names"):
+    with pytest.raises(ValueError, match="no 'study', the column of --id"):
         joined(rows, [{'id': 1}], 'study')
     with pytest.raises(RowError, match=r"ref.jsonl:2: the row has the 'id' 1, as ref.jsonl:1 has"):
         joined(rows, [{'id': 1}], 'id')
@@ -120,7 +120,7 @@ def test_travels_to_another_process(joined):
     assert said(again) == said(pairs)
 
 
-def test_longest_rise():
+def test_longest_increasing():
     """Against the textbook's table over all pairs."""
     generator = random.Random(0)
     for length in range(12):
@@ -131,4 +131,4 @@ def test_longest_rise():
                 for j in range(i):
                     if values[j] < values[i]:
                         best[i] = max(best[i], best[j] + 1)
-            assert _longest_rise(values) == best.max(initial=0)
+            assert _longest_increasing(values) == best.max(initial=0)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from swift_citrusv.errors import RowError
 from swift_citrusv.scoring.cases import Case, Pair, PredictionError
-from swift_citrusv.scoring.task import Corpus, Shown, f1, mean, ratio
+from swift_citrusv.scoring.task import CaseCard, CorpusMeasure, f1, mean, ratio
 
 
 def weighted_median(data: Any, weights: Any) -> float:
@@ -23,7 +23,8 @@ class NumbersTask:
     @property
     def measures(self) -> tuple[Any, ...]:
         return (mean('near'), ratio('micro', 'hit', 'one'), f1('f1', 'hit', 'one', 'one'),
-                mean('far', percent=False, higher_is_better=False), Corpus('median', weighted_median, percent=False))
+                mean('far', percent=False, higher_is_better=False),
+                CorpusMeasure('median', weighted_median, percent=False))  # yapf: disable
 
     @property
     def rules(self) -> dict[str, str]:
@@ -50,8 +51,8 @@ class NumbersTask:
     def complete(self, table: Any) -> None:
         pass
 
-    def show(self, pair: Pair, index: int) -> Shown:
-        return Shown(pair.name, None, (('reference', str(pair.reference)), ))
+    def show(self, pair: Pair, index: int) -> CaseCard:
+        return CaseCard(pair.name, None, (('reference', str(pair.reference)), ))
 
 
 TASK = NumbersTask

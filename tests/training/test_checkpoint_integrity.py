@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from safetensors.torch import save_file
 
-from swift_citrusv.training.checkpoint_integrity import (REPLACED, SEAL, checkpoints_of, fault, is_model_only, remove,
-                                                         seal)
-from swift_citrusv.training.checkpoint_selection import CheckpointError, Choice, choose, to_delete
+from swift_citrusv.training.checkpoint_integrity import (REPLACED, SEAL, checkpoints_of, delete_checkpoint, find_defect,
+                                                         is_model_only, seal)
+from swift_citrusv.training.checkpoint_selection import (CheckpointError, SelectedCheckpoint, checkpoints_to_delete,
+                                                         select_checkpoint)
 
 # The files of each kind, in the order in which they are written. (`args.json` tells the number of ranks.)
 PLAIN = ('config.json', 'model.safetensors', 'training_args.bin', 'args.json', 'tokenizer.json')
@@ -79,27 +80,27 @@ def test_written_up_to_any_byte(kind, tmp_path):
     write(run / 'args.json', kind)
     folder, names = run / 'checkpoint-4', KINDS[kind]
     folder.mkdir()
-    assert fault(str(folder)) == 'trainer_state.json, which is written last, is missing'
+    assert find_defect(str(folder)) == 'trainer_state.json, which is written last, is missing'
     for name in names:
         path = folder / name
         write(path, kind)
         size = path.stat().st_size
         is_last = name == names[-1]
         if is_last:
-            assert fault(str(folder)) is None and is_model_only(str(folder)) == (kind == 'model only')
+            assert find_defect(str(folder)) is None and is_model_only(str(folder)) == (kind == 'model only')
         for num_bytes in {0, 1, 8, 9, 60, size // 2, size - 1} & set(range(size)):
             cut(path, num_bytes)
-            assert fault(str(folder)), f'{name} with {num_bytes} of {size} bytes'
+            assert find_defect(str(folder)), f'{name} with {num_bytes} of {size} bytes'
         write(path, kind)
-    assert fault(str(folder)) is None
+    assert find_defect(str(folder)) is None
     for name in names:
         (folder / name).unlink()
         optional = OPTIONAL | OPTIONAL_WITH_ZERO if 'ZeRO' in kind else OPTIONAL
-        assert bool(fault(str(folder))) == (name not in optional), name
+        assert bool(find_defect(str(folder))) == (name not in optional), name
         write(folder / name, kind)
         if not name.endswith(ENDLESS):
             cut(folder / name, (folder / name).stat().st_size - 1)
-            assert fault(str(folder)), name
+            assert find_defect(str(folder)), name
             write(folder / name, kind)
 
 
@@ -109,7 +110,7 @@ def test_sealed(kind, tmp_path):
     folder = make(tmp_path / 'run' / 'checkpoint-4', kind)
     (folder / 'empty.py').touch()
     seal(str(folder), model_only=kind == 'model only')
-    assert fault(str(folder)) is None and is_model_only(str(folder)) == (kind == 'model only')
+    assert find_defect(str(folder)) is None and is_model_only(str(folder)) == (kind == 'model only')
     assert not list(folder.glob('*.tmp'))
     (folder / 'note.txt').write_text('added later')
     for name in KINDS[kind]:
@@ -117,17 +118,17 @@ def test_sealed(kind, tmp_path):
         whole = path.read_bytes()
         path.write_bytes(whole + b' ')
         reason = None if path.suffix == '.json' else f'{name} has {len(whole) + 1:,} of its {len(whole):,} bytes'
-        assert fault(str(folder)) == reason
+        assert find_defect(str(folder)) == reason
         path.write_bytes(whole[:-1])
-        assert (fault(str(folder)) is None) == (path.suffix == '.json')
+        assert (find_defect(str(folder)) is None) == (path.suffix == '.json')
         path.write_bytes(b'')
-        assert fault(str(folder)) == f'{name} has 0 of its {len(whole):,} bytes'
+        assert find_defect(str(folder)) == f'{name} has 0 of its {len(whole):,} bytes'
         path.unlink()
-        assert fault(str(folder)) == f'{name} is missing'
+        assert find_defect(str(folder)) == f'{name} is missing'
         path.write_bytes(whole)
-    assert fault(str(folder)) is None
+    assert find_defect(str(folder)) is None
     (folder / SEAL).write_text('{"files": ')
-    assert fault(str(folder)) == f'{SEAL} cannot be read'
+    assert find_defect(str(folder)) == f'{SEAL} cannot be read'
 
 
 def test_power_cut(tmp_path):
@@ -136,7 +137,7 @@ def test_power_cut(tmp_path):
     for name in ('model.safetensors', 'optimizer.pt', 'rng_state.pth', 'trainer_state.json'):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(bytes(len(whole)))
-        assert fault(str(folder)), name
+        assert find_defect(str(folder)), name
         (folder / name).write_bytes(whole)
 
 
@@ -145,19 +146,19 @@ def test_file_of_another_tool(tmp_path):
     folder = make(tmp_path / 'run' / 'checkpoint-4', 'ZeRO-2')
     torch.save({'a': 1}, folder / KINDS['ZeRO-2'][-4], _use_new_zipfile_serialization=False)
     save_file({}, folder / 'model.safetensors')
-    assert fault(str(folder)) is None
+    assert find_defect(str(folder)) is None
 
 
 def test_number_of_ranks(tmp_path):
     """Where nobody tells it, what is there counts; on disks of their own, nodes have their own ranks' files."""
     folder = make(tmp_path / 'run' / 'checkpoint-4', 'two ranks')
     (folder / 'args.json').unlink()
-    assert fault(str(folder)) is None
+    assert find_defect(str(folder)) is None
     arguments = {'global_world_size': 4, 'save_on_each_node': False}
     (folder / 'args.json').write_text(json.dumps(arguments))
-    assert fault(str(folder)) == 'rng_state_2.pth is missing'
+    assert find_defect(str(folder)) == 'rng_state_2.pth is missing'
     (folder / 'args.json').write_text(json.dumps({**arguments, 'save_on_each_node': True}))
-    assert fault(str(folder)) is None
+    assert find_defect(str(folder)) is None
 
 
 def test_deleted_halfway(tmp_path, monkeypatch):
@@ -171,14 +172,14 @@ def test_deleted_halfway(tmp_path, monkeypatch):
         def noted(path, *args, **kwargs):
             result = function(path, *args, **kwargs)
             if folder.is_dir():
-                seen.append(fault(str(folder)))
+                seen.append(find_defect(str(folder)))
             return result
 
         return noted
 
     monkeypatch.setattr(os, 'unlink', noting(os.unlink))
     monkeypatch.setattr(shutil, 'rmtree', noting(shutil.rmtree))
-    remove(str(folder))
+    delete_checkpoint(str(folder))
     assert not folder.exists() and len(seen) > 10 and all(seen)
 
 
@@ -198,7 +199,7 @@ def run(tmp_path) -> Path:
     return tmp_path / 'run'
 
 
-@pytest.mark.parametrize('named, chosen, passed_over', [
+@pytest.mark.parametrize('named, chosen, incomplete', [
     ('', 10, [12]),
     ('checkpoint-2', 2, []),
     ('checkpoint-4', 2, [4]),
@@ -207,70 +208,73 @@ def run(tmp_path) -> Path:
     ('checkpoint-12', 10, [12]),
     ('last-checkpoint', 10, [12]),
 ])
-def test_choice(named, chosen, passed_over, run):
+def test_choice(named, chosen, incomplete, run):
     (run / 'last-checkpoint').symlink_to('checkpoint-12')
-    choice = choose(f'{run}/{named}')
+    choice = select_checkpoint(f'{run}/{named}')
     assert choice.path == str(run / f'checkpoint-{chosen}')
-    assert [folder for folder, _ in choice.passed_over] == [str(run / f'checkpoint-{step}') for step in passed_over]
+    assert [folder for folder, _ in choice.incomplete] == [str(run / f'checkpoint-{step}') for step in incomplete]
 
 
 def test_line(run):
     size = (run / 'checkpoint-10' / 'optimizer.pt').stat().st_size
-    assert choose(str(run)).line() == (
-        f'{run}/checkpoint-12 (optimizer.pt has 100 of its {size:,} bytes) is half-written. The run goes on from the '
-        f'last whole checkpoint before: {run}/checkpoint-10.')
+    assert select_checkpoint(str(run)).message() == (
+        f'{run}/checkpoint-12 (optimizer.pt has 100 of its {size:,} bytes) is incomplete. The run resumes from the '
+        f'last complete checkpoint before: {run}/checkpoint-10.')
     cut(run / 'checkpoint-10' / 'model.safetensors', 50)
-    assert choose(str(run)).line().count('is cut short') == 2 and ' are half-written' in choose(str(run)).line()
-    assert choose(str(run / 'checkpoint-2')).line() == ''
+    message = select_checkpoint(str(run)).message()
+    assert message.count('is truncated') == 2 and ' are incomplete' in message
+    assert select_checkpoint(str(run / 'checkpoint-2')).message() == ''
 
 
 def test_checkpoint_under_another_name(run):
     (run / 'checkpoint-10').rename(run / 'best')
-    assert choose(str(run / 'best')).path == str(run / 'best')
+    assert select_checkpoint(str(run / 'best')).path == str(run / 'best')
     cut(run / 'best' / 'optimizer.pt', 100)
     with pytest.raises(
-            CheckpointError, match=r'best \(optimizer.pt is cut short\). Whole ones in .*run: checkpoint-2.'):
-        choose(str(run / 'best'))
+            CheckpointError, match=r'best \(optimizer.pt is truncated\). Name one .* in \S*run: checkpoint-2\.'):
+        select_checkpoint(str(run / 'best'))
 
 
 def test_replaced_checkpoint_waits(run):
     """While a whole checkpoint is written anew, and while nothing of the new one is there yet."""
     (run / 'checkpoint-10').rename(run / f'{REPLACED}checkpoint-10')
     for named in (run, run / 'checkpoint-10'):
-        assert choose(str(named)).path == str(run / f'{REPLACED}checkpoint-10')
+        assert select_checkpoint(str(named)).path == str(run / f'{REPLACED}checkpoint-10')
     make(run / 'checkpoint-10', num_files=3)
-    assert [folder for folder, _ in choose(str(run / 'checkpoint-10')).passed_over] == [str(run / 'checkpoint-10')]
-    assert choose(str(run / 'checkpoint-10')).path == str(run / f'{REPLACED}checkpoint-10')
+    selected = select_checkpoint(str(run / 'checkpoint-10'))
+    assert [folder for folder, _ in selected.incomplete] == [str(run / 'checkpoint-10')]
+    assert selected.path == str(run / f'{REPLACED}checkpoint-10')
     make(run / 'checkpoint-10')
-    assert choose(str(run / 'checkpoint-10')) == Choice(str(run / 'checkpoint-10'))
+    assert select_checkpoint(str(run / 'checkpoint-10')) == SelectedCheckpoint(str(run / 'checkpoint-10'))
 
 
 @pytest.mark.parametrize('named, message', [
     ('run/checkpoint-3',
-     r'checkpoint-3 does not exist. Whole ones in .*: checkpoint-2, checkpoint-10. Name one of them'),
-    ('true', r'true is no folder. Name a checkpoint, or the folder of a run.'),
+     r'checkpoint-3 does not exist. Name one of the complete checkpoints in .*: checkpoint-2, checkpoint-10\.'),
+    ('true', r'true is not a folder. Name a checkpoint, or the folder of a run.'),
     ('', r'neither a checkpoint nor the folder of a run with checkpoints. Name one of the runs in it: \S*run.$'),
-    ('run/checkpoint-final', r'neither a checkpoint .* Name a folder checkpoint-N, or the one that holds it.'),
+    ('run/checkpoint-final', r'neither a checkpoint .* Name a folder checkpoint-N, or the folder above it.'),
 ])
 def test_nothing_of_that_name(named, message, run):
     with pytest.raises(CheckpointError, match=message):
-        choose(str(run.parent / named))
+        select_checkpoint(str(run.parent / named))
 
 
 def test_none_is_whole(run):
-    remove(str(run / 'checkpoint-2'))
+    delete_checkpoint(str(run / 'checkpoint-2'))
     with pytest.raises(
-            CheckpointError, match=r'checkpoint-4 \(optimizer.pt is cut short\). Whole ones in .*: checkpoint-10'):
-        choose(str(run / 'checkpoint-4'))
-    remove(str(run / 'checkpoint-10'))
-    message = r'go on from: \S*12 \(.*100 of its .*\), \S*4 \(.* short\). Start again without --resume_from_checkpoint.'
+            CheckpointError, match=r'checkpoint-4 \(optimizer.pt is truncated\). Name one .*: checkpoint-10\.'):
+        select_checkpoint(str(run / 'checkpoint-4'))
+    delete_checkpoint(str(run / 'checkpoint-10'))
+    message = r'resume from: \S*12 \(.*100 of its .*\), \S*4 \(.* truncated\). Start again without --resume_from_checkpoint.'
     with pytest.raises(CheckpointError, match=message):
-        choose(str(run))
+        select_checkpoint(str(run))
     (run / 'args.json').write_text(json.dumps({'resume_from_checkpoint': '/before/checkpoint-8'}))
     for folder in checkpoints_of(str(run)):
         (Path(folder) / 'args.json').unlink()
-    with pytest.raises(CheckpointError, match='That run went on from /before/checkpoint-8, so name that one again.'):
-        choose(str(run))
+    with pytest.raises(
+            CheckpointError, match='That run itself resumed from /before/checkpoint-8, so name that one again.'):
+        select_checkpoint(str(run))
 
 
 def test_weights_alone(tmp_path):
@@ -278,9 +282,9 @@ def test_weights_alone(tmp_path):
     for sealed in (False, True):
         if sealed:
             seal(str(folder), model_only=True)
-        assert choose(str(folder), needs_optimizer=False).path == str(folder)
+        assert select_checkpoint(str(folder), needs_optimizer=False).path == str(folder)
         with pytest.raises(CheckpointError, match='saved with --save_only_model true.*Add --resume_only_model true'):
-            choose(str(folder))
+            select_checkpoint(str(folder))
 
 
 # ---- which ones are deleted
@@ -298,5 +302,5 @@ def test_deleted(limit, keep, deleted, run):
     """Half-written ones first, whatever their date and number; then those that were saved first."""
     for i, step in enumerate((4, 12, 2, 10)):
         os.utime(run / f'checkpoint-{step}', (i, i))
-    folders = to_delete(str(run), limit, [str(run / f'checkpoint-{step}') for step in keep])
+    folders = checkpoints_to_delete(str(run), limit, [str(run / f'checkpoint-{step}') for step in keep])
     assert [int(Path(folder).name.split('-')[1]) for folder in folders] == deleted

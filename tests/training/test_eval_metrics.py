@@ -10,7 +10,7 @@ from typing import Any
 
 from swift_citrusv.plugin.arguments import _MAIN_SCORES
 from swift_citrusv.scoring.compare import task_class
-from swift_citrusv.scoring.evaluate import Settings, evaluate
+from swift_citrusv.scoring.evaluate import EvaluationSettings, evaluate
 from swift_citrusv.scoring.masks.segmentation import SegmentationTask
 from swift_citrusv.settings import SettingError
 
@@ -52,7 +52,7 @@ def test_masks_as_citrusv_eval_scores_them(files, tiny_checkpoint, tmp_path, mon
         return [{'id': i, 'response': '[SEG]', 'masks': [encode_rle(pair[place])]} for i, pair in enumerate(seen)]
 
     found = evaluate(SegmentationTask(), write_jsonl(tmp_path / 'ref.jsonl', lines(1)),
-                     write_jsonl(tmp_path / 'pred.jsonl', lines(0)), Settings(repeats=0))
+                     write_jsonl(tmp_path / 'pred.jsonl', lines(0)), EvaluationSettings(repeats=0))
     for name in ('dice', 'iou', 'ciou', 'precision', 'recall', 'nsd', 'hd95'):
         assert float(logged[f'eval_{name}']) == pytest.approx(found.scores[name].value, rel=1e-3), name
 
@@ -70,7 +70,8 @@ def test_generated_text(files, talkative_checkpoint, tmp_path):
     assert len(lines) == len(rows) == logged['eval_num_cases']
     assert [line['labels'] for line in lines] == [row['messages'][-1]['content'] for row in rows]
     texts = [{'id': i, **{key: line[key] for key in ('labels', 'response')}} for i, line in enumerate(lines)]
-    found = evaluate(task_class('qa')(), None, write_jsonl(tmp_path / 'pred.jsonl', texts), Settings(repeats=0))
+    predictions = write_jsonl(tmp_path / 'pred.jsonl', texts)
+    found = evaluate(task_class('qa')(), None, predictions, EvaluationSettings(repeats=0))
     for name in ('accuracy', 'f1', 'recall'):
         assert float(logged[f'eval_{name}']) == pytest.approx(found.scores[name].value, abs=1e-6)
     assert logged['eval_answered'] > 0
@@ -106,7 +107,7 @@ def test_every_metric_of_text(name, answer, caplog):
     perfect = scored([answer] * 2, [answer] * 2)
     assert perfect[main] == pytest.approx(1) and perfect['num_cases'] == 2
     assert scored(['Nothing at all', answer], [answer] * 2)[main] < 0.75
-    assert 'left out' not in caplog.text
+    assert 'skipped' not in caplog.text
     if name == 'documents':
         assert scored([answer] * 2, [answer, 'No table.'])['num_cases'] == 1
         assert '1 of 2 rows have an answer that cannot be scored' in caplog.text and 'row 2' in caplog.text

@@ -14,13 +14,13 @@ from support.rows import Maker, write_jsonl
 from swift.template import MaxLengthError
 from typing import Any
 
-from swift_citrusv.constants import PIECES_COLUMN, ROW_COLUMN
+from swift_citrusv.constants import CHUNKS_COLUMN, ROW_COLUMN
 from swift_citrusv.encoding.row_length import MeasuringTemplate, measure
 from swift_citrusv.errors import RowError
 from swift_citrusv.training import length_cache
-from swift_citrusv.training.length_cache import DamagedCache, LengthCache, Rows, spread
+from swift_citrusv.training.length_cache import CorruptCacheError, LengthCache, MeasuredRows, concatenated_ranges
 from swift_citrusv.training.length_keys import row_key, settings_text
-from swift_citrusv.training.length_pass import measure_dataset, pieces_arrays
+from swift_citrusv.training.length_pass import chunks_arrays, measure_dataset
 
 
 @pytest.fixture(scope='module')
@@ -86,19 +86,19 @@ class Calls:
         return rows
 
 
-def pieces_of(dataset: Dataset) -> list[list[int]]:
-    return [row[PIECES_COLUMN] for row in dataset]
+def chunks_of(dataset: Dataset) -> list[list[int]]:
+    return [row[CHUNKS_COLUMN] for row in dataset]
 
 
-def slow_pieces(dataset: Dataset) -> list[tuple[int, ...]]:
-    """(row, start, stop, vision tokens, segmentation images) of each piece, row by row."""
-    return [(i, *flat[at:at + 4]) for i, flat in enumerate(pieces_of(dataset)) for at in range(0, len(flat), 4)]
+def slow_chunks(dataset: Dataset) -> list[tuple[int, ...]]:
+    """(row, start, stop, vision tokens, segmentation images) of each chunk, row by row."""
+    return [(i, *flat[at:at + 4]) for i, flat in enumerate(chunks_of(dataset)) for at in range(0, len(flat), 4)]
 
 
-def fast_pieces(dataset: Dataset) -> list[tuple[int, ...]]:
-    rows, pieces = pieces_arrays(dataset)
-    assert rows.dtype == pieces.dtype == np.int64 and pieces.shape == (len(rows), 4)
-    return [(row, *piece) for row, piece in zip(rows.tolist(), pieces.tolist())]
+def fast_chunks(dataset: Dataset) -> list[tuple[int, ...]]:
+    rows, chunks = chunks_arrays(dataset)
+    assert rows.dtype == chunks.dtype == np.int64 and chunks.shape == (len(rows), 4)
+    return [(row, *chunk) for row, chunk in zip(rows.tolist(), chunks.tolist())]
 
 
 # ---- the columns
@@ -112,12 +112,12 @@ def test_as_ms_swift_measures(num_proc, template, every_kind):
     assert list(measured['lengths']) == list(
         stock['lengths']) and measured.features['lengths'] == stock.features['lengths']
     assert [row['messages'] for row in measured] == [row['messages'] for row in every_kind]
-    assert set(measured.column_names) == {*every_kind.column_names, 'lengths', PIECES_COLUMN}
-    assert fast_pieces(measured) == slow_pieces(measured)
-    assert pieces_of(measured) == [[n for piece in measure(template, row) for n in piece] for row in every_kind]
+    assert set(measured.column_names) == {*every_kind.column_names, 'lengths', CHUNKS_COLUMN}
+    assert fast_chunks(measured) == slow_chunks(measured)
+    assert chunks_of(measured) == [[n for chunk in measure(template, row) for n in chunk] for row in every_kind]
     # Measured twice, the columns are made anew.
     again = measure_dataset(template, measured, num_proc=num_proc, strict=True, cache_dir=None)
-    assert again.column_names == measured.column_names and pieces_of(again) == pieces_of(measured)
+    assert again.column_names == measured.column_names and chunks_of(again) == chunks_of(measured)
 
 
 @pytest.mark.parametrize('order', [[3, 0, 7], [5, 5, 2, 5], list(range(2, 9)), list(range(11, -1, -1)), [4]])
@@ -126,10 +126,10 @@ def test_selected_rows(order, template, every_kind):
     for selected in (every_kind.select(order), every_kind.shuffle(seed=1).select(order)):
         measured = measure_dataset(template, selected, strict=True)
         names = [row[ROW_COLUMN] for row in selected]
-        expected = {row[ROW_COLUMN]: row[PIECES_COLUMN] for row in whole}
+        expected = {row[ROW_COLUMN]: row[CHUNKS_COLUMN] for row in whole}
         assert [row[ROW_COLUMN] for row in measured] == names
-        assert pieces_of(measured) == [expected[name] for name in names]
-        assert fast_pieces(measured) == slow_pieces(measured)
+        assert chunks_of(measured) == [expected[name] for name in names]
+        assert fast_chunks(measured) == slow_chunks(measured)
         # Nor is a row written anew: the column that a new table would copy is the very same memory.
         assert buffers(measured) == buffers(every_kind)
 
@@ -159,33 +159,33 @@ def test_fingerprints(template, every_kind, make_template):
     assert prints[0] == prints[2] and len(set(prints)) == 3
 
 
-def test_pieces_of_long_rows(make_template, tmp_path):
+def test_chunks_of_long_rows(make_template, tmp_path):
     maker = Maker(tmp_path / 'images')
     template = make_template(60, truncation_strategy='split')
     dataset = load(tmp_path, [maker.row('Hi.', 'Hello.'), long_row(maker), maker.row('Bone?', 'Yes.')])
     measured = measure_dataset(template, dataset, strict=True)
     lengths = list(measured['lengths'])
     assert [len(lengths[i]) for i in range(3)] == [1, len(lengths[1]), 1] and len(lengths[1]) > 2
-    assert fast_pieces(measured) == slow_pieces(measured) and max(lengths[1]) <= 60
-    assert fast_pieces(measured.select([1, 0, 1])) == slow_pieces(measured.select([1, 0, 1]))
+    assert fast_chunks(measured) == slow_chunks(measured) and max(lengths[1]) <= 60
+    assert fast_chunks(measured.select([1, 0, 1])) == slow_chunks(measured.select([1, 0, 1]))
 
 
 def test_no_rows(template, every_kind):
     empty = measure_dataset(template, every_kind.select([]), strict=True)
-    rows, pieces = pieces_arrays(empty)
-    assert len(empty) == 0 and rows.shape == (0, ) and pieces.shape == (0, 4)
+    rows, chunks = chunks_arrays(empty)
+    assert len(empty) == 0 and rows.shape == (0, ) and chunks.shape == (0, 4)
 
 
 def test_rows_that_were_not_measured(template, every_kind):
     measured = measure_dataset(template, every_kind, strict=True)
-    column: list[list[int] | None] = [row[PIECES_COLUMN] for row in measured]
+    column: list[list[int] | None] = [row[CHUNKS_COLUMN] for row in measured]
     missing: list[int] | None
     for missing in (None, []):
         column[4] = missing
-        spoilt = every_kind.add_column(PIECES_COLUMN, column)
+        spoilt = every_kind.add_column(CHUNKS_COLUMN, column)
         with pytest.raises(ValueError, match='Row 4 .* not measured'):
-            pieces_arrays(spoilt)
-        assert fast_pieces(spoilt.select([5, 6, 3])) == slow_pieces(spoilt.select([5, 6, 3]))
+            chunks_arrays(spoilt)
+        assert fast_chunks(spoilt.select([5, 6, 3])) == slow_chunks(spoilt.select([5, 6, 3]))
 
 
 # ---- bad rows
@@ -212,7 +212,7 @@ def test_skipped_rows_are_counted(num_proc, mixed, make_template, caplog):
     template = make_template(60)
     measured = measure_dataset(template, mixed, num_proc=num_proc, strict=False)
     assert [row[ROW_COLUMN] for row in measured] == ['train.jsonl:1', 'train.jsonl:4', 'train.jsonl:7']
-    assert fast_pieces(measured) == slow_pieces(measured)
+    assert fast_chunks(measured) == slow_chunks(measured)
     for line in (2, 3, 5, 6):
         assert f'train.jsonl:{line}: ' in caplog.text
     assert 'measuring: 4 of 7 rows were skipped (mask-size: 2, image-unreadable: 1, MaxLengthError: 1)' in caplog.text
@@ -250,7 +250,7 @@ def own_rows(tmp_path):
 
 
 def measure_cached(template, dataset, folder, **kwargs) -> list[list[int]]:
-    return pieces_of(measure_dataset(template, dataset, strict=True, cache_dir=str(folder / 'cache'), **kwargs))
+    return chunks_of(measure_dataset(template, dataset, strict=True, cache_dir=str(folder / 'cache'), **kwargs))
 
 
 def test_second_start_measures_nothing(own_rows, template, tmp_path, monkeypatch, caplog):
@@ -263,7 +263,7 @@ def test_second_start_measures_nothing(own_rows, template, tmp_path, monkeypatch
     assert not calls.take() and f'lengths of {len(own_rows)} rows from the cache, 0 measured' in caplog.text
     # Neither its place in a file nor the processes that look it up make a row another.
     moved = load(tmp_path, own_rows[5:] + own_rows[:5], 'moved.jsonl').shuffle(seed=3)
-    expected = pieces_of(measure_dataset(template, moved, strict=True))
+    expected = chunks_of(measure_dataset(template, moved, strict=True))
     assert len(calls.take()) == len(own_rows)
     assert measure_cached(template, moved, tmp_path, num_proc=2) == expected and not calls.take()
 
@@ -275,9 +275,9 @@ def test_an_edited_row_is_measured_anew(own_rows, template, tmp_path, monkeypatc
     own_rows[3]['messages'][1]['content'] += ' And nothing else.'
     own_rows[12]['messages'][0]['content'] = 'Another question?'
     edited = load(tmp_path, own_rows, 'edited.jsonl')
-    pieces = measure_cached(template, edited, tmp_path)
+    chunks = measure_cached(template, edited, tmp_path)
     assert calls.take() == ['edited.jsonl:4', 'edited.jsonl:13']
-    assert pieces == pieces_of(measure_dataset(template, edited, strict=True))
+    assert chunks == chunks_of(measure_dataset(template, edited, strict=True))
 
 
 def test_a_changed_file_is_measured_anew(own_rows, template, tmp_path, monkeypatch):
@@ -381,7 +381,7 @@ def test_a_damaged_cache_is_made_anew(damage, own_rows, template, tmp_path, monk
         }[damage]
         path.write_bytes(damaged)
         assert measure_cached(template, dataset, tmp_path) == first
-        assert len(calls.take()) == len(own_rows) and 'measured anew' in caplog.text
+        assert len(calls.take()) == len(own_rows) and 'measured again' in caplog.text
         assert path.read_bytes() == content
     assert measure_cached(template, dataset, tmp_path) == first and not calls.take()
 
@@ -419,18 +419,18 @@ def test_the_cache_is_bounded(own_rows, template, make_template, tmp_path, monke
     assert len(left) == 3 and path.name not in left and 'of_the_user.txt' in left and 'killed.lengths.7.tmp' not in left
 
 
-def random_rows(rng: np.random.Generator, count: int) -> Rows:
+def random_rows(rng: np.random.Generator, count: int) -> MeasuredRows:
     """Keys of few distinct halves, so that many share one."""
     keys = np.unique(rng.integers(0, 6, (count, 2)).astype(np.uint64), axis=0)
     rng.shuffle(keys)
     counts = rng.integers(1, 4, len(keys)).astype(np.int32)
-    return Rows(keys, counts, rng.integers(0, 1000, (int(counts.sum()), 4)).astype(np.int32))
+    return MeasuredRows(keys, counts, rng.integers(0, 1000, (int(counts.sum()), 4)).astype(np.int32))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(1, 4))
 def test_cache_against_a_dictionary(tmp_path_factory, seed, count, times):
-    """After any number of writes each row is found with its pieces, or not found, but never with another's."""
+    """After any number of writes each row is found with its chunks, or not found, but never with another's."""
     rng = np.random.default_rng(seed)
     path = str(tmp_path_factory.mktemp('cache') / 'x.lengths')
     content: dict[tuple[int, int], list] = {}
@@ -439,7 +439,7 @@ def test_cache_against_a_dictionary(tmp_path_factory, seed, count, times):
         ends = np.cumsum(rows.counts)
         new = {}
         for key, stop, number in zip(rows.keys.tolist(), ends.tolist(), rows.counts.tolist()):
-            new[tuple(key)] = rows.pieces[stop - number:stop].tolist()
+            new[tuple(key)] = rows.chunks[stop - number:stop].tolist()
         cache = LengthCache(path)
         found = cache.find(rows.keys) >= 0
         for key, is_found in zip(new, found):
@@ -455,19 +455,20 @@ def test_cache_against_a_dictionary(tmp_path_factory, seed, count, times):
         # Of several that share the first half of the key, one is found.
         assert ((places >= 0) == first).all()
         for key, place in zip(read.rows.keys.tolist(), places.tolist()):
-            assert place < 0 or read.pieces(place).tolist() == content[tuple(key)]
+            assert place < 0 or read.chunks(place).tolist() == content[tuple(key)]
 
 
 def test_cache_file_is_checked(tmp_path):
     (tmp_path / 'x.lengths').write_bytes(b'short')
-    with pytest.raises(DamagedCache, match='x.lengths is not whole'):
+    with pytest.raises(CorruptCacheError, match='x.lengths is truncated or changed'):
         LengthCache(str(tmp_path / 'x.lengths'))
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5)), max_size=8))
 def test_spread(ranges):
     starts, counts = (np.array([r[i] for r in ranges], np.int64) for i in (0, 1))
-    assert spread(starts, counts).tolist() == [i for start, count in ranges for i in range(start, start + count)]
+    assert concatenated_ranges(starts,
+                               counts).tolist() == [i for start, count in ranges for i in range(start, start + count)]
 
 
 # ---- keys
@@ -490,7 +491,7 @@ def test_keys_tell_rows_apart(tmp_path):
     }  # yapf: disable
     key = row_key(row)
     assert len(key) == 16
-    for same in ({ROW_COLUMN: 'other.jsonl:9'}, {'lengths': [3]}, {PIECES_COLUMN: [0, 3, 0, 0]}):
+    for same in ({ROW_COLUMN: 'other.jsonl:9'}, {'lengths': [3]}, {CHUNKS_COLUMN: [0, 3, 0, 0]}):
         assert row_key({**row, **same}) == key
     others: list[dict[str, Any]] = [
         {'label': 1}, {'new': None}, {'tools': [{'b': 2, 'a': 1}]}, {'masks': None}, {'masks': 'not "path" JSON'},
@@ -535,7 +536,7 @@ def _rank(rank: int, folder: Path, template, dataset, queue) -> None:
         error = ''
     except RowError as e:
         error = str(e)
-    queue.put((rank, len(calls.take()), pieces_of(measured), error))
+    queue.put((rank, len(calls.take()), chunks_of(measured), error))
     dist.destroy_process_group()
 
 

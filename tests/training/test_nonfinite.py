@@ -15,7 +15,7 @@ from typing import Any
 
 from swift_citrusv.model.losses import MAX_LOGIT, mask_losses, token_loss
 from swift_citrusv.training import loss_plugin as loss_module
-from swift_citrusv.training.nonfinite import FILE, MAX_IN_A_ROW, NonFiniteError, StepGuard
+from swift_citrusv.training.nonfinite import MAX_CONSECUTIVE, STEPS_FILE, NonFiniteError, StepGuard
 
 # ---- the mask loss
 
@@ -90,7 +90,7 @@ def train(checkpoint: str, dataset: str, output: Path, settings: str, *arguments
 
 
 def noted(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output / FILE).read_text(encoding='utf-8').splitlines()]
+    return [json.loads(line) for line in (output / STEPS_FILE).read_text(encoding='utf-8').splitlines()]
 
 
 @pytest.mark.parametrize('batching, accompanied', [
@@ -123,7 +123,7 @@ def test_a_skipped_step_has_never_been(files, tiny_checkpoint, tmp_path, monkeyp
     assert rates[0][BAD - 1] < rates[0][BAD] and rates[1] == [*rates[0][:BAD], rates[0][BAD - 1], *rates[0][BAD:]]
     step, = noted(tmp_path / 'bad')
     assert step['step'] == BAD + 1 and step['skipped'] and step['batches'][0]['rows'] == [f'train.jsonl:{BAD + 1}']
-    assert not (tmp_path / 'good' / FILE).exists()
+    assert not (tmp_path / 'good' / STEPS_FILE).exists()
     # The batch is left out of the means that are logged.
     assert all(math.isfinite(log['loss_token']) for log in skipped.logs if 'loss_token' in log)
 
@@ -143,8 +143,8 @@ def test_a_gradient_that_overflows_behind_a_finite_loss(files, tiny_checkpoint, 
     monkeypatch.setattr(loss_module, 'token_loss', overflowing)
     with pytest.raises(NonFiniteError) as error:
         train(tiny_checkpoint, files['good'], tmp_path, '', '--gradient_accumulation_steps', '2')
-    assert 'every loss is finite, but the norm of the gradient is' in str(error.value)
-    assert 'the step is made of train.jsonl:1, train.jsonl:2.' in str(error.value)
+    assert 'every loss is finite, but the gradient norm is' in str(error.value)
+    assert 'the rows of the step are train.jsonl:1, train.jsonl:2.' in str(error.value)
 
 
 # ---- two ranks
@@ -211,16 +211,16 @@ class FakeTrainer:
 
 def test_ten_skipped_steps_in_a_row_end_the_run(tmp_path):
     guard, trainer = StepGuard(skip=True), FakeTrainer(tmp_path)
-    for _ in range(MAX_IN_A_ROW - 1):
+    for _ in range(MAX_CONSECUTIVE - 1):
         trainer.step(guard, math.inf)
     trainer.step(guard, 1.)
     before = trainer.weight.detach().clone()
-    for _ in range(MAX_IN_A_ROW - 1):
+    for _ in range(MAX_CONSECUTIVE - 1):
         trainer.step(guard, math.nan)
-    assert torch.equal(trainer.weight, before) and guard.num_skipped == 2 * MAX_IN_A_ROW - 2
-    with pytest.raises(NonFiniteError, match=f'a.jsonl:20.*the {MAX_IN_A_ROW}th step in a row'):
+    assert torch.equal(trainer.weight, before) and guard.num_skipped == 2 * MAX_CONSECUTIVE - 2
+    with pytest.raises(NonFiniteError, match=f'a.jsonl:20.*the {MAX_CONSECUTIVE}th skipped step in a row'):
         trainer.step(guard, math.nan)
-    assert len(noted(tmp_path)) == 2 * MAX_IN_A_ROW - 1
+    assert len(noted(tmp_path)) == 2 * MAX_CONSECUTIVE - 1
 
 
 def test_an_infinite_loss_with_a_finite_gradient_spoils_the_gradient():
@@ -256,7 +256,7 @@ def test_deepspeed_drops_the_step_itself_or_the_run_ends(tmp_path):
     trainer.step(guard, 1., gradient=math.inf)
     assert guard.num_skipped == 1
     trainer.accelerator.optimizer_step_was_skipped = False
-    with pytest.raises(NonFiniteError, match='has taken the step already.*use ZeRO-1, 2 or 3'):
+    with pytest.raises(NonFiniteError, match='has already taken the step.*use ZeRO-1, 2 or 3'):
         trainer.step(guard, math.nan)
 
 
@@ -264,6 +264,6 @@ def test_many_rows_are_cut_short_in_the_message_and_whole_in_the_file(tmp_path):
     guard, trainer = StepGuard(skip=False), FakeTrainer(tmp_path)
     rows = [f'a.jsonl:{line}' for line in range(1, 51)]
     guard.watch(torch.tensor(math.nan), rows)
-    with pytest.raises(NonFiniteError, match=f'a.jsonl:20 and 30 more rows \\(see {FILE}\\)'):
+    with pytest.raises(NonFiniteError, match=f'a.jsonl:20 and 30 more rows \\(see {STEPS_FILE}\\)'):
         guard.end_step(trainer, torch.tensor(1.))
     assert noted(tmp_path)[0]['batches'][0]['rows'] == rows

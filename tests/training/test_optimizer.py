@@ -11,8 +11,8 @@ from transformers import TrainingArguments
 from types import SimpleNamespace
 
 from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
-from swift_citrusv.model.segmenter import freeze_unreached
-from swift_citrusv.training.optimizer import CitrusVOptimizerCallback, Part, split_parameters, training_table
+from swift_citrusv.model.segmenter import freeze_unused_parameters
+from swift_citrusv.training.optimizer import CitrusVOptimizerCallback, ModelPart, split_parameters, training_table
 
 # Part -> what its parameters' names hold, written out from the model's layout.
 PARTS = {
@@ -127,7 +127,7 @@ def test_a_rate_for_a_frozen_part(model, make_callback, setting, flag, remedy):
     model.segmenter.requires_grad_(False)
     model.seg_projector.requires_grad_(False)
     callback = make_callback(model, **({'seg_lr': None, 'vit_lr': None, 'aligner_lr': None} | setting))
-    with pytest.raises(ValueError, match='nothing of the') as error:
+    with pytest.raises(ValueError, match='has no trainable parameter') as error:
         callback.create_optimizer()
     assert flag in str(error.value) and remedy in str(error.value) and '--freeze_segmentation' not in str(error.value)
 
@@ -158,7 +158,7 @@ def lora(model):
         modules_to_save=['segmenter', 'seg_projector'])
     wrapped = get_peft_model(model, config)
     wrapped.model_meta = meta
-    freeze_unreached(wrapped)
+    freeze_unused_parameters(wrapped)
     return wrapped
 
 
@@ -179,7 +179,7 @@ def test_lora_trains_what_a_mask_loss_reaches(lora, loaded):
         name.removeprefix(prefix)
         for name, p in lora.named_parameters() if name.startswith(prefix) and p.requires_grad
     }
-    assert trained == {name for name, _ in loaded.segmenter.named_parameters() if loaded.segmenter.is_reached(name)}
+    assert trained == {name for name, _ in loaded.segmenter.named_parameters() if loaded.segmenter.uses_parameter(name)}
     # The wrapped model still draws, and every trained parameter learns from it.
     inputs = torch.arange(20, 30)[None]
     index = torch.tensor([[7]])
@@ -225,8 +225,8 @@ def test_the_table(model, make_callback):
 
 
 def test_columns_line_up():
-    small = Part('ViT', (), 1e-5, None, [('a', torch.nn.Parameter(torch.zeros(2, 3)))], 7)
-    large = Part('segmentation', (), 8e-5, None, [], 224_400_000)
+    small = ModelPart('ViT', (), 1e-5, None, [('a', torch.nn.Parameter(torch.zeros(2, 3)))], 7)
+    large = ModelPart('segmentation', (), 8e-5, None, [], 224_400_000)
     lines = training_table([small, large]).splitlines()
     assert len({line.rindex('  ') for line in lines}) == 1
     assert lines[1].split() == ['ViT', '6', '7', '1', '1e-05'] and '224,400,000' in lines[2] and 'frozen' in lines[2]
@@ -235,7 +235,7 @@ def test_columns_line_up():
 def test_an_empty_parameter_of_zero_3_counts_in_full():
     parameter = torch.nn.Parameter(torch.empty(0))
     parameter.ds_numel = 12
-    assert Part('LLM', (), 1e-5, None, [('a', parameter)]).num_trained == 12
+    assert ModelPart('LLM', (), 1e-5, None, [('a', parameter)]).num_trained == 12
 
 
 def test_it_is_printed_before_the_first_step(model, make_callback, caplog):

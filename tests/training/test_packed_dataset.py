@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 from swift_citrusv.constants import ROW_COLUMN
-from swift_citrusv.encoding.skipped import part
+from swift_citrusv.encoding.skipped import split_skipped
 from swift_citrusv.errors import RowError
 from swift_citrusv.training import packed_dataset
 from swift_citrusv.training.packed_dataset import BalancedSampler, PackingDataset
@@ -52,7 +52,7 @@ def measured(rows, template, tmp_path):
 
 
 def _row_ids(packs: PackingDataset) -> list[list[str]]:
-    return [[packs.rows[int(packs.row_of_piece[i])][ROW_COLUMN] for i in pack] for pack in packs.packs]
+    return [[packs.rows[int(packs.row_of_chunk[i])][ROW_COLUMN] for i in pack] for pack in packs.packs]
 
 
 def test_every_row_once_within_both_budgets(measured, template, monkeypatch):
@@ -86,7 +86,7 @@ def test_fewer_rows_than_ranks(measured, template, monkeypatch):
 def test_too_few_rows_to_split(rows, measured, template, monkeypatch, caplog):
     monkeypatch.setattr(packed_dataset, 'get_dist_setting', lambda: (0, 0, 3, 3))
     packs = PackingDataset(template, measured([rows[6]] * 4), packing_length=400)
-    assert len(packs) == 4 and '1 of them, others each time, are not trained on' in caplog.text
+    assert len(packs) == 4 and 'leaves out 1 of them, others each time' in caplog.text
 
 
 def test_a_row_that_breaks_after_it_was_measured(rows, measured, template):
@@ -104,7 +104,7 @@ def test_a_row_that_breaks_after_it_was_measured(rows, measured, template):
         with pytest.raises(RowError, match=r'train.jsonl:3: images\[0\].*cannot be read'):
             strict[0]
         lenient = PackingDataset(template, dataset, packing_length=1024, strict=False)
-        kept, errors = part([lenient[0]])
+        kept, errors = split_skipped([lenient[0]])
         assert len(kept) == 3 and [getattr(error, 'kind', None) for error in errors] == ['image-unreadable']
         assert 'train.jsonl:3' in str(errors[0])
     finally:
@@ -116,15 +116,15 @@ def test_a_pack_of_bad_rows_is_left_empty(rows, measured, template, monkeypatch)
     """No other pack takes its place, whose rows would be trained on twice."""
     packs = PackingDataset(template, measured(rows[:12]), packing_length=400, strict=False)
     error = RowError('train.jsonl:3', 'bad.', 'Repair it.')
-    monkeypatch.setattr(template, 'encode_piece', Mock(side_effect=error))
-    assert part([packs[1]]) == ([], [error] * len(packs.packs[1]))
+    monkeypatch.setattr(template, 'encode_chunk', Mock(side_effect=error))
+    assert split_skipped([packs[1]]) == ([], [error] * len(packs.packs[1]))
 
 
 def test_a_data_set_that_was_not_measured(measured, template):
     dataset = measured()
-    with pytest.raises(ValueError, match='cached data set anew'):
+    with pytest.raises(ValueError, match='cached dataset again'):
         PackingDataset(
-            template, SimpleNamespace(dataset=dataset.dataset.remove_columns('citrusv_pieces')), packing_length=1024)
+            template, SimpleNamespace(dataset=dataset.dataset.remove_columns('citrusv_chunks')), packing_length=1024)
 
 
 # ---- the order of the packs

@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from types import SimpleNamespace
 
 from swift_citrusv.training import resume
-from swift_citrusv.training.checkpoint_integrity import REPLACED, SEAL, fault, seal, step_of
-from swift_citrusv.training.checkpoint_selection import CheckpointError, Choice, choose
+from swift_citrusv.training.checkpoint_integrity import REPLACED, SEAL, find_defect, seal, step_of
+from swift_citrusv.training.checkpoint_selection import CheckpointError, SelectedCheckpoint, select_checkpoint
 from swift_citrusv.training.loss_plugin import SumMetric
 from swift_citrusv.training.nonfinite import StepGuard
-from swift_citrusv.training.skipping import LeftOut
+from swift_citrusv.training.skipping import SkippedRows
 from swift_citrusv.training.stream_dataloader import UnpackedStreamLoader
 
 SEED = int(os.environ.get('CITRUSV_TEST_SEED', random.randrange(10**6)))
@@ -76,7 +76,7 @@ def test_killed_twice_on_two_ranks(start, tmp_path):
     resumed = resume_from_half(start, arguments, run, step)
     assert_goes_on(resumed, whole, step)
     assert [path.name for path in run.glob('*checkpoint-*')] == [f'checkpoint-{NUM_STEPS}']
-    assert fault(str(run / f'checkpoint-{NUM_STEPS}')) is None
+    assert find_defect(str(run / f'checkpoint-{NUM_STEPS}')) is None
 
 
 def test_killed_in_a_save_under_zero2(start, tmp_path):
@@ -92,7 +92,7 @@ def resume_from_half(start, arguments: str, run: Path, step: int) -> Ended:
     half = run / f'checkpoint-{step + SAVE_STEPS}'
     half.mkdir(exist_ok=True)
     resumed = start(2, f'{arguments} --resume_from_checkpoint {half}', output=run)
-    line = f'The run goes on from the last whole checkpoint before: {run}/checkpoint-{step}.'
+    line = f'The run resumes from the last complete checkpoint before: {run}/checkpoint-{step}.'
     assert str(half) in resumed.text and line in resumed.text
     return resumed
 
@@ -162,13 +162,13 @@ def test_save_that_dies_anywhere(deaths):
     assert len(expected[SAVE_STEPS]) == 5
     count: Counter = Counter()
     for folder, death in copies:
-        choice = choose(str(folder))
+        choice = select_checkpoint(str(folder))
         step = step_of(choice.path) or 0
         assert content(Path(choice.path)) == expected[step], death
         written = folder / f'checkpoint-{2 * SAVE_STEPS}'
         is_there = (written / 'trainer_state.json').exists() and content_or_none(written) == expected[2 * SAVE_STEPS]
         assert (step == 2 * SAVE_STEPS) == is_there, death
-        assert is_there or bool(choice.passed_over) == written.exists()
+        assert is_there or bool(choice.incomplete) == written.exists()
         count[step, death['stock'], (Path(choice.path) / SEAL).exists()] += 1
     # With and without a seal, too early and just in time; the last event of ours is the seal's name.
     assert all(count[SAVE_STEPS, stock, True] > 20 for stock in (False, True))
@@ -186,14 +186,14 @@ def test_resumed_after_such_a_save(deaths, start):
     """One of the half-written checkpoints, and one that only lacks its seal; both are written anew, cleanly."""
     whole, run, copies = deaths
     rng = draw('after')
-    half = [folder for folder, death in copies if choose(str(folder)).passed_over and not death['stock']]
-    unsealed = [folder for folder, death in copies if step_of(choose(str(folder)).path) == 2 * SAVE_STEPS]
+    half = [folder for folder, death in copies if select_checkpoint(str(folder)).incomplete and not death['stock']]
+    unsealed = [folder for folder, death in copies if step_of(select_checkpoint(str(folder)).path) == 2 * SAVE_STEPS]
     for folder, step in ((rng.choice(half), SAVE_STEPS), (rng.choice(unsealed), 2 * SAVE_STEPS)):
         named = folder / f'checkpoint-{2 * SAVE_STEPS}'
         (named / 'left_over.bin').touch()
         resumed = start(1, f'{PACKED} --resume_from_checkpoint {named}', output=folder)
         assert_goes_on(resumed, whole, step)
-        assert ('half-written' in resumed.text) == (step == SAVE_STEPS)
+        assert ('incomplete' in resumed.text) == (step == SAVE_STEPS)
         for number in range(step + SAVE_STEPS, NUM_STEPS + 1, SAVE_STEPS):
             name = f'checkpoint-{number}'
             assert content(folder / name) == content(run / name)
@@ -203,11 +203,11 @@ def test_resumed_after_such_a_save(deaths, start):
 def test_weights_alone_of_a_half_written_checkpoint(deaths, start):
     """--resume_only_model takes the folder for the model, before anything else is known."""
     _, _, copies = deaths
-    folder = draw('weights').choice([folder for folder, death in copies if choose(str(folder)).passed_over])
+    folder = draw('weights').choice([folder for folder, death in copies if select_checkpoint(str(folder)).incomplete])
     ended = start(
         1, f'{PACKED} --resume_from_checkpoint {folder}/checkpoint-{2 * SAVE_STEPS} --resume_only_model true '
         f'--model {folder}/checkpoint-{2 * SAVE_STEPS} --max_steps {SAVE_STEPS + 1} --save_strategy no')
-    assert f'last whole checkpoint before: {folder}/checkpoint-{SAVE_STEPS}.' in ended.text
+    assert f'last complete checkpoint before: {folder}/checkpoint-{SAVE_STEPS}.' in ended.text
     assert len(ended.steps) == 1
 
 
@@ -244,7 +244,7 @@ def test_logs_go_on(tmp_path):
     metrics['skipped_steps'] = SumMetric(torch.device('cpu'))
     metrics['skipped_steps'].update(3)
     StepGuard.of(before).num_skipped = 5
-    LeftOut.of(before).skips.counts.update(['mask-count', 'mask-count', 'image'])
+    SkippedRows.of(before).skips.counts.update(['mask-count', 'mask-count', 'image'])
     progress = json.dumps([resume._log_progress(before)])
     (tmp_path / resume.PROGRESS).write_text(progress)
 
@@ -262,30 +262,65 @@ def test_logs_go_on(tmp_path):
     assert other._tr_loss == 0 and other._globalstep_last_logged == 7
 
 
-def test_another_order_is_told(tmp_path, caplog):
-    for folder, num_ranks in (('old', 2), ('new', 4)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / 'args.json').write_text(json.dumps({'global_world_size': num_ranks, 'seed': num_ranks}))
-    run = trainer(tmp_path / 'old')
-    run.args.resume_from_checkpoint = str(tmp_path / 'old')
-    resume.agree(run)
-    assert not caplog.records
-    run.args.output_dir = str(tmp_path / 'new')
-    resume.agree(run)
-    assert 'another order (global_world_size was 2 and is 4)' in caplog.text
+def test_a_change_of_the_order_of_rows_is_logged(tmp_path, caplog):
+    """The number of workers decides the order of a stream of packs only; a checkpoint may lack args.json."""
+    arguments = {'global_world_size': 2, 'seed': 2, 'dataloader_num_workers': 2, 'dataset': []}
+    packed_stream = {'streaming': True, 'packing': True}
+    for before, now, expected in (
+        (arguments, arguments, None),
+        (arguments, {
+            **arguments, 'seed': 4
+        }, None),
+        (arguments, {
+            **arguments, 'global_world_size': 4
+        }, 'others not (global_world_size was 2 and is 4)'),
+        (arguments, {
+            **arguments, 'dataloader_num_workers': 3
+        }, None),
+        ({
+            **arguments,
+            **packed_stream
+        }, {
+            **arguments,
+            **packed_stream
+        }, None),
+        ({
+            **arguments,
+            **packed_stream
+        }, {
+            **arguments,
+            **packed_stream, 'dataloader_num_workers': 3
+        }, 'others not (dataloader_num_workers was 2 and is 3)'),
+        (None, arguments, None),
+        (None, {
+            **arguments,
+            **packed_stream
+        }, 'old/checkpoint-4 has no args.json'),
+    ):
+        for folder, content in (('old/checkpoint-4', before), ('new', now)):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / 'args.json').unlink(missing_ok=True)
+            if content is not None:
+                (tmp_path / folder / 'args.json').write_text(json.dumps(content))
+        run = trainer(tmp_path / 'new')
+        run.args.resume_from_checkpoint = str(tmp_path / 'old' / 'checkpoint-4')
+        caplog.clear()
+        resume.check_resume(run)
+        assert len(caplog.records) == (expected is not None), (before, now)
+        assert expected is None or expected in caplog.text, (before, now)
 
 
 def test_ranks_that_see_different_files(tmp_path, monkeypatch):
 
-    def gather(paths, path):
+    def all_gather_object(paths, path, group=None):
         paths[:] = [path, '/node/checkpoint-8']
 
-    monkeypatch.setattr(torch.distributed, 'all_gather_object', gather)
+    monkeypatch.setattr(torch.distributed, 'all_gather_object', all_gather_object)
     run = trainer(tmp_path, world_size=2)
     run.args.resume_from_checkpoint = '/node/checkpoint-4'
     with pytest.raises(
             CheckpointError, match=r'\(rank 0: /node/checkpoint-4, rank 1: /node/checkpoint-8\). Start again'):
-        resume.agree(run)
+        resume.check_resume(run)
 
 
 def test_whole_checkpoint_is_not_given_up_for_a_new_one(tmp_path, monkeypatch):
@@ -302,11 +337,11 @@ def test_whole_checkpoint_is_not_given_up_for_a_new_one(tmp_path, monkeypatch):
     for dies in (True, True, False):
         try:
             with resume.saving(run):
-                assert choose(str(tmp_path)).path == str(waiting) and fault(str(folder))
+                assert select_checkpoint(str(tmp_path)).path == str(waiting) and find_defect(str(folder))
                 (folder / 'model.safetensors').write_bytes(b'second')
                 if dies:
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
-            assert choose(str(tmp_path)).path == str(waiting)
-    assert not waiting.exists() and choose(str(tmp_path)) == Choice(str(folder))
+            assert select_checkpoint(str(tmp_path)).path == str(waiting)
+    assert not waiting.exists() and select_checkpoint(str(tmp_path)) == SelectedCheckpoint(str(folder))
     assert (folder / 'model.safetensors').read_bytes() == b'second'

@@ -20,9 +20,9 @@ def patched():
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    from swift_citrusv.training import stream_jsonl as stream_reading
-    monkeypatch.setattr(stream_reading, '_SHARD_BYTES', 100)
-    monkeypatch.setattr(stream_reading, '_SHARDS_PER_READER', 12)
+    from swift_citrusv.training import stream_jsonl
+    monkeypatch.setattr(stream_jsonl, '_SHARD_BYTES', 100)
+    monkeypatch.setattr(stream_jsonl, '_SHARDS_PER_READER', 12)
 
 
 def load(paths: str | list[str], **kwargs):
@@ -53,23 +53,23 @@ def ids(rows) -> list[str]:
 ])
 def test_lines_of_the_shards_are_the_lines_of_the_file(text, tmp_path, monkeypatch):
     from swift_citrusv.rows.jsonl import read_lines
-    from swift_citrusv.training import stream_jsonl as stream_reading
+    from swift_citrusv.training import stream_jsonl
     path = tmp_path / 'lines.jsonl'
     path.write_bytes(text.encode())
     whole = [(number, line.strip()) for number, line in read_lines(str(path))]
     for shard_bytes in (1, 7, 50, 1 << 14):
-        monkeypatch.setattr(stream_reading, '_SHARD_BYTES', shard_bytes)
-        shards = stream_reading.cut_file(str(path))
-        assert [(number, line.strip()) for number, line in stream_reading._lines(str(path), shards)] == whole
+        monkeypatch.setattr(stream_jsonl, '_SHARD_BYTES', shard_bytes)
+        shards = stream_jsonl.split_file(str(path))
+        assert [(number, line.strip()) for number, line in stream_jsonl._lines(str(path), shards)] == whole
         assert shards.starts == [0, *shards.stops[:-1]] and shards.stops[-1] == len(text.encode())
 
 
 def test_size_of_shards(tmp_path, monkeypatch):
-    from swift_citrusv.training import stream_jsonl as stream_reading
-    monkeypatch.setattr(stream_reading, '_SHARD_BYTES', 1000)
+    from swift_citrusv.training import stream_jsonl
+    monkeypatch.setattr(stream_jsonl, '_SHARD_BYTES', 1000)
     path = tmp_path / 'lines.jsonl'
     path.write_bytes(b'123456789 12345\n' * 4321)
-    shards = stream_reading.cut_file(str(path))
+    shards = stream_jsonl.split_file(str(path))
     sizes = [stop - start for start, stop in zip(shards.starts, shards.stops)]
     assert len(sizes) == 69 and min(sizes) > 950 and max(sizes) < 1050
     assert shards.first_lines == [start // 16 + 1 for start in shards.starts]
@@ -210,35 +210,35 @@ def test_files_that_cannot_be_used(tmp_path):
 @pytest.mark.parametrize('num_slots', [1, 2, 3, 5, 8])
 @pytest.mark.parametrize('shuffle', [False, True])
 def test_shares_hold_each_row_once(num_slots, shuffle, tmp_path, small_shards):
-    from swift_citrusv.training.stream_jsonl import reads_all, share
+    from swift_citrusv.training.stream_jsonl import every_reader_reads_all, rows_of_reader
     paths = [write_jsonl(tmp_path / f'{name}.jsonl', text_rows(count)) for name, count in (('a', 61), ('b', 9))]
     stream = load(paths, streaming=True, shuffle=shuffle)
-    assert stream.num_shards == 84 and reads_all(stream, num_slots) == (num_slots == 8)
+    assert stream.num_shards == 84 and every_reader_reads_all(stream, num_slots) == (num_slots == 8)
     everything = sorted(ids(stream))
     orders = []
     for pass_index in (0, 1, 0):
-        shares = [ids(share(stream, slot, num_slots, pass_index)) for slot in range(num_slots)]
+        shares = [ids(rows_of_reader(stream, slot, num_slots, pass_index)) for slot in range(num_slots)]
         assert sorted(sum(shares, [])) == everything
         orders.append(shares)
     assert orders[0] == orders[2] and (orders[0] != orders[1]) == shuffle
 
 
 def test_two_readers_do_not_disturb_each_other(tmp_path, small_shards):
-    from swift_citrusv.training.stream_jsonl import share
+    from swift_citrusv.training.stream_jsonl import rows_of_reader
     stream = load(write_jsonl(tmp_path / 'a.jsonl', text_rows(40)), streaming=True, shuffle=True)
-    first = share(stream, 0, 1, 0)
+    first = rows_of_reader(stream, 0, 1, 0)
     mixed = []
     for i, row in enumerate(first):
         mixed.append(row)
         if i % 7 == 0:
-            next(share(stream, 0, 1, 0))
-    assert ids(mixed) == ids(share(stream, 0, 1, 0))
+            next(rows_of_reader(stream, 0, 1, 0))
+    assert ids(mixed) == ids(rows_of_reader(stream, 0, 1, 0))
 
 
 def test_a_number_of_rows(tmp_path, small_shards):
-    from swift_citrusv.training.stream_jsonl import share
+    from swift_citrusv.training.stream_jsonl import rows_of_reader
     stream = load(write_jsonl(tmp_path / 'a.jsonl', text_rows(40)) + '#10', streaming=True)
-    shares = [ids(share(stream, slot, 4, 0)) for slot in range(4)]
+    shares = [ids(rows_of_reader(stream, slot, 4, 0)) for slot in range(4)]
     assert sorted(sum(shares, []), key=lambda name: int(name.split(':')[1])) == [f'a.jsonl:{i + 1}' for i in range(10)]
 
 

@@ -1,5 +1,4 @@
 """Packs of a stream: every row once a pass, on any number of ranks and workers, in bounded memory, resumed exactly."""
-import json
 import multiprocessing
 import operator
 import pytest
@@ -49,9 +48,9 @@ def path(tmp_path_factory) -> str:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    from swift_citrusv.training import stream_jsonl as stream_reading
-    monkeypatch.setattr(stream_reading, '_SHARD_BYTES', 100)
-    monkeypatch.setattr(stream_reading, '_SHARDS_PER_READER', 12)
+    from swift_citrusv.training import stream_jsonl
+    monkeypatch.setattr(stream_jsonl, '_SHARD_BYTES', 100)
+    monkeypatch.setattr(stream_jsonl, '_SHARDS_PER_READER', 12)
     monkeypatch.setenv('PACK_BUFFER', '10')
     monkeypatch.setenv('PACK_IMAGES', '2')
 
@@ -82,13 +81,13 @@ class Ranks:
     """Loaders of several ranks, each in a thread of this process."""
 
     def __init__(self, make, world_size: int) -> None:
-        from swift_citrusv.training.stream_dataloader import StreamLoader
+        from swift_citrusv.training.stream_dataloader import PackedStreamLoader
         self.world_size = world_size
         self.flags = [False] * world_size
         self.barrier = threading.Barrier(world_size, timeout=60)
         ranks = self
 
-        class Rank(StreamLoader):
+        class Rank(PackedStreamLoader):
             world_size = property(lambda self: ranks.world_size)
             rank = property(lambda self: self.my_rank)
 
@@ -99,8 +98,8 @@ class Ranks:
                 ranks.barrier.wait()
                 return any_rank
 
-            def _report(self, index, tally):
-                self.tallies = [*getattr(self, 'tallies', []), tally]
+            def _report(self, index, counts):
+                self.counts = [*getattr(self, 'counts', []), counts]
 
         self.loaders = []
         for rank in range(world_size):
@@ -138,10 +137,11 @@ class Ranks:
 @pytest.fixture
 def ranks(packs, template):
 
-    def make(world_size: int = 1, num_workers: int = 0, dataset=None, **kwargs) -> Ranks:
+    def make(world_size: int = 1, num_workers: int = 0, dataset=None, batch_size: int = 1, **kwargs) -> Ranks:
+        from swift_citrusv.training.stream_packs import StreamWorkerDataset
         dataset = packs() if dataset is None else dataset
-        collate = partial(template.data_collator, padding_to=None)
-        return Ranks(lambda cls: cls(dataset, collate, num_workers=num_workers, **kwargs), world_size)
+        source = StreamWorkerDataset(dataset, partial(template.data_collator, padding_to=None), batch_size)
+        return Ranks(lambda cls: cls(source, num_workers=num_workers, **kwargs), world_size)
 
     return make
 
@@ -161,8 +161,8 @@ def test_every_row_once_a_pass(world_size, num_workers, multiple, ranks, templat
         assert all(real[:len(real) - multiple + 1])
         orders.append(seen)
     assert orders[0] != orders[1]
-    tallies = [loader.tallies for loader in group.loaders]
-    assert [sum(tally[index].num_rows for tally in tallies) for index in range(2)] == [60, 60]
+    counts = [loader.counts for loader in group.loaders]
+    assert [sum(of_rank[index].num_rows for of_rank in counts) for index in range(2)] == [60, 60]
 
 
 def test_budgets_and_batches_of_several_packs(packs, ranks, template):
@@ -212,14 +212,14 @@ def test_skipping_opens_no_pixel(ranks, monkeypatch):
 def test_at_most_one_pack_of_pixels(packs, template, monkeypatch):
     """The look-ahead buffer holds no encoded row, however many rows it looks at."""
     num_encoded, ahead = 0, []
-    encode_piece = type(template).encode_piece
+    encode_chunk = type(template).encode_chunk
 
-    def counted(self, row, piece):
+    def counted(self, row, chunk):
         nonlocal num_encoded
         num_encoded += 1
-        return encode_piece(self, row, piece)
+        return encode_chunk(self, row, chunk)
 
-    monkeypatch.setattr(type(template), 'encode_piece', counted)
+    monkeypatch.setattr(type(template), 'encode_chunk', counted)
     num_given = 0
     for pack in packs():
         num_given += len(pack)
@@ -267,9 +267,9 @@ def test_not_strict_bad_rows_are_left_out_and_counted(num_workers, packs, ranks,
     group = ranks(1, num_workers, dataset=dataset)
     for batches in group.passes(2)[0]:
         assert sorted(sum((numbers(template, batch) for batch in batches), [])) == sorted({*range(20)} - {3, 7, 8, 11})
-    for tally in group.loaders[0].tallies:
-        assert tally.num_rows == 20 and tally.skipped.total() == 4
-        assert tally.skipped['MaxLengthError'] == 1 and tally.skipped['image-unreadable'] == 2
+    for counts in group.loaders[0].counts:
+        assert counts.num_rows == 20 and counts.skipped.total() == 4
+        assert counts.skipped['MaxLengthError'] == 1 and counts.skipped['image-unreadable'] == 2
 
 
 @pytest.mark.parametrize('number, word', [(4, 'Raise --max_length'), (8, 'masks'), (9, 'broken.png'),
@@ -322,17 +322,3 @@ def test_spawned_worker(packs, ranks, template):
     """Nothing that a worker needs is a function without a name, or a patch of this process."""
     batches = ranks(1, 1, multiprocessing_context='spawn').passes(1)[0][0]
     assert sorted(sum((numbers(template, batch) for batch in batches), [])) == list(range(60))
-
-
-def test_another_plan_is_told(tmp_path, caplog):
-    from swift_citrusv.training.stream_dataloader import warn_of_another_plan
-    for folder, num_workers in (('old', 2), ('new', 3)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / 'args.json').write_text(json.dumps({'dataloader_num_workers': num_workers, 'dataset': []}))
-    old, new = str(tmp_path / 'old'), str(tmp_path / 'new')
-    warn_of_another_plan(old, old)
-    assert not caplog.records
-    warn_of_another_plan(old, new)
-    assert 'dataloader_num_workers was 2 and is 3' in caplog.text
-    warn_of_another_plan(old, str(tmp_path))
-    assert 'args.json is missing' in caplog.text

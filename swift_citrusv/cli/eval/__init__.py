@@ -1,4 +1,4 @@
-"""`citrusv eval`: the command, one file of options a task, and the step in which a model answers first.
+"""`citrusv eval`: the command, one file of options per task, and the optional prediction step.
 
-How a task is scored is `scoring`'s business.
+The scoring itself is in `scoring`.
 """

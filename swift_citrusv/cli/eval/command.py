@@ -1,16 +1,17 @@
-"""`citrusv eval`: scores of a prediction file, or of a model that answers first."""
+"""`citrusv eval`: scores a prediction file, or first predicts with a model."""
 import argparse
 import os
 from collections.abc import Callable
 from typing import Any
 
 from ... import __version__
+from ..options import add_option
 from . import detection, documents, grounding, qa, reports, segmentation
 
 NAME = 'eval'
 HELP = 'score predictions: segmentation, detection, question answering, documents, reports, grounding'
-DESCRIPTION = ('Scores a prediction file against a reference file, each score with a 95 % interval, in groups, and '
-               'writes scores.json and report.html. With --model the model answers first.')
+DESCRIPTION = ('Scores a prediction file against a reference file, overall and in groups, each score with a 95 % '
+               'interval. Writes scores.json and report.html. With --model, it first lets the model answer the rows.')
 _TASKS = (segmentation, detection, qa, documents, reports, grounding)
 
 
@@ -24,64 +25,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    files = parser.add_argument_group('what is scored')
+    files = parser.add_argument_group('files')
     files.add_argument(
-        '--pred', metavar='FILE', help="JSONL predictions: 'response' and 'masks', as `swift infer` writes them")
+        '--pred', metavar='FILE', help="JSONL predictions with 'response' and 'masks', as `swift infer` writes them")
     files.add_argument(
         '--ref',
         '--data',
         metavar='FILE',
         dest='ref',
-        help='JSONL rows with the right answers; left out where the predictions have them beside, as those of `swift '
-        'infer` do')
+        help='JSONL rows with the correct answers; not needed if the predictions include them, as `swift infer` '
+        'writes them')
     files.add_argument(
         '--id',
         metavar='COLUMN',
-        help='what tells rows apart in both files (default: id, citrusv_row, or else line by line)')
-    files.add_argument('--output', metavar='DIR', help='for scores.json and report.html (default: output/eval-TASK)')
-    how = parser.add_argument_group('how')
+        help='the column that identifies rows in both files (default: id, citrusv_row, or else the line number)')
+    files.add_argument(
+        '--output', metavar='DIR', help='directory for scores.json and report.html (default: output/eval-TASK)')
+    how = parser.add_argument_group('scoring')
     how.add_argument(
         '--by',
         metavar='COLUMNS',
-        help='columns of the rows that make groups, with commas (default: those of dataset, modality, organ that there '
-        'are)')
+        help='columns to group by, separated by commas (default: dataset, modality and organ, if present)')
     how.add_argument(
         '--cluster',
         metavar='COLUMN',
-        help='what the bootstrap draws together (default: patient, subject or study where there is such a column, or '
-        'else the images of a row)')
+        help='the column whose values the bootstrap resamples as clusters (default: patient, subject or study, if '
+        'present, or else the images of a row)')
     how.add_argument(
-        '--repeats', type=int, default=1000, metavar='N', help='resamplings for the intervals; 0: none (default: 1000)')
-    how.add_argument('--seed', type=int, default=0, help='of the resamplings and random examples (default: 0)')
+        '--repeats',
+        type=int,
+        default=1000,
+        metavar='N',
+        help='number of resamplings for the intervals; 0: no intervals (default: 1000)')
+    how.add_argument('--seed', type=int, default=0, help='random seed of resamplings and examples (default: 0)')
     how.add_argument(
         '--workers',
         type=int,
         default=min(os.cpu_count() or 1, 8),
         metavar='N',
-        help='processes that score, for 1,000 rows and more (default: one a core, at most 8)')
-    how.add_argument('--no-report', '--no_report', action='store_true', help='write scores.json alone')
-    how.add_argument('--traceback', action='store_true', help='show where an error came from')
-    model = parser.add_argument_group('a model that answers first')
+        help='number of scoring processes, used from 1,000 rows on (default: one per core, at most 8)')
+    add_option(how, '--no-report', action='store_true', help='write only scores.json')
+    how.add_argument('--traceback', action='store_true', help='show the traceback of an error')
+    model = parser.add_argument_group('prediction')
     model.add_argument(
         '--model',
         metavar='DIR',
-        help='a Citrus-V checkpoint: answers the rows of --data, and goes on where it was broken off')
-    model.add_argument(
+        help='a Citrus-V checkpoint that answers the rows of --data; an interrupted run resumes')
+    add_option(
+        model,
         '--text-from',
-        '--text_from',
         metavar='URL',
-        help='an OpenAI-compatible server that writes the text; the model draws the masks')
-    model.add_argument('--ranks', type=int, default=1, metavar='N', help='processes, one a device (default: 1)')
+        help='an OpenAI-compatible server that writes the text, while the model draws the masks')
     model.add_argument(
-        '--batch-size', '--batch_size', type=int, default=8, metavar='N', help='rows at a time (default: 8)')
-    model.add_argument(
-        '--max-new-tokens', '--max_new_tokens', type=int, default=512, metavar='N', help='of an answer (default: 512)')
-    model.add_argument(
+        '--ranks', type=int, default=1, metavar='N', help='number of processes, one per device (default: 1)')
+    add_option(model, '--batch-size', type=int, default=8, metavar='N', help='rows per batch (default: 8)')
+    add_option(
+        model, '--max-new-tokens', type=int, default=512, metavar='N', help='most tokens of an answer (default: 512)')
+    add_option(
+        model,
         '--infer-args',
-        '--infer_args',
         default='',
         metavar='TEXT',
-        help="further flags of `swift infer`, e.g. '--temperature 0.7 --torch_dtype bfloat16'")
+        help="more flags for `swift infer`, e.g. '--temperature 0.7 --torch_dtype bfloat16'")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
     from ...settings import SettingError
     if args.repeats < 0 or args.workers < 1:
         raise SettingError(
-            f'--repeats is {args.repeats} and --workers is {args.workers}: give 0 or more, and 1 or more.')
-    # A benchmark alone: its questions, for whoever answers them.
+            f'--repeats is {args.repeats} and --workers is {args.workers}: give at least 0 and at least 1.')
+    # Only a benchmark: write its questions, to be answered elsewhere.
     only_questions = bool(getattr(args, 'preset', None)) and args.pred is None and args.model is None
     if not only_questions and (args.pred is None) == (args.model is None):
         raise SettingError('Give --pred FILE with predictions, or --model DIR and --data FILE.')
@@ -102,17 +107,17 @@ def run(args: argparse.Namespace) -> int:
         print(f'{args.ref}: let a model answer these rows, and give its answers with --pred.')
         return 0
     if args.model is not None and args.ref is None:
-        raise SettingError('Give --data FILE: the rows that the model answers.')
+        raise SettingError('Give --data FILE with the rows for the model to answer.')
     from ...scoring.compare import task_class
     task = task_class(args.task)(**args.options(args))
     predictions = args.pred if args.pred is not None else _predict(args, folder)
-    from ...scoring.evaluate import Settings, evaluate, to_json
-    from ...scoring.terminal import report_lines
+    from ...scoring.evaluate import EvaluationSettings, evaluate, evaluation_json
+    from ...scoring.terminal import evaluation_lines
     by = None if args.by is None else tuple(filter(None, args.by.split(',')))
-    evaluation = evaluate(task, args.ref, predictions,
-                          Settings(args.id, by, args.cluster, args.repeats, args.seed, args.workers))  # yapf: disable
-    write_json(to_json(evaluation, __version__), os.path.join(folder, 'scores.json'))
-    print('\n'.join(report_lines(evaluation)))
+    settings = EvaluationSettings(args.id, by, args.cluster, args.repeats, args.seed, args.workers)
+    evaluation = evaluate(task, args.ref, predictions, settings)
+    write_json(evaluation_json(evaluation, __version__), os.path.join(folder, 'scores.json'))
+    print('\n'.join(evaluation_lines(evaluation)))
     print(os.path.join(folder, 'scores.json'))
     if not args.no_report:
         from ...scoring.html_report.report import write_report
@@ -122,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_json(content: dict[str, Any], path: str) -> None:
-    """Writes a scores.json: the scores to be read, the cases one column a line."""
+    """Writes scores.json: the scores indented, the cases with one column per line."""
     import json
     cases = content.pop('per_case')
     text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)

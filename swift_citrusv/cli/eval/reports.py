@@ -1,41 +1,52 @@
-"""`citrusv eval reports`: its options."""
+"""`citrusv eval reports`: scores radiology reports."""
 import argparse
 from typing import Any
 
+from ..options import add_option
+
 NAME = 'reports'
-HELP = 'report generation: ROUGE-L, CIDEr, BLEU, METEOR, RaTEScore'
+HELP = 'score report generation: ROUGE-L, CIDEr, BLEU, METEOR, RaTEScore'
 
 
 def add_arguments(parser: Any) -> None:
     parser.add_argument(
-        '--section', default='report', choices=('report', 'findings', 'impression', 'findings+impression'),
-        help='what is compared (default: report, all of it with its headings)')  # yapf: disable
+        '--section',
+        default='report',
+        choices=('report', 'findings', 'impression', 'findings+impression'),
+        help='the section to compare (default: report, the whole text with its headings)')
     parser.add_argument(
-        '--synonyms', default='auto', choices=('auto', 'yes', 'no'),
-        help="whether METEOR uses WordNet's synonyms; auto: where nltk_data has it. Without, it is called "
-        'meteor_exact_stem (default: auto)')  # yapf: disable
+        '--synonyms',
+        default='auto',
+        choices=('auto', 'yes', 'no'),
+        help='whether METEOR uses WordNet synonyms; auto: if nltk_data has WordNet. Without '
+        'them the score is called meteor_exact_stem (default: auto)')
     parser.add_argument(
-        '--medevalkit', action='store_true', help="add ROUGE-L as MedEvalKit computes it, Lingshu's evaluation code")
-    parser.add_argument('--rate-ner', '--rate_ner', metavar='DIR', help='add RaTEScore: weights of RaTE-NER-Deberta')
-    parser.add_argument(
-        '--rate-embeddings', '--rate_embeddings', metavar='DIR', help='and of BioLORD-2023-C; nothing is downloaded')
+        '--medevalkit',
+        action='store_true',
+        help='add ROUGE-L as computed by MedEvalKit, the evaluation code of Lingshu')
+    add_option(parser, '--rate-ner', metavar='DIR', help='add RaTEScore: the weights of RaTE-NER-Deberta')
+    add_option(
+        parser,
+        '--rate-embeddings',
+        metavar='DIR',
+        help='for RaTEScore, the weights of BioLORD-2023-C; nothing is downloaded')
 
 
 def options(args: argparse.Namespace) -> dict[str, Any]:
-    """Fields of `ReportsTask`.
+    """Returns the arguments of `ReportsTask`.
 
     Raises:
-        ValueError: WordNet or RaTEScore is asked for and not there.
+        ValueError: WordNet or RaTEScore is requested but not installed.
     """
     from ...scoring.radiology_reports.ratescore import check_ratescore
-    from ...scoring.radiology_reports.text_metrics import has_wordnet, no_wordnet
+    from ...scoring.radiology_reports.text_metrics import has_wordnet, wordnet_error
     if args.synonyms == 'yes' and not has_wordnet():
-        raise no_wordnet()
+        raise wordnet_error()
     if args.rate_ner is not None and args.rate_embeddings is not None:
         check_ratescore(args.rate_ner, args.rate_embeddings)
     return {
         'section': args.section,
-        # Decided here, so that scores.json says what was used, and `citrusv compare` refuses to mix the two.
+        # Decided here, so that scores.json records it and `citrusv compare` does not mix the two.
         'synonyms': args.synonyms != 'no' and has_wordnet(),
         'medevalkit': args.medevalkit,
         'rate_ner': args.rate_ner,

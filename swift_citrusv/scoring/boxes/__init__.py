@@ -1,1 +1,1 @@
-"""Tasks that score boxes: detection, and reasoning that cites boxes (grounding)."""
+"""`citrusv eval detection` and `citrusv eval grounding`: boxes in answers, and in the reasoning of answers."""

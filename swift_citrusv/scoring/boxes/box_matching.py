@@ -1,4 +1,4 @@
-"""Which predicted box belongs to which reference box: pycocotools' COCOeval, on one row."""
+"""Matching of predicted to reference boxes of one row, by the COCOeval of pycocotools."""
 import contextlib
 import io
 import math
@@ -18,16 +18,16 @@ IOU_THRESHOLDS = COCOeval(iouType='bbox').params.iouThrs
 
 @dataclass(frozen=True)
 class MatchedRow:
-    """The boxes of a row.
+    """The matched boxes of a row.
 
     Attributes:
-        records: Of each label on each image [label, number of reference boxes, scores, matches], as JSON can hold it:
-            the scores of the predicted boxes in descending order, and for each of them a number whose bit t says
-            whether it has a reference box at `IOU_THRESHOLDS[t]`.
-        hits: Predicted boxes that have a reference box at 0.5.
-        is_hit: For each predicted box, in the order in which they were given, whether it is one of them.
-        ious: float64 [number of reference boxes]: with the box that belongs to it where each box belongs to one other
-            so that the sum is highest (SciPy); 0 where none does.
+        records: For each label on each image [label, number of reference boxes, scores, matches], JSON-serialisable:
+            the scores of the predicted boxes in descending order, and for each box an integer whose bit t is set if it
+            matches a reference box at `IOU_THRESHOLDS[t]`.
+        hits: The number of predicted boxes that match a reference box at IoU 0.5.
+        is_hit: Whether each predicted box is a hit, in the order of `predicted`.
+        ious: float64 [number of reference boxes]: the IoU with the assigned predicted box, in the one-to-one assignment
+            with the highest sum of IoUs (SciPy); 0 without one.
     """
     records: list[list[Any]]
     hits: int
@@ -38,21 +38,21 @@ class MatchedRow:
 def match_boxes(references: Sequence[Box], predicted: Sequence[Box], label: Callable[[Box], str]) -> MatchedRow:
     """Matches the boxes of a row as COCO does.
 
-    The boxes of one label on one image come in the order of their scores (those without have 1), and those with the
-    same score in the order of the answer; each takes the reference box that is left with the highest IoU, where that
-    is at least the threshold. The IoU is that of continuous coordinates, in which [0, 0, 1, 1] is one pixel.
+    The predicted boxes of one label on one image are taken by descending score (1 by default), ties in the order of the
+    answer. Each takes the unmatched reference box with the highest IoU, if that reaches the threshold. Coordinates are
+    continuous: [0, 0, 1, 1] is one pixel.
 
     Args:
-        references: Boxes of some area, in the same coordinates as `predicted`.
-        predicted: They may have no area, and then match nothing.
-        label: Of a box, as labels are compared.
+        references: Boxes of positive area, in the coordinates of `predicted`.
+        predicted: Boxes; those without area match nothing.
+        label: Returns the label of a box as it is compared.
     """
     labels = sorted({label(box) for box in (*references, *predicted)})
     if not labels:
         return MatchedRow([], 0, [], np.zeros(0))
     numbers = {name: number for number, name in enumerate(labels, 1)}
     truth, answer = _coco(references, numbers, label), _coco(predicted, numbers, label)
-    # It prints what it does.
+    # COCOeval prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         answer.createIndex()
@@ -74,8 +74,8 @@ def match_boxes(references: Sequence[Box], predicted: Sequence[Box], label: Call
     return MatchedRow(records, sum(is_hit), is_hit, _best_ious(references, predicted, label))
 
 
-def iou_table(references: Sequence[Box], predicted: Sequence[Box]) -> np.ndarray:
-    """float64 [number of references, number of predicted boxes]: their IoUs; 0 for a predicted box of no area."""
+def box_ious(references: Sequence[Box], predicted: Sequence[Box]) -> np.ndarray:
+    """The IoUs, float64 [number of references, number of predicted boxes]; 0 for a predicted box without area."""
     if not references or not predicted:
         return np.zeros((len(references), len(predicted)))
     return coco_mask.iou([box.xywh for box in references], [box.xywh for box in predicted], [0] * len(predicted))
@@ -86,7 +86,7 @@ def _coco(boxes: Sequence[Box], numbers: dict[str, int], label: Callable[[Box], 
     coco.dataset = {
         'images': [{'id': image} for image in sorted({box.image for box in boxes})],
         'categories': [{'id': number} for number in numbers.values()],
-        # Not from 0, which COCOeval takes for no match.
+        # From 1: to COCOeval, 0 means no match.
         'annotations': [
             {'id': i, 'image_id': box.image, 'category_id': numbers[label(box)], 'bbox': box.xywh,
              'area': box.xywh[2] * box.xywh[3], 'iscrowd': 0, 'score': 1. if box.score is None else box.score}
@@ -101,7 +101,7 @@ def _best_ious(references: Sequence[Box], predicted: Sequence[Box], label: Calla
     best = np.zeros(len(references))
     if not len(references) or not len(predicted):
         return best
-    table = iou_table(references, predicted)
+    table = box_ious(references, predicted)
     keys = [[(box.image, label(box)) for box in boxes] for boxes in (references, predicted)]
     table *= [[ours == theirs for theirs in keys[1]] for ours in keys[0]]
     rows, columns = linear_sum_assignment(table, maximize=True)

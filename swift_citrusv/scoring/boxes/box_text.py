@@ -1,16 +1,16 @@
-"""Boxes in the text of answers, in the forms in which models of this kind write them.
+"""Parses the boxes in the text of an answer.
 
-Read are, one or many of them, mixed, in any text:
+All of these forms are accepted, in any number and mixture, anywhere in the text:
 
-- `<|object_ref_start|>liver<|object_ref_end|><|box_start|>(12,30),(50,60)<|box_end|>`, as Qwen2-VL and ms-swift write
-  them, with the special tokens or without;
-- JSON, fenced or not: `[{"bbox_2d": [12, 30, 50, 60], "label": "liver", "score": 0.9}]`, as Qwen2.5-VL writes it, and
+- `<|object_ref_start|>liver<|object_ref_end|><|box_start|>(12,30),(50,60)<|box_end|>`, the format of Qwen2-VL and
+  ms-swift, with or without the special tokens;
+- JSON, fenced or not: `[{"bbox_2d": [12, 30, 50, 60], "label": "liver", "score": 0.9}]`, the format of Qwen2.5-VL, and
   `{"liver": [12, 30, 50, 60]}`;
-- `<bbox>{"Part": "liver", "bbox": "[12, 30, 50, 60]"}</bbox>`, the paper's (section 3.2.4), with the brackets that the
-  answers of its appendix A have: `("Part": ...)`, `["Part": ...`;
+- `<bbox>{"Part": "liver", "bbox": "[12, 30, 50, 60]"}</bbox>`, the format of the paper (section 3.2.4), also with the
+  brackets of its appendix A: `("Part": ...)`, `["Part": ...`;
 - `[12, 30, 50, 60]`, `(12, 30, 50, 60)`, `[(12,30),(50,60)]`.
 
-JSON that is cut short or broken is read object by object.
+Truncated or invalid JSON is parsed object by object.
 """
 import json
 import re
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-# In lower case, in the order in which they win.
+# In lower case, by precedence.
 BOX_KEYS = ('bbox_2d', 'bbox', 'box', 'bboxes', 'boxes')
 LABEL_KEYS = ('label', 'part', 'name', 'category', 'class', 'ref')
 SCORE_KEYS = ('score', 'confidence')
@@ -34,14 +34,14 @@ _NEXT = re.compile(
     r'|<\|box_start\|>(?P<special>[^<]*)'
     r'|<(?P<tag>bbox|box)>(?P<inside>[^<]*)'
     r'|[\[{(]', re.IGNORECASE)  # yapf: disable
-# An object that is no JSON: whatever stands between a bracket and the next one.
+# An object that is not valid JSON: the text from a bracket to the next one.
 _KEYS = '|'.join(BOX_KEYS)
 _LOOSE = re.compile(
     rf'[\[({{](?P<before>[^\[\](){{}}<>]*?)["\'](?:{_KEYS})["\'](?:\s*:\s*["\']?[\[(](?P<numbers>[^\[\](){{}}<>]*)'
     rf'(?P<closed>[\])])?(?P<after>[^\[\](){{}}<>]*))?', re.IGNORECASE)  # yapf: disable
 _LABEL = re.compile(rf'["\'](?:{"|".join(LABEL_KEYS)})["\']\s*:\s*(?:"([^"]*)"|\'([^\']*)\')', re.IGNORECASE)
 _SCORE = re.compile(rf'["\'](?:{"|".join(SCORE_KEYS)})["\']\s*:\s*({_NUMBER})', re.IGNORECASE)
-# What Chinese texts have in the place of ASCII.
+# Full-width punctuation of Chinese text.
 _FULL_WIDTH = str.maketrans('（），：［］｛｝', '(),:[]{}')
 _DECODER = json.JSONDecoder()
 _SHOWN = 80
@@ -52,10 +52,10 @@ class Box:
     """A box.
 
     Attributes:
-        corners: x1, y1, x2, y2, finite; y grows downwards. What they count is for whoever reads the box to know.
-        label: As it was written; '' where there is none.
-        score: None where there is none.
-        image: The image that it lies on, counted from 0.
+        corners: x1, y1, x2, y2, finite; y points down. The unit depends on the source; see `box_rows.Coordinates`.
+        label: As written; '' without one.
+        score: The confidence; None without one.
+        image: The index of its image.
     """
     corners: tuple[float, float, float, float]
     label: str = ''
@@ -76,7 +76,7 @@ class Box:
 
     @property
     def xywh(self) -> list[float]:
-        """COCO's form of it; corners in any order."""
+        """[x, y, width, height] as in COCO."""
         x1, y1, x2, y2 = self.corners
         return [min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1)]
 
@@ -93,24 +93,21 @@ class Box:
 
 @dataclass(frozen=True)
 class ParsedBoxes:
-    """What a text says of boxes.
+    """The boxes of a text.
 
     Attributes:
         boxes: In the order of the text.
-        unreadable: The pieces of it that begin as a box does and are none, cut to 80 characters.
+        unreadable: Parts that start like a box but cannot be parsed, truncated to 80 characters.
     """
     boxes: tuple[Box, ...] = ()
     unreadable: tuple[str, ...] = ()
 
 
 def parse_boxes(text: str) -> ParsedBoxes:
-    """Reads all boxes of a text, whatever their forms.
+    """Parses all boxes of a text; see the module for the formats.
 
-    Four numbers in brackets are a box wherever they stand: leave out what is not the answer before (see
-    `rows.without_reasoning`). Corners are kept as they are written, in any order.
-
-    Args:
-        text: Of an answer, or of a part of one.
+    Four numbers in brackets are always a box: remove the reasoning of an answer first (`rows.without_reasoning`).
+    Corners keep their order.
     """
     boxes: list[Box] = []
     unreadable: list[str] = []
@@ -123,21 +120,21 @@ def parse_boxes(text: str) -> ParsedBoxes:
 
 
 def boxes_of_json(value: Any) -> ParsedBoxes:
-    """Reads all boxes of a JSON value: of an answer, or of a column of a row."""
+    """Parses all boxes of a JSON value of an answer or of a column."""
     found = [*_walk(value)]
     return ParsedBoxes(tuple(item for item in found if isinstance(item, Box)),
                        tuple(item[:_SHOWN] for item in found if isinstance(item, str)))  # yapf: disable
 
 
-def normalised(label: str) -> str:
-    """A label as it is compared: NFKC, without case, `_` and `-` as blanks, blanks single."""
+def normalised_label(label: str) -> str:
+    """A label in the form used for comparison: NFKC, case-folded, `_` and `-` as spaces, single spaces."""
     return ' '.join(unicodedata.normalize('NFKC', label).casefold().replace('_', ' ').replace('-', ' ').split())
 
 
 def _scan(text: str) -> Iterator[Box | str]:
-    """Boxes, and pieces that should be some."""
+    """Boxes, and the text of unreadable ones."""
     place, label = 0, ''
-    # Characters that may be read as JSON in vain: brackets in brackets that nothing closes would take their square.
+    # Bounds failed JSON parsing: nested unclosed brackets would take quadratic time.
     budget = 10 * len(text) + 10_000
     while match := _NEXT.search(text, place):
         place = match.end()
@@ -161,7 +158,7 @@ def _scan(text: str) -> Iterator[Box | str]:
 
 
 def _json_at(text: str, start: int) -> tuple[Any, int, int]:
-    """The JSON value that a bracket begins, its end (0 where there is none), and the characters read in vain."""
+    """The JSON value at a bracket, its end (0 if it is invalid), and the number of characters parsed in vain."""
     try:
         return *_DECODER.raw_decode(text, start), 0
     except json.JSONDecodeError as e:
@@ -171,7 +168,7 @@ def _json_at(text: str, start: int) -> tuple[Any, int, int]:
 
 
 def _at_bracket(text: str, start: int) -> tuple[list[Box | str], int]:
-    """What a bracket begins that is no JSON, and where to go on."""
+    """The boxes or unreadable text at a bracket that is not JSON, and the index to continue from."""
     for pattern in (_PAIR, _TUPLE):
         if match := pattern.match(text, start):
             corners = _finite(_floats(match.groups()))
@@ -181,7 +178,7 @@ def _at_bracket(text: str, start: int) -> tuple[list[Box | str], int]:
         return [], start + 1
     corners = _four(match['numbers']) if match['closed'] else None
     if corners is None:
-        # Not behind it: lists of boxes are read one by one.
+        # Only past the opening: the boxes of a list are parsed one by one.
         return [match[0]], match.end()
     around = match['before'] + match['after']
     label, score = _LABEL.search(around), _SCORE.search(around)
@@ -190,7 +187,7 @@ def _at_bracket(text: str, start: int) -> tuple[list[Box | str], int]:
 
 
 def _walk(value: Any) -> Iterator[Box | str]:
-    """The boxes of a JSON value, and the values that should be some."""
+    """The boxes of a JSON value, and the text of unreadable ones."""
     if isinstance(value, (list, tuple)):
         corners = _finite(value)
         if corners:
@@ -217,7 +214,7 @@ def _walk(value: Any) -> Iterator[Box | str]:
 
 
 def _corners(value: Any) -> Iterator[Box | str]:
-    """What stands behind the key of a box: four numbers, or their text, or a list of such."""
+    """The boxes in the value of a box key: four numbers, their text, or a list of these."""
     if isinstance(value, list) and len(value) == 2 and all(isinstance(item, list) and len(item) == 2 for item in value):
         # [[x1, y1], [x2, y2]]
         value = [*value[0], *value[1]]
@@ -232,7 +229,7 @@ def _corners(value: Any) -> Iterator[Box | str]:
 
 
 def _four(text: str) -> tuple[float, float, float, float] | None:
-    """The numbers of a text that holds four and nothing else but brackets, blanks and commas."""
+    """The four numbers of a text that otherwise has only brackets, spaces and commas; else None."""
     return _finite(_floats(re.findall(_NUMBER, text))) if _BARE.fullmatch(text) else None
 
 
@@ -248,5 +245,5 @@ def _finite(values: Any) -> tuple[float, float, float, float] | None:
 
 
 def _is_number(value: Any) -> bool:
-    # A comparison, false for NaN too; an integer may be too large for a float.
+    # The comparison is false for NaN; an integer may be too large for float().
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9

@@ -1,7 +1,7 @@
-"""`citrusv eval detection`: boxes of answers against boxes of rows.
+"""`citrusv eval detection`: predicted against reference boxes.
 
-The paper gives Precision@0.5 on MedSAM2 (section 5.2.5, table 9) and does not define it. It is read here as in the
-grounding of expressions, where it comes from: the share of the questions that are answered with a right box.
+The paper reports Precision@0.5 on MedSAM2 (section 5.2.5, table 9) without defining it. Here it is, as in referring
+expression comprehension, the share of the questions that are answered with a right box.
 """
 import json
 import math
@@ -11,31 +11,31 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..cases import Case, Pair, PredictionError
-from ..image_facts import images_of
-from ..mask_rows import predicted_of
+from ..mask_rows import predicted_masks
+from ..row_images import images_of
 from ..rows import question_of, response_of, without_reasoning
-from ..task import Corpus, Measure, Shown, f1, mean, ratio
+from ..task import CaseCard, CorpusMeasure, Measure, f1, mean, ratio
 from .average_precision import AveragePrecision
-from .box_matching import IOU_THRESHOLDS, MatchedRow, iou_table, match_boxes
-from .box_rows import BOX_COLUMNS, Coordinates, Form, boxes_of_masks, image_of_text, reference_boxes
-from .box_text import Box, normalised, parse_boxes
+from .box_matching import IOU_THRESHOLDS, MatchedRow, box_ious, match_boxes
+from .box_rows import BOX_COLUMNS, Coordinates, CoordinateSystem, boxes_of_masks, reference_boxes, single_image
+from .box_text import Box, normalised_label, parse_boxes
 
 if TYPE_CHECKING:
-    from ..table import Table
+    from ..table import CaseTable
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """What a prediction says.
+class _PredictedBoxes:
+    """The boxes of a prediction.
 
     Attributes:
-        boxes: In pixels of their images, upright.
-        flags: What is remarkable about it.
-        is_read: Whether there is an answer, and none of it looks like a box that cannot be read.
+        boxes: In pixels of their images, the upper left corner first.
+        flags: Flags of the case.
+        is_readable: Whether there is an answer without unreadable boxes.
     """
     boxes: list[Box]
     flags: tuple[str, ...]
-    is_read: bool
+    is_readable: bool
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class DetectionTask:
     """Scores boxes. A case is a row: an image with a question.
 
     Attributes:
-        coordinates, min_pixels, max_pixels: Of the boxes in answers: see `box_rows.Coordinates`.
-        boxes_from: 'answer': its text, without the reasoning; 'masks': the boxes around the masks of the prediction.
-        ref_boxes: Where the boxes of the reference are: see `box_rows.reference_boxes`.
-        ignore_labels: A box is right whatever its label says.
+        coordinates, min_pixels, max_pixels: The coordinates of the boxes in answers; see `box_rows.Coordinates`.
+        boxes_from: 'answer': the text without reasoning; 'masks': the bounding boxes of the predicted masks.
+        ref_boxes: The column of the reference boxes; see `box_rows.reference_boxes`.
+        ignore_labels: Whether to match boxes regardless of their labels.
 
     Raises:
-        ValueError: An option has no such value.
+        ValueError: An option is invalid.
     """
-    coordinates: Form = 'resized'
+    coordinates: CoordinateSystem = 'resized'
     min_pixels: int | None = None
     max_pixels: int | None = None
     boxes_from: Literal['answer', 'masks'] = 'answer'
@@ -73,33 +73,33 @@ class DetectionTask:
         return Coordinates(self.coordinates, self.min_pixels, self.max_pixels)
 
     @property
-    def measures(self) -> tuple[Measure | Corpus, ...]:
-        """The paper's Precision@0.5 first."""
-        # What one finds out about the boxes, the other uses.
+    def measures(self) -> tuple[Measure | CorpusMeasure, ...]:
+        """All measures; the paper's Precision@0.5 is the first."""
+        # Both mean average precisions share the sorted boxes.
         area = AveragePrecision()
         return (mean('precision_at_0.5', 'precision'), ratio('micro_precision_at_0.5', 'hits', 'predicted'),
                 ratio('recall_at_0.5', 'hits', 'actual'), f1('f1_at_0.5', 'hits', 'predicted', 'actual'),
                 ratio('mean_iou', 'iou', 'actual'),
-                Corpus('map_at_0.5', lambda data, weights: area.score(data, weights, 1)),
-                Corpus('map_at_0.5_to_0.95',
-                       lambda data, weights: area.score(data, weights, len(IOU_THRESHOLDS))))  # yapf: disable
+                CorpusMeasure('map_at_0.5', lambda data, weights: area.score(data, weights, 1)),
+                CorpusMeasure('map_at_0.5_to_0.95',
+                              lambda data, weights: area.score(data, weights, len(IOU_THRESHOLDS))))  # yapf: disable
 
     @property
     def rules(self) -> dict[str, str]:
         """See `docs/evaluation.md`."""
-        labels = ('are not looked at' if self.ignore_labels else
-                  'must be equal (NFKC, without case, _ and - as blanks), unless a reference box of the row has none; '
-                  'where all of a row have the same, a predicted box without a label has it too, and else it is wrong '
-                  '(flagged unlabelled)')
-        form = {
+        labels = ('ignored' if self.ignore_labels else
+                  'must be equal (NFKC, case-folded, _ and - as spaces), unless a reference box of the row has none. A '
+                  'predicted box without a label has the common label of the reference boxes; if these differ, it is '
+                  'wrong (flagged unlabelled)')
+        systems = {
             'pixels': 'pixels of the image itself',
             'resized': f'pixels of the image as qwen_vl_utils resizes it for Qwen2.5-VL (min_pixels '
                        f'{self.min_pixels or "by default"}, max_pixels {self.max_pixels or "by default"})',
-            'norm1000': 'width and height of the image are 1000',
-            'norm1': 'width and height of the image are 1'
+            'norm1000': 'fractions of width and height, times 1000',
+            'norm1': 'fractions of width and height'
         }  # yapf: disable
-        source = {'answer': f'the text of the answer without its reasoning; {form[self.coordinates]}',
-                  'masks': 'around the masks of the prediction; an empty mask has none'}  # yapf: disable
+        source = {'answer': f'in the text of the answer, without reasoning; {systems[self.coordinates]}',
+                  'masks': 'the bounding boxes of the predicted masks, none for an empty mask'}  # yapf: disable
         return {
             'case': 'a row: an image with a question',
             'predicted boxes': source[self.boxes_from],
@@ -107,39 +107,38 @@ class DetectionTask:
                                f'the first of {", ".join(BOX_COLUMNS)} that a row has; columns are in pixels of the '
                                'image',
             'labels': labels,
-            'right': 'as in COCO: boxes in the order of their scores, and of the answer where those are equal; each '
-                     'takes the reference box of its label that is left with the highest IoU, if that is 0.5 or more',
-            'precision_at_0.5': 'the mean over the rows of right boxes / predicted boxes (paper, table 9); a row whose '
-                                'answer has no box is 0, so that silence does not pay',
-            'micro_precision_at_0.5': 'right boxes / predicted boxes, of all rows; rows without predicted boxes add '
-                                      'nothing',
-            'recall_at_0.5': 'right boxes / reference boxes, of all rows',
-            'nothing to find': 'no reference box: an answer without a box has the precision 1, with one 0; nothing is '
-                               'added to right and reference boxes',
-            'no answer': 'no prediction, a failed or malformed one: precision 0, even where there is nothing to find',
-            'unparsable': 'what looks like a box and cannot be read is flagged; the other boxes of the answer count. '
-                          'Without any, the precision is 0, even where there is nothing to find',
-            'other_label': 'flagged where more boxes would be right if labels did not count (--ignore-labels)',
-            'corners': 'in any order (flagged swapped_corners where the second is left of or above the first); a box '
-                       'without area is wrong (flagged degenerate); nothing is cut off at the border of the image',
-            'mean_iou': 'the mean over the reference boxes of the IoU with their predicted box, each box in one pair, '
-                        'pairs chosen for the highest sum within a label (SciPy); 0 for one that is missed',
-            'map': 'pycocotools, 101 recalls, at most 100 boxes of a label in an image, mean over the labels that have '
-                   'a reference box. A box without a score has 1.0: without scores the order of the rows decides, and '
-                   'F1 says more',
+            'right': 'as in COCO: boxes by descending score, ties in the order of the answer; each takes the unmatched '
+                     'reference box of its label with the highest IoU, if that is at least 0.5',
+            'precision_at_0.5': 'the mean over the rows of right boxes / predicted boxes (paper, table 9); 0 for a row '
+                                'without predicted boxes',
+            'micro_precision_at_0.5': 'right boxes / predicted boxes, over all rows',
+            'recall_at_0.5': 'right boxes / reference boxes, over all rows',
+            'nothing to find': 'a row without reference boxes: precision 1 without a predicted box, else 0; right and '
+                               'reference boxes stay unchanged',
+            'no answer': 'a missing, failed or malformed prediction: precision 0, even if there is nothing to find',
+            'unparsable': 'flags an answer with a box that cannot be parsed; its other boxes count. Without any, the '
+                          'precision is 0, even if there is nothing to find',
+            'other_label': 'flags rows with more right boxes if labels are ignored (--ignore-labels)',
+            'corners': 'in any order (flagged swapped_corners if the second is left of or above the first); a box '
+                       'without area is wrong (flagged degenerate); boxes are not clipped to the image',
+            'mean_iou': 'the mean over the reference boxes of the IoU with the assigned predicted box, in the '
+                        'one-to-one assignment with the highest sum within a label (SciPy); 0 for a missed box',
+            'map': 'pycocotools, 101 recalls, at most 100 boxes of a label in an image, mean over the labels with a '
+                   'reference box. The default score is 1.0; without scores the result depends on the order of the '
+                   'rows: prefer F1',
         }  # yapf: disable
 
     def score(self, pair: Pair) -> list[Case]:
         """One case.
 
         Raises:
-            RowError: The row cannot be read, or has boxes on several images and none of them named by the answer.
-            PredictionError: The prediction cannot.
+            RowError: The row is invalid, or has boxes on several images.
+            PredictionError: The prediction is invalid.
         """
         references, answer, matched = self._matched(pair)
         predicted, actual = len(answer.boxes), len(references)
         flags = [*answer.flags, *self._wrong_labels(references, answer, matched)]
-        label = self._label_of(references)
+        label = self._label_key(references)
         if any(map(label, references)) and not all(map(label, answer.boxes)):
             flags.append('unlabelled')
         if not actual:
@@ -147,19 +146,19 @@ class DetectionTask:
         if predicted:
             precision = matched.hits / predicted
         else:
-            precision = float(answer.is_read and not actual)
-            if actual and answer.is_read:
+            precision = float(answer.is_readable and not actual)
+            if actual and answer.is_readable:
                 flags.append('no_box')
         values = {'precision': precision, 'hits': float(matched.hits), 'predicted': float(predicted),
                   'actual': float(actual), 'iou': float(matched.ious.sum())}  # yapf: disable
         return [Case(values, tuple(flags), data=matched.records)]
 
-    def complete(self, table: 'Table') -> None:
+    def complete(self, table: 'CaseTable') -> None:
         """Every column is there already."""
 
-    def show(self, pair: Pair, index: int) -> Shown:
-        """The image with both kinds of boxes."""
-        from .box_pictures import boxes_picture
+    def show(self, pair: Pair, index: int) -> CaseCard:
+        """The image with the reference and predicted boxes."""
+        from .box_pictures import draw_boxes
 
         problem = ''
         try:
@@ -169,74 +168,74 @@ class DetectionTask:
             references, answer, matched = self._matched(replace(pair, prediction=None))
         image = next((box.image for box in (*references, *answer.boxes)), 0)
         sources = images_of(pair.reference)
-        picture, no_image = boxes_picture(sources[image] if image < len(sources) else None, image, references,
-                                          answer.boxes, matched.is_hit)  # yapf: disable
+        picture, no_image = draw_boxes(sources[image] if image < len(sources) else None, image, references,
+                                       answer.boxes, matched.is_hit)  # yapf: disable
         lines = {
             'question': question_of(pair.reference),
             'answer': str((pair.prediction or {}).get('response') or ''),
-            'reference boxes': box_lines(references, 'R'),
-            'predicted boxes': box_lines(answer.boxes, 'P', iou_table(references, answer.boxes)),
+            'reference boxes': describe_boxes(references, 'R'),
+            'predicted boxes': describe_boxes(answer.boxes, 'P', box_ious(references, answer.boxes)),
             'remarks': ', '.join([*answer.flags, *self._wrong_labels(references, answer, matched)]),
             'problem': problem,
             'picture': no_image,
         }
         title = f'{pair.name}: {matched.hits} of {len(answer.boxes)} right, {len(references)} to find'
-        return Shown(title, picture, tuple((caption, text) for caption, text in lines.items() if text))
+        return CaseCard(title, picture, tuple((caption, text) for caption, text in lines.items() if text))
 
     # ---- one row
 
-    def _matched(self, pair: Pair) -> tuple[list[Box], _Answer, MatchedRow]:
+    def _matched(self, pair: Pair) -> tuple[list[Box], _PredictedBoxes, MatchedRow]:
         references = reference_boxes(pair.reference, pair.name, self.ref_boxes, self._coordinates)
         answer = self._answer(pair, references)
-        return references, answer, match_boxes(references, answer.boxes, self._label_of(references))
+        return references, answer, match_boxes(references, answer.boxes, self._label_key(references))
 
     @staticmethod
-    def _wrong_labels(references: Sequence[Box], answer: _Answer, matched: MatchedRow) -> list[str]:
+    def _wrong_labels(references: Sequence[Box], answer: _PredictedBoxes, matched: MatchedRow) -> list[str]:
         if matched.hits == min(len(references), len(answer.boxes)):
             return []
         return ['other_label'] if match_boxes(references, answer.boxes, lambda box: '').hits > matched.hits else []
 
-    def _label_of(self, references: Sequence[Box]) -> Callable[[Box], str]:
-        """The label of a box of a row, as it is compared."""
-        labels = {normalised(box.label) for box in references}
+    def _label_key(self, references: Sequence[Box]) -> Callable[[Box], str]:
+        """The function from a box to its label as it is compared."""
+        labels = {normalised_label(box.label) for box in references}
         if self.ignore_labels or '' in labels:
             return lambda box: ''
         own = next(iter(labels)) if len(labels) == 1 else ''
-        return lambda box: normalised(box.label) or own
+        return lambda box: normalised_label(box.label) or own
 
-    def _answer(self, pair: Pair, references: Sequence[Box]) -> _Answer:
+    def _answer(self, pair: Pair, references: Sequence[Box]) -> _PredictedBoxes:
         if self.boxes_from == 'masks':
-            masks = predicted_of(pair.prediction, pair.reference, (), pair.name)
+            masks = predicted_masks(pair.prediction, pair.reference, (), pair.name)
             if masks is None:
-                return _Answer([], ('no_answer', ), False)
+                return _PredictedBoxes([], ('no_answer', ), False)
             boxes = [replace(box, score=score)
                      for mask, score in zip(masks, _mask_scores(pair.prediction, len(masks)))
                      for box in boxes_of_masks([mask])]  # yapf: disable
-            return _Answer(boxes, (), True)
+            return _PredictedBoxes(boxes, (), True)
         response = response_of(pair.prediction)
         if response is None:
-            return _Answer([], ('no_answer', ), False)
+            return _PredictedBoxes([], ('no_answer', ), False)
         parsed = parse_boxes(without_reasoning(response))
-        image = image_of_text(references, pair.name)
-        scale = self._coordinates.scale(pair.reference, image, pair.name) if parsed.boxes else (1., 1.)
+        image = single_image(references, pair.name)
+        scale = self._coordinates.scale_to_pixels(pair.reference, image, pair.name) if parsed.boxes else (1., 1.)
         boxes = [replace(box, image=image).scaled(*scale) for box in parsed.boxes]
         flags = {'unparsable': bool(parsed.unreadable),
                  'swapped_corners': any(box.is_swapped for box in boxes),
                  'degenerate': any(box.is_degenerate for box in boxes)}  # yapf: disable
-        return _Answer([box.upright() for box in boxes], tuple(name for name, is_so in flags.items() if is_so),
-                       not parsed.unreadable)  # yapf: disable
+        present = tuple(name for name, is_set in flags.items() if is_set)
+        return _PredictedBoxes([box.upright() for box in boxes], present, not parsed.unreadable)
 
 
 TASK = DetectionTask
 
 
-def box_lines(boxes: Sequence[Box], letter: str, ious: np.ndarray | None = None) -> str:
-    """Boxes for people to read: 'P1 liver [12, 30, 50, 60] IoU 0.83 with R1; ...', rounded to pixels.
+def describe_boxes(boxes: Sequence[Box], letter: str, ious: np.ndarray | None = None) -> str:
+    """Boxes as text, rounded to pixels: 'P1 liver [12, 30, 50, 60] IoU 0.83 with R1; ...'.
 
     Args:
-        boxes: To be named letter1, letter2, ....
-        letter: 'R' or 'P'.
-        ious: float64 [number of references, number of boxes], to name the nearest reference.
+        boxes: The boxes.
+        letter: 'R' (reference) or 'P' (predicted), the start of their names.
+        ious: float64 [number of references, number of boxes], to name the best reference of each box.
     """
     texts = []
     for i, box in enumerate(boxes):
@@ -250,7 +249,7 @@ def box_lines(boxes: Sequence[Box], letter: str, ious: np.ndarray | None = None)
 
 
 def _mask_scores(prediction: Mapping[str, Any] | None, num_masks: int) -> list[float | None]:
-    """The score of each mask of a prediction, as `swift infer` writes it; None where there is none."""
+    """The score of each predicted mask in a result of `swift infer`; None without one."""
     entries = (prediction or {}).get('masks')
     entries = json.loads(entries) if isinstance(entries, str) else entries or []
     scores = [entry.get('score') if isinstance(entry, Mapping) else None for entry in entries]

@@ -1,7 +1,7 @@
-"""`citrusv eval grounding`: reasoning that cites boxes, against the reasoning of rows.
+"""`citrusv eval grounding`: the boxes cited in the reasoning of an answer.
 
-In the paper (section 3.2.4, figure 8, appendix A) an answer is `<think>`, a sequence of steps that cite the parts of
-the image they look at, each with its box, and then `<answer>`.
+In the paper (section 3.2.4, figure 8, appendix A) an answer has reasoning steps in `<think>`, which cite parts of the
+image with their boxes, and then `<answer>`.
 """
 import math
 import numpy as np
@@ -10,39 +10,39 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import RowError
-from ...rows.mask_format import shown
+from ...rows.mask_format import short_repr
 from ..cases import Case, Pair, PredictionError
-from ..image_facts import images_of
+from ..row_images import images_of
 from ..rows import question_of, response_of
-from ..task import Measure, Shown, divided, mean, ratio
-from .box_matching import iou_table
-from .box_rows import Coordinates, Form, has_boxes, image_of_text, reference_boxes
-from .box_text import Box, ParsedBoxes, boxes_of_json, normalised, parse_boxes
-from .detection import box_lines
-from .reasoning import final_answer, is_well_formed, order_of, reasoning_of, right_answer
+from ..task import CaseCard, Measure, divide_or_nan, mean, ratio
+from .box_matching import box_ious
+from .box_rows import Coordinates, CoordinateSystem, has_boxes, reference_boxes, single_image
+from .box_text import Box, ParsedBoxes, boxes_of_json, normalised_label, parse_boxes
+from .detection import describe_boxes
+from .reasoning import is_well_formed, normalised_final_answer, order_correlation, reasoning_text, reference_answer
 
 if TYPE_CHECKING:
-    from ..table import Table
+    from ..table import CaseTable
 
-# Where the cited parts of a reference may stand, in the order in which they win.
+# Columns with the cited parts of a reference, by precedence.
 PART_COLUMNS = ('steps', 'bboxes', 'boxes', 'bbox', 'objects', 'answer')
-_IOU = 0.5
-_STEPS_REMEDY = ("Write 'steps' as a list, in their order, of {'Part': name, 'bbox': [x1, y1, x2, y2]} in pixels, or "
-                 'of lists of such.')  # yapf: disable
+_IOU_THRESHOLD = 0.5
+_STEPS_REMEDY = ("Write 'steps' as an ordered list of {'Part': name, 'bbox': [x1, y1, x2, y2]} in pixels, or of lists "
+                 'of these.')  # yapf: disable
 
 
 @dataclass(frozen=True)
-class _Read:
+class _GroundedRow:
     """A row and its prediction.
 
     Attributes:
-        references, cited: Their parts, each name with each of its boxes once, in the order of the text; all in the
-            same coordinates, on one image.
-        in_pixels: Whether those are pixels of the image; else they are the model's.
-        image: Which one.
-        ious: float64 [number of references, number cited]; 0 for parts of different names.
-        text: The answer; None where there is none.
-        flags: What is remarkable about it.
+        references, cited: The parts of both without repetitions, in the order of the text; in the same coordinates, on
+            one image.
+        in_pixels: Whether the coordinates are pixels of the image; else they are the model's.
+        image: The index of the image.
+        ious: float64 [number of references, number of cited parts]; 0 for parts of different names.
+        text: The answer; None without one.
+        flags: Flags of the case.
     """
     references: list[Box]
     cited: list[Box]
@@ -58,17 +58,17 @@ class GroundingTask:
     """Scores the boxes that the reasoning of an answer cites. A case is a row.
 
     Attributes:
-        coordinates, min_pixels, max_pixels: Of the boxes in answers: see `box_rows.Coordinates`. They matter for rows
-            whose own boxes are in pixels, and for pictures.
-        ref_parts: One of `PART_COLUMNS`, or 'auto' for the first of them that a row has. All but the answer are in
-            pixels of the image.
-        think_in_prompt: The chat template writes the opening `<think>`, so that answers have none.
-        answers: Whether the final answers are compared, too.
+        coordinates, min_pixels, max_pixels: The coordinates of the boxes in answers; see `box_rows.Coordinates`. Used
+            for rows with boxes in pixels, and for pictures.
+        ref_parts: One of `PART_COLUMNS`, or 'auto' for the first one in the row. All except the answer are in pixels of
+            the image.
+        think_in_prompt: Whether the prompt ends with the opening `<think>`, so that answers lack it.
+        answers: Whether to compare the final answers too.
 
     Raises:
-        ValueError: An option has no such value.
+        ValueError: An option is invalid.
     """
-    coordinates: Form = 'resized'
+    coordinates: CoordinateSystem = 'resized'
     min_pixels: int | None = None
     max_pixels: int | None = None
     ref_parts: str = 'auto'
@@ -85,7 +85,7 @@ class GroundingTask:
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """The share of the cited parts that are where they are said to be first."""
+        """All measures; the precision of the cited parts is the first."""
         matched = mean('answer_match')
         return (ratio('precision_at_0.5', 'right', 'cited'), ratio('recall_at_0.5', 'found', 'actual'),
                 Measure('f1_at_0.5', ('right', 'cited', 'found', 'actual'), _f1, per_case='f1'),
@@ -98,45 +98,46 @@ class GroundingTask:
         """See `docs/evaluation.md`."""
         rules = {
             'case': 'a row',
-            'cited parts': 'the boxes, with their names, between <think> and </think>, or, without these tags, before '
-                           '<answer>; a name with the same box counts once, however often it is cited',
-            'reference parts': 'read from the right answer in the same way, or from a column in pixels of the image '
-                               f'({self.ref_parts})',
-            'names': 'are equal after NFKC, without case, _ and - as blanks',
-            'coordinates': 'where both are read from answers, they are compared as they stand; else those of answers '
-                           f'are {self.coordinates}',
-            'right': 'a cited part whose box has an IoU of 0.5 or more with a box of the part of that name in the '
-                     'reference; a name that the reference has not is wrong',
-            'precision_at_0.5': 'right cited parts / cited parts, of all rows; a row without citations adds nothing',
-            'recall_at_0.5': 'reference parts that a cited part finds, in the same sense / reference parts, of all '
-                             'rows',
-            'mean_iou': 'the mean over the reference parts of the highest IoU with a cited part of that name; 0 for '
-                        'one that is not cited',
-            'parts_named': 'the share of the names of the reference that are cited, wherever their boxes are',
-            'order': "Kendall's tau (SciPy), 1 to -1, of the places of first citation of the names that both have; "
-                     'the mean over the rows that have two such names, others are left out',
+            'cited parts': 'the named boxes between <think> and </think>, or, without these tags, before <answer>; '
+                           'the same name with the same box counts once',
+            'reference parts': 'parsed from the reference answer in the same way, or from a column in pixels of the '
+                               f'image ({self.ref_parts})',
+            'names': 'equal after NFKC and case folding, with _ and - as spaces',
+            'coordinates': 'compared unchanged if both sides are parsed from answers; else those of answers are '
+                           f'{self.coordinates}',
+            'right': 'a cited part whose box has an IoU of at least 0.5 with a reference box of the same name; a name '
+                     'that is not in the reference is wrong',
+            'precision_at_0.5': 'right cited parts / cited parts, over all rows',
+            'recall_at_0.5': 'reference parts with a right cited part / reference parts, over all rows',
+            'mean_iou': 'the mean over the reference parts of the highest IoU with a cited part of that name; 0 if it '
+                        'is not cited',
+            'parts_named': 'the share of the reference names that are cited, with any box',
+            'order': "Kendall's tau (SciPy), from 1 to -1, between the orders of first citation of the common names; "
+                     'the mean over the rows with at least two common names',
             'well_formed': 'the answer is exactly one <think>...</think> and then one <answer>...</answer>, neither '
-                           'empty, with nothing around them but blanks' +
-                           ('; the opening <think> stands in the prompt' if self.think_in_prompt else ''),
-            'no answer': 'cites nothing, is not well-formed, and has no order',
-            'unparsable': 'what looks like a box and cannot be read is flagged; the other boxes count',
+                           'empty, with only whitespace around' +
+                           ('; the opening <think> is in the prompt' if self.think_in_prompt else ''),
+            'no answer': 'no citations, not well-formed, no order',
+            'unparsable': 'flags an answer with a box that cannot be parsed; its other boxes count',
         }  # yapf: disable
         if self.answers:
-            rules['answer_match'] = ('the final answers are equal after NFKC, without case, *, double blanks and a '
-                                     'full stop at the end')  # yapf: disable
+            rules['answer_match'] = ('the final answers are equal after NFKC and case folding, without *, repeated '
+                                     'spaces and a final full stop')  # yapf: disable
         return rules
 
     def score(self, pair: Pair) -> list[Case]:
         """One case.
 
         Raises:
-            RowError: The row cannot be read.
-            PredictionError: The prediction cannot.
+            RowError: The row is invalid.
+            PredictionError: The prediction is invalid.
         """
         read = self._read(pair)
-        right = float((read.ious >= _IOU).any(axis=0).sum())
-        found = float((read.ious >= _IOU).any(axis=1).sum())
-        names = [list(dict.fromkeys(normalised(box.label) for box in boxes)) for boxes in (read.references, read.cited)]
+        right = float((read.ious >= _IOU_THRESHOLD).any(axis=0).sum())
+        found = float((read.ious >= _IOU_THRESHOLD).any(axis=1).sum())
+        names = [
+            list(dict.fromkeys(normalised_label(box.label) for box in boxes)) for boxes in (read.references, read.cited)
+        ]
         values = {
             'right': right,
             'cited': float(len(read.cited)),
@@ -145,21 +146,23 @@ class GroundingTask:
             'iou': float(read.ious.max(axis=1, initial=0).sum()),
             'named': float(len({*names[0]} & {*names[1]})),
             'parts': float(len(names[0])),
-            'order': order_of(*names),
+            'order': order_correlation(*names),
             'well_formed': float(is_well_formed(read.text, self.think_in_prompt)),
         }
         counts = [values[name] for name in ('right', 'cited', 'found', 'actual')]
         values['f1'] = float(_f1(np.repeat(counts, 2)))
         if self.answers:
-            ours, theirs = (final_answer(text) for text in (read.text or '', right_answer(pair.reference, pair.name)))
+            ours, theirs = (
+                normalised_final_answer(text)
+                for text in (read.text or '', reference_answer(pair.reference, pair.name)))
             values['answer_match'] = float(ours == theirs and read.text is not None)
         return [Case(values, tuple(read.flags))]
 
-    def complete(self, table: 'Table') -> None:
+    def complete(self, table: 'CaseTable') -> None:
         """Every column is there already."""
 
-    def show(self, pair: Pair, index: int) -> Shown:
-        """The image with the parts of both, and what they say."""
+    def show(self, pair: Pair, index: int) -> CaseCard:
+        """The image with the reference and cited parts, and both texts."""
         problem = ''
         try:
             read = self._read(pair)
@@ -173,25 +176,25 @@ class GroundingTask:
         lines = {
             'question': question_of(pair.reference),
             'answer': read.text or '',
-            'right answer': right_answer(pair.reference, pair.name, needed=False),
-            'reference parts': box_lines(boxes[0], 'R'),
-            'cited parts': box_lines(boxes[1], 'P', read.ious),
+            'right answer': reference_answer(pair.reference, pair.name, needed=False),
+            'reference parts': describe_boxes(boxes[0], 'R'),
+            'cited parts': describe_boxes(boxes[1], 'P', read.ious),
             'scores': scores,
             'remarks': ', '.join(read.flags),
             'problem': problem,
             'picture': no_image,
         }
         title = f'{pair.name}: {values["right"]:.0f} of {len(read.cited)} cited parts right'
-        return Shown(f'{title}, {len(read.references)} wanted', picture,
-                     tuple((caption, text) for caption, text in lines.items() if text))  # yapf: disable
+        return CaseCard(f'{title}, {len(read.references)} wanted', picture,
+                        tuple((caption, text) for caption, text in lines.items() if text))  # yapf: disable
 
     # ---- one row
 
-    def _read(self, pair: Pair) -> _Read:
+    def _read(self, pair: Pair) -> _GroundedRow:
         references, in_pixels = self._references(pair.reference, pair.name)
-        image = image_of_text(references, pair.name)
+        image = single_image(references, pair.name)
         text = response_of(pair.prediction)
-        parsed = parse_boxes(reasoning_of(text or ''))
+        parsed = parse_boxes(reasoning_text(text or ''))
         cited = [replace(box, image=image) for box in parsed.boxes]
         flags = {'no_answer': text is None,
                  'no_citation': text is not None and not cited and bool(references),
@@ -202,55 +205,55 @@ class GroundingTask:
                  'degenerate': any(box.is_degenerate for box in cited),
                  'no_reference_parts': not references}  # yapf: disable
         if in_pixels and cited:
-            scale = self._coordinates.scale(pair.reference, image, pair.name)
+            scale = self._coordinates.scale_to_pixels(pair.reference, image, pair.name)
             cited = [box.scaled(*scale) for box in cited]
         references, cited = _distinct(references), _distinct(cited)
-        ious = iou_table(references, cited)
-        names = [[normalised(box.label) for box in boxes] for boxes in (references, cited)]
+        ious = box_ious(references, cited)
+        names = [[normalised_label(box.label) for box in boxes] for boxes in (references, cited)]
         if ious.size:
             ious = ious * np.array([[ours == theirs for theirs in names[1]] for ours in names[0]])
-        return _Read(references, cited, in_pixels, image, ious, text,
-                     [name for name, is_so in flags.items() if is_so])  # yapf: disable
+        return _GroundedRow(references, cited, in_pixels, image, ious, text,
+                            [name for name, is_set in flags.items() if is_set])  # yapf: disable
 
     def _references(self, reference: Mapping[str, Any], row: str) -> tuple[list[Box], bool]:
-        """The parts of a reference, and whether their boxes are in pixels."""
+        """The reference parts, and whether their boxes are in pixels."""
         column = self.ref_parts
         if column == 'auto':
             column = next((name for name in PART_COLUMNS[:-1] if has_boxes(reference, name)), 'answer')
         if column == 'answer':
-            boxes = _parts(parse_boxes(reasoning_of(right_answer(reference, row))), column, row)
+            boxes = _parts(parse_boxes(reasoning_text(reference_answer(reference, row))), column, row)
         elif column == 'steps':
             steps = reference.get('steps')
             if not isinstance(steps, list):
-                raise RowError(row, f"'steps' is {shown(steps)}.", _STEPS_REMEDY, 'eval-boxes')
+                raise RowError(row, f"'steps' is {short_repr(steps)}.", _STEPS_REMEDY, 'eval-boxes')
             boxes = _parts(boxes_of_json(steps), column, row)
         else:
             boxes = reference_boxes(reference, row, column, self._coordinates)
         for box in boxes:
-            if box.is_degenerate or not normalised(box.label):
+            if box.is_degenerate or not normalised_label(box.label):
                 raise RowError(row, f'the part {box.label!r} of {column!r} has the box {list(box.corners)}.',
-                               'Give each part a name, and a box of some area.', 'eval-boxes')  # yapf: disable
+                               'Give each part a name and a box with an area.', 'eval-boxes')  # yapf: disable
         return boxes, column != 'answer'
 
     @property
     def _coordinates(self) -> Coordinates:
         return Coordinates(self.coordinates, self.min_pixels, self.max_pixels)
 
-    def _picture(self, pair: Pair, read: _Read) -> tuple[Any, str, list[list[Box]]]:
-        """The picture, what is wrong with it, and the boxes of both as they are named in it."""
-        from .box_pictures import boxes_picture
+    def _picture(self, pair: Pair, read: _GroundedRow) -> tuple[Any, str, list[list[Box]]]:
+        """The picture, its problem if any, and the reference and cited boxes in its order."""
+        from .box_pictures import draw_boxes
 
         boxes = [read.references, read.cited]
         if not read.in_pixels:
             try:
-                scale = self._coordinates.scale(pair.reference, read.image, pair.name)
+                scale = self._coordinates.scale_to_pixels(pair.reference, read.image, pair.name)
             except RowError as e:
                 return None, str(e), boxes
             boxes = [[box.scaled(*scale) for box in ones] for ones in boxes]
         sources = images_of(pair.reference)
-        is_right: list[bool] = (read.ious >= _IOU).any(axis=0).tolist()  # type: ignore[assignment]
+        is_right: list[bool] = (read.ious >= _IOU_THRESHOLD).any(axis=0).tolist()  # type: ignore[assignment]
         source = sources[read.image] if read.image < len(sources) else None
-        return *boxes_picture(source, read.image, boxes[0], boxes[1], is_right), boxes
+        return *draw_boxes(source, read.image, boxes[0], boxes[1], is_right), boxes
 
 
 TASK = GroundingTask
@@ -258,20 +261,21 @@ TASK = GroundingTask
 
 def _parts(parsed: ParsedBoxes, column: str, row: str) -> list[Box]:
     if parsed.unreadable:
-        raise RowError(row, f'{column!r} has {parsed.unreadable[0]!r}, which is no box.', _STEPS_REMEDY, 'eval-boxes')
+        raise RowError(row, f'{column!r} has {parsed.unreadable[0]!r}, which is not a box.', _STEPS_REMEDY,
+                       'eval-boxes')
     return list(parsed.boxes)
 
 
 def _f1(sums: np.ndarray) -> np.ndarray:
-    """The harmonic mean of right / cited and found / actual; 0 where only one of them has anything to divide by."""
+    """The harmonic mean of right / cited and found / actual; 0 if one denominator is 0, NaN if both are."""
     right, cited, found, actual = (sums[..., i] for i in (0, 2, 4, 6))
-    value = np.nan_to_num(divided(2 * right * found, right * actual + found * cited))
+    value = np.nan_to_num(divide_or_nan(2 * right * found, right * actual + found * cited))
     return np.where((cited == 0) & (actual == 0), np.nan, value)
 
 
 def _distinct(boxes: Sequence[Box]) -> list[Box]:
-    """Each name with each of its boxes once, upright."""
+    """The boxes without repetitions of name and corners, the upper left corner first."""
     found: dict[tuple[Any, ...], Box] = {}
     for box in map(Box.upright, boxes):
-        found.setdefault((normalised(box.label), box.corners), box)
+        found.setdefault((normalised_label(box.label), box.corners), box)
     return list(found.values())

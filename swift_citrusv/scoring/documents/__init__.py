@@ -1,1 +1,1 @@
-"""The task that scores readings of lab reports and other medical documents (MedDocBench)."""
+"""`citrusv eval documents`: parsing of lab reports and questions about medical documents (MedDocBench)."""

@@ -1,14 +1,14 @@
-"""Canonical forms of what lab reports say, in Chinese and English, so that two ways to write the same are equal.
+"""Canonical forms of lab report cells in Chinese and English: different notations of one value compare equal.
 
-The paper canonicalises all predictions before they are compared (section 5.1.1) and does not say how; these are our
-rules. They bring no synonyms together and convert no units: that is the judge's part.
+The paper canonicalises all predictions before comparison (section 5.1.1) without giving its rules; these are ours. They
+do not unify synonyms or convert units: the judge handles those.
 """
 import re
 from decimal import Decimal
 from functools import lru_cache
 from typing import Literal
 
-from .abnormality import canonical_abnormality, split_flag, stated_label
+from .abnormality import canonical_abnormality, known_label, split_flag
 from .cell_text import plain_cell
 from .units import canonical_unit, fold_case
 
@@ -18,7 +18,7 @@ _NUMBER = r'\d+(?:\.\d+)?'
 _CHAIN = re.compile(r'\d+(?:\.\d+){2,}')
 _THOUSANDS = re.compile(r'(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])')
 _INTERVAL = re.compile(rf'^[\[(]\s*(-?{_NUMBER})\s*[,;]\s*(-?{_NUMBER})\s*[\])]')
-# Not before '/': there a power belongs to the unit.
+# Not before '/': there the power belongs to the unit.
 _SCIENTIFIC = re.compile(rf'({_NUMBER})(?:[eE]|\s*[x×X*·]\s*10\s*(?:\^|\*\*?)\s*)([+-]?\d{{1,2}})(?![\d.]|\s*/)')
 _ANY_NUMBER = re.compile(r'(?<![\d.])(?:\d+\.\d+|\.\d+)(?![\d]|\.\d)')
 _PERCENT_RANGE = re.compile(rf'({_NUMBER})\s*%\s*(-{{1,3}}|~{{1,3}}|至|到|to)\s*(?={_NUMBER}\s*%)')
@@ -43,47 +43,47 @@ _WORDS = {
     'normal': ('正常', 'normal'),
 }  # yapf: disable
 _WORD = {variant: word for word, variants in _WORDS.items() for variant in variants}
-_BLANK = {'', '--', '---', '/', '//', '\\', 'n/a', 'null', 'nan'}
-_BLANKS = {
-    # 'Na' is sodium; casts may be 'none' or '无'.
+_EMPTY = {'', '--', '---', '/', '//', '\\', 'n/a', 'null', 'nan'}
+_EMPTY_CELLS = {
+    # 'Na' is sodium; 'none' and '无' are results of urinary casts.
     'entry_name': {'', '-', '--', '---', '/'},
-    'result': _BLANK,
-    'reference': _BLANK | {'-', '~', 'na', 'none'},
-    'unit': _BLANK | {'-', '~', 'na', 'none', '无', '无单位'},
+    'result': _EMPTY,
+    'reference': _EMPTY | {'-', '~', 'na', 'none'},
+    'unit': _EMPTY | {'-', '~', 'na', 'none', '无', '无单位'},
     'abnormality': {'', '/', 'n/a', 'null'},
 }  # yapf: disable
-# Longer texts are no values: their numbers stay as they are written. (And an answer that repeats a digit to its end
-# would take minutes.)
+# Longer texts are not values; their numbers keep their notation. (A degenerate answer that repeats one digit would also
+# take minutes.)
 _MAX_VALUE = 400
-# As a result '-' is negative, a long dash an empty cell.
+# In a result '-' means negative, a long dash an empty cell.
 _LONG_DASHES = re.compile('[—–―─━]+')
 _NAME_MARKS = re.compile(r'^[\s*★☆△●○◆#^↑↓]+|[\s*★☆△●◆↑↓]+$')
 _ORDINAL = re.compile(r'^\(?\d{1,3}[.,)]\s*(?=[^\d\s])')
 _NAME_NOISE = re.compile(r'[\s\-_·\'"^,.:;]+')
-# But for the power of ten of a unit.
+# Except the power of ten of a unit.
 _STARTS_WITH_VALUE = re.compile(r'(?!10\s*[\^*])[<>-]?[\d.]')
 _ANSWER_CUE = re.compile(r'^(?:(?:final\s+)?answer|答案|答|回答|结果)\s*(?:is\b|是|为)?\s*:\s*', re.IGNORECASE)
 
 
 @lru_cache(maxsize=65536)
-def canonical(text: str, field: Field) -> str:
-    """A cell in one form; '' where it is empty ('', '/', '--', 'N/A', and '-' but as a result or an abnormality).
+def canonical_cell(text: str, field: Field) -> str:
+    """The canonical form of a cell; '' if it is empty ('', '/', '--', 'N/A'; '-' except in a result or an abnormality).
 
-    All fields: see `plain_cell`; blanks count only between digits; case does not count (but see `fold_case`).
+    All fields: `plain_cell`, spaces matter only between digits, and case is ignored (except as in `fold_case`).
 
-    - entry_name: hyphens, dots, commas, quotes, marks of mutual recognition ('*', '★') and ordinals ('1.') do not
-      count; brackets and what is in them do.
-    - result, reference: numbers by their value ('5.0', '5.00', '.5', '1,000', '5.2×10^3'); ranges as 'low..high' with
-      any dash, tilde, '至', 'to'; '≤', '<=', '不大于'; brackets around the whole do not count; '阴性', '(-)', 'neg' are one,
-      as are '阳性', '(+)', 'pos', and '++' and '2+'. The flag of a result is no part of it. Behind a number stands a
-      unit: see `canonical_unit`.
-    - unit: see `canonical_unit`.
-    - abnormality: see `canonical_abnormality`.
+    - entry_name: ignores hyphens, dots, commas, quotes, marks of mutual recognition ('*', '★') and ordinals ('1.');
+      brackets and their content are kept.
+    - result, reference: numbers by value ('5.0', '5.00', '.5', '1,000', '5.2×10^3'); ranges as 'low..high' for any
+      dash, tilde, '至' or 'to'; '≤', '<=' and '不大于' are equal; brackets around the whole are ignored; '阴性', '(-)' and
+      'neg' are equal, as are '阳性', '(+)' and 'pos', and '++' and '2+'. The flag of a result is dropped. A unit after a
+      number is in the form of `canonical_unit`.
+    - unit: `canonical_unit`.
+    - abnormality: `canonical_abnormality`.
     """
     if field == 'result' and _LONG_DASHES.fullmatch(text.strip()):
         return ''
     text = plain_cell(text)
-    if text.casefold() in _BLANKS[field]:
+    if text.casefold() in _EMPTY_CELLS[field]:
         return ''
     if field == 'entry_name':
         return canonical_name(text)
@@ -91,14 +91,14 @@ def canonical(text: str, field: Field) -> str:
         return canonical_unit(text)
     if field == 'abnormality':
         return canonical_abnormality(text)
-    return _value(split_flag(text)[0] if field == 'result' else text)
+    return _canonical_value(split_flag(text)[0] if field == 'result' else text)
 
 
 def canonical_name(text: str) -> str:
-    """The name of a test in one form; see `canonical`.
+    """The canonical name of a test; see `canonical_cell`.
 
     Args:
-        text: Of `plain_cell`.
+        text: Output of `plain_cell`.
     """
     text = _NAME_MARKS.sub('', text.replace('ß', 'β'))
     text = _ORDINAL.sub('', text).casefold()
@@ -106,53 +106,52 @@ def canonical_name(text: str) -> str:
 
 
 def name_parts(text: str) -> set[str]:
-    """What may stand for a name: all of it, what stands outside of its brackets, and what stands in each.
+    """The parts of a name that may stand for it: the whole, the text outside brackets, and the text in each bracket.
 
     Args:
-        text: Of `canonical_name`.
+        text: Output of `canonical_name`.
     """
     parts = {text, re.sub(r'\([^()]*\)', '', text), *re.findall(r'\(([^()]*)\)', text)}
-    # A single sign, as in 'lipoprotein(a)', names nothing.
+    # A single character, as in 'lipoprotein(a)', is not a name.
     return {part for part in parts if len(part) > 1 or part == text}
 
 
-def agree(field: Field, first: str, second: str, first_unit: str = '', second_unit: str = '') -> bool:
-    """Whether two cells say the same.
+def same_cell(field: Field, first: str, second: str, first_unit: str = '', second_unit: str = '') -> bool:
+    """Whether two cells of a field have the same meaning.
 
     Args:
-        field: Of which they are.
-        first, second: The cells as they were written.
-        first_unit, second_unit: Canonical units of the same entries: a result or a reference may repeat its own. Flags
-            beside results contradict each other only where both have one.
+        field: The field of both cells.
+        first, second: The cells as written. Flags of results differ only if one is high and the other low.
+        first_unit, second_unit: Canonical units of the same lab results: a result or reference may repeat its unit.
     """
     if field in ('result', 'reference'):
-        one = _without_unit(canonical(first, field), first_unit)
-        two = _without_unit(canonical(second, field), second_unit)
+        one = _without_unit(canonical_cell(first, field), first_unit)
+        two = _without_unit(canonical_cell(second, field), second_unit)
     else:
-        one, two = canonical(first, field), canonical(second, field)
-    return one == two and not (field == 'result' and _contradict(first, second))
+        one, two = canonical_cell(first, field), canonical_cell(second, field)
+    return one == two and not (field == 'result' and _flags_contradict(first, second))
 
 
-def same_answer(first: str, second: str) -> bool:
-    """Whether two short answers of any field say the same: the exact match of simple questions.
+def same_short_answer(first: str, second: str) -> bool:
+    """Whether two short answers of any field are equal: the exact match of simple questions.
 
-    They are compared as a result is (numbers, ranges, units, flags), as a date ('2024年3月5日', '2024-03-05'), as the
-    name of a test, or as a label of abnormality ('偏高', '↑'). 'Answer:' before it and a full stop behind do not count.
+    They match as a result (numbers, ranges, units, flags), a date ('2024年3月5日', '2024-03-05'), the name of a test, or
+    an abnormality label ('偏高', '↑'). A leading 'Answer:' and a final full stop are ignored.
     """
     one, two = (_ANSWER_CUE.sub('', plain_cell(text)).strip(' "\';,').rstrip('.') for text in (first, second))
     if one == two:
         return True
     if not one or not two:
         return False
-    labels = [stated_label(text.casefold()) for text in (one, two)]
+    labels = [known_label(text.casefold()) for text in (one, two)]
     if labels[0] is not None and labels[0] == labels[1]:
         return True
-    values = [_value(split_flag(_DATE.sub(_iso_date, text))[0]) for text in (one, two)]
+    values = [_canonical_value(split_flag(_DATE.sub(_iso_date, text))[0]) for text in (one, two)]
     if values[0] and values[0] == values[1]:
-        return not _contradict(one, two)
+        return not _flags_contradict(one, two)
     if not any(_STARTS_WITH_VALUE.match(text) for text in (one, two)) and canonical_unit(one) == canonical_unit(two):
         return True
-    # Names drop more signs than numbers can lose, and any difference of case.
+    # Names ignore case and characters that matter in numbers.
     if any(re.match(r'[<>-]?[\d.]', text) or 'M' in fold_case(text) for text in (one, two)):
         return False
     names = [canonical_name(text) for text in (one, two)]
@@ -163,13 +162,13 @@ def _without_unit(value: str, unit: str) -> str:
     return value.removesuffix(f' {unit}') if unit else value
 
 
-def _contradict(first: str, second: str) -> bool:
+def _flags_contradict(first: str, second: str) -> bool:
     flags = {split_flag(plain_cell(text))[1] for text in (first, second)}
     return flags == {'high', 'low'}
 
 
-def _value(text: str) -> str:
-    """A result, reference or answer of `plain_cell` in one form."""
+def _canonical_value(text: str) -> str:
+    """The canonical form of a result, a reference or a short answer (output of `plain_cell`)."""
     text = text.strip(' ;,:').rstrip('.')
     if len(text) > _MAX_VALUE:
         return _SPACE.sub('', fold_case(text))
@@ -193,13 +192,13 @@ def _value(text: str) -> str:
 def _numbers(text: str) -> str:
     text = _INTERVAL.sub(r'\1~\2', text)
     text = _THOUSANDS.sub(lambda match: match[0].replace(',', ''), text)
-    text = _SCIENTIFIC.sub(lambda match: _plain(Decimal(match[1]).scaleb(int(match[2]))), text)
+    text = _SCIENTIFIC.sub(lambda match: _plain_number(Decimal(match[1]).scaleb(int(match[2]))), text)
     if _CHAIN.search(text):
         return text
-    return _ANY_NUMBER.sub(lambda match: _plain(Decimal(match[0])), text)
+    return _ANY_NUMBER.sub(lambda match: _plain_number(Decimal(match[0])), text)
 
 
-def _plain(number: Decimal) -> str:
+def _plain_number(number: Decimal) -> str:
     text = format(number, 'f')
     return text.rstrip('0').rstrip('.') if '.' in text else text
 
@@ -216,7 +215,7 @@ def _ranges(text: str) -> str:
 
 def _range(match: re.Match[str]) -> str:
     low, dash, high = match[1], match[2], match[3]
-    # Behind a negative number the second of two dashes is a sign, if the range then rises.
+    # After a negative number the second of two dashes is a sign if the range then rises.
     if dash == '--' and low.startswith('-') and Decimal(f'-{high}') > Decimal(low):
         high = f'-{high}'
     return f'{low}..{high}'

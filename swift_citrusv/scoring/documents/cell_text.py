@@ -1,11 +1,11 @@
-r"""The text of a cell without its typesetting: HTML, LaTeX, Markdown and the many code points of one sign."""
+"""Cell text without markup: removes HTML, LaTeX and Markdown, and maps look-alike code points to one character."""
 import html
 import re
 import unicodedata
 
 _BREAK = re.compile(r'<br\s*/?>', re.IGNORECASE)
 _RAISED = re.compile(r'<sup>\s*([^<>]*?)\s*</sup>', re.IGNORECASE)
-# By name: '<5 and >3' is no tag.
+# Only known tag names: '<5 and >3' is not a tag.
 _TAG = re.compile(r'</?(?:b|i|u|s|em|strong|span|font|p|div|mark|small|code|sub|sup|center)(?:\s[^<>]*)?/?>',
                   re.IGNORECASE)  # yapf: disable
 _LATEX_GROUP = re.compile(r'\\(?:text|mathrm|mathbf|mathit|textbf|operatorname)\s*\{([^{}]*)\}')
@@ -45,11 +45,11 @@ _SIGN = str.maketrans({variant: sign for sign, variants in _SIGNS.items() for va
 
 
 def plain_cell(text: str) -> str:
-    r"""A cell or a short answer without typesetting, one code point for each sign, single blanks.
+    """A cell or a short answer without markup, with one code point per character and single spaces.
 
-    Tags go, `<br>` is a blank, `<sup>9</sup>`, `⁹` and `^{9}` are `^9`; of LaTeX the usual signs are known; escapes of
-    Markdown and emphasis around the whole text go. Full-width forms are as NFKC has them; dashes are '-', tildes '~',
-    '≤' is '<=', Chinese brackets and punctuation are the plain ones. Letters keep their case.
+    Removes HTML tags, Markdown escapes, and emphasis around the whole text; `<br>` becomes a space; `<sup>9</sup>`,
+    `⁹` and `^{9}` become `^9`; common LaTeX symbols are converted. Full-width forms follow NFKC; dashes become '-',
+    tildes '~', '≤' becomes '<='; Chinese brackets and punctuation become ASCII. Letters keep their case.
     """
     text = html.unescape(text)
     text = _RAISED.sub(r'^\1', _BREAK.sub(' ', text))

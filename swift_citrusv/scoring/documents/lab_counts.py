@@ -1,39 +1,39 @@
-"""Counts of right fields in a lab report, and what a judge has to be asked about it."""
+"""Counts of correct fields in a lab report, and the questions about it for a judge."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .canonical import Field
-from .lab_results import Entry, agrees, candidates, match_entries, open_places
+from .lab_results import LabResult, cells_agree, match_lab_results, possible_synonyms, unmatched_indices
 
-Ask = dict[str, Any]
+JudgeQuestion = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Counted:
-    """A document that is compared field by field, by rules.
+class FieldCounts:
+    """The field-by-field comparison of a document, by the rules.
 
-    A field counts on a side where its cell there is not empty, so one that is empty on both counts nowhere.
+    Only non-empty cells count, on each side separately.
 
     Attributes:
-        fields: That are scored.
-        right: By field, in how many matched entries both cells say the same.
-        predicted: By field, how many cells the answer has.
-        gold: By field, how many cells the reference has.
-        wrong: For people: what is wrong, a line each.
-        asks: Questions for a judge, as JSON can hold them. Each has `kind` (the field), `gold` and `predicted`. A name
-            that would match two entries also has `right`, the fields that would be right with it, and `then`, the
-            questions that would follow.
+        fields: The scored fields.
+        right: By field, the number of matched lab results whose cells agree.
+        predicted: By field, the number of cells in the answer.
+        gold: By field, the number of cells in the reference.
+        wrong: Human-readable errors, one per line.
+        questions: Questions for a judge, JSON-serialisable. Each has `kind` (the field), `gold` and `predicted`. A
+            question about a name also has `right`, the fields that become correct if the names match, and `then`, its
+            follow-up questions.
     """
     fields: tuple[Field, ...]
     right: dict[Field, int]
     predicted: dict[Field, int]
     gold: dict[Field, int]
     wrong: list[str]
-    asks: list[Ask]
+    questions: list[JudgeQuestion]
 
     def values(self) -> dict[str, float]:
-        """The columns of a case: tp, predicted and gold of all fields and of each, and the document's own scores."""
+        """The columns of a case: tp, predicted and gold in total and by field, and the scores of the document."""
         columns: dict[str, float] = {}
         for name, counts in (('tp', self.right), ('predicted', self.predicted), ('gold', self.gold)):
             columns[name] = float(sum(counts.values()))
@@ -44,8 +44,7 @@ class Counted:
 def document_scores(right: float, predicted: float, gold: float) -> dict[str, float]:
     """Precision, recall and F1 of one document.
 
-    A document without a field on either side scores 1: nothing was to be found, and nothing was. Without a field on
-    one side alone all three are 0.
+    All are 1 if both sides are empty, and 0 if only one is.
     """
     if not predicted and not gold:
         return dict.fromkeys(('document_precision', 'document_recall', 'document_f1'), 1.)
@@ -56,60 +55,62 @@ def document_scores(right: float, predicted: float, gold: float) -> dict[str, fl
     }
 
 
-def count_fields(gold: Sequence[Entry], predicted: Sequence[Entry], fields: tuple[Field, ...],
-                 threshold: float) -> Counted:
-    """Compares two lists of entries.
+def count_fields(gold: Sequence[LabResult], predicted: Sequence[LabResult], fields: tuple[Field, ...],
+                 threshold: float) -> FieldCounts:
+    """Compares the lab results of an answer with those of the reference.
 
     Args:
-        gold, predicted: The entries of the reference and of the answer.
-        fields: That are scored.
-        threshold: Of the similarity of names; see `match_entries`.
+        gold, predicted: Lab results of the reference and of the answer.
+        fields: The scored fields.
+        threshold: The lowest similarity of two names that may be matched; see `match_lab_results`.
     """
     right = dict.fromkeys(fields, 0)
     wrong: list[str] = []
-    asks: list[Ask] = []
-    pairs = match_entries(gold, predicted, threshold, fields)
+    questions: list[JudgeQuestion] = []
+    pairs = match_lab_results(gold, predicted, threshold, fields)
     for i, j in pairs:
         agreed, differing = _compared(gold[i], predicted[j], fields)
         for field in agreed:
             right[field] += 1
-        asks += differing
-        wrong += [f'{_name(gold[i])}: {field} {_shown(predicted[j], field)}, not {_shown(gold[i], field)}'
+        questions += differing
+        wrong += [f'{_shown_name(gold[i])}: {field} {_shown(predicted[j], field)}, not {_shown(gold[i], field)}'
                   for field in fields if field not in agreed
                   and (gold[i].has(field) or predicted[j].has(field))]  # yapf: disable
-    for i, j in candidates(gold, predicted, pairs, fields):
+    for i, j in possible_synonyms(gold, predicted, pairs, fields):
         agreed, differing = _compared(gold[i], predicted[j], fields)
-        asks.append({
+        questions.append({
             'kind': 'entry_name',
             'gold': gold[i].entry_name,
             'predicted': predicted[j].entry_name,
-            # The name itself is right by then.
+            # `kind` already counts the name.
             'right': [field for field in agreed if field != 'entry_name'],
-            'then': [ask for ask in differing if ask['kind'] != 'entry_name']
+            'then': [question for question in differing if question['kind'] != 'entry_name']
         })
-    missing, extra = open_places(pairs, len(gold), len(predicted))
-    wrong += [f'{_name(gold[i])}: missing' for i in missing] + [f'{_name(predicted[j])}: not in the reference'
-                                                                for j in extra]  # yapf: disable
-    counts = [{field: sum(entry.has(field) for entry in entries) for field in fields} for entries in (predicted, gold)]
-    return Counted(fields, right, counts[0], counts[1], wrong, asks)
+    missing, extra = unmatched_indices(pairs, len(gold), len(predicted))
+    wrong += [f'{_shown_name(gold[i])}: missing' for i in missing]
+    wrong += [f'{_shown_name(predicted[j])}: not in the reference' for j in extra]
+    num_predicted, num_gold = ({field: sum(result.has(field) for result in results) for field in fields}
+                               for results in (predicted, gold))  # yapf: disable
+    return FieldCounts(fields, right, num_predicted, num_gold, wrong, questions)
 
 
-def _compared(gold: Entry, predicted: Entry, fields: Sequence[Field]) -> tuple[list[Field], list[Ask]]:
-    """The fields that both have and that agree, and questions about those that both have and that do not."""
+def _compared(gold: LabResult, predicted: LabResult,
+              fields: Sequence[Field]) -> tuple[list[Field], list[JudgeQuestion]]:
+    """Of the fields that both have: those that agree, and questions about those that do not."""
     agreed: list[Field] = []
-    asks: list[Ask] = []
+    questions: list[JudgeQuestion] = []
     for field in fields:
         if gold.has(field) and predicted.has(field):
-            if agrees(field, gold, predicted):
+            if cells_agree(field, gold, predicted):
                 agreed.append(field)
             else:
-                asks.append({'kind': field, 'gold': gold.of(field), 'predicted': predicted.of(field)})
-    return agreed, asks
+                questions.append({'kind': field, 'gold': gold.cell(field), 'predicted': predicted.cell(field)})
+    return agreed, questions
 
 
-def _name(entry: Entry) -> str:
-    return entry.entry_name or '(no name)'
+def _shown_name(result: LabResult) -> str:
+    return result.entry_name or '(no name)'
 
 
-def _shown(entry: Entry, field: Field) -> str:
-    return repr(entry.of(field)) if entry.has(field) else 'empty'
+def _shown(result: LabResult, field: Field) -> str:
+    return repr(result.cell(field)) if result.has(field) else 'empty'

@@ -1,4 +1,4 @@
-"""Entries of lab reports as answers write them: in tables and in JSON."""
+"""Parses lab results from the tables or the JSON of an answer."""
 import ast
 import json
 import re
@@ -8,8 +8,8 @@ from typing import Any
 
 from .canonical import Field
 from .cell_text import plain_cell
-from .lab_results import JSON_FIELDS, TABLE_FIELDS, Entry
-from .tables import TextTable, tables_of
+from .lab_results import JSON_FIELDS, TABLE_FIELDS, LabResult
+from .tables import TextTable, parse_tables
 
 _HEADINGS: dict[Field, str] = {
     'entry_name': 'entry_name entry item item_name test test_name test_item name parameter analyte examination marker '
@@ -33,20 +33,20 @@ _HEADING: dict[str, Field] = {
 _FENCED = re.compile(r'```[A-Za-z]*\s*(.*?)```', re.DOTALL)
 _BRACKET = re.compile(r'[\[\]{}]')
 _OPENING = re.compile(r'[\[{]')
-# An answer that repeats itself to its end may be full of brackets.
+# A degenerate answer may be full of brackets.
 _MAX_ATTEMPTS, _MAX_DEPTH = 200, 20
 _TRAILING_COMMA = re.compile(r',(?=\s*[\]}])')
 _LOW, _HIGH = ('low', 'min', 'lower', '下限'), ('high', 'max', 'upper', '上限')
-# Far more than any page has; the assignment of entries grows with the cube.
-_MAX_ENTRIES = 500
+# Far more than any page has; matching takes cubic time.
+_MAX_RESULTS = 500
 
 
 class UnreadableAnswer(ValueError):
-    """An answer that has no entries where it should have: no table, no JSON, or one without the fields."""
+    """An answer without lab results: no table, no JSON, or one without the fields."""
 
 
-def field_of(heading: str) -> Field | None:
-    """The field that a heading or a key of JSON names: 'Reference range', '参考值', '项目/名称', '结果 (Result)'."""
+def heading_field(heading: str) -> Field | None:
+    """The field of a column heading or JSON key: 'Reference range', '参考值', '项目/名称', '结果 (Result)'."""
     text = plain_cell(heading).casefold()
     outside = re.sub(r'[\[(].*?[\])]', '', text)
     inside = re.findall(r'[\[(](.*?)[\])]', text)
@@ -57,142 +57,141 @@ def field_of(heading: str) -> Field | None:
     return None
 
 
-def _bounded(entries: list[Entry]) -> list[Entry]:
-    if len(entries) > _MAX_ENTRIES:
-        raise UnreadableAnswer(f'it has {len(entries):,} entries; no page has more than {_MAX_ENTRIES:,}')
-    return entries
+def _check_count(results: list[LabResult]) -> list[LabResult]:
+    if len(results) > _MAX_RESULTS:
+        raise UnreadableAnswer(f'it has {len(results):,} lab results; at most {_MAX_RESULTS:,} are accepted')
+    return results
 
 
 # ---- tables
 
 
-def entries_of_tables(text: str) -> tuple[list[Entry], set[str]]:
-    """The entries of all tables of an answer.
+def lab_results_from_tables(text: str) -> tuple[list[LabResult], set[str]]:
+    """The lab results of all tables of an answer.
 
-    Columns are known by their headings, English or Chinese, in any order; other columns are left out. A table that has
-    the headings twice has two entries in a row. A further heading begins a new table; a table without a known heading
-    has the columns of the one before it if it has as many, or else, if it has four, the paper's.
+    Columns are identified by English or Chinese headings, in any order; other columns are ignored. A table that repeats
+    its headings side by side has several lab results per row. A further heading starts a new table. A table without a
+    known heading has the columns of the previous table if it is as wide, or else the paper's columns if it has four.
 
     Returns:
-        The entries, and flags: 'html_table', 'assumed_columns', 'ragged_table' (a row has more or fewer cells than the
-        heading: missing ones are empty, what is too much is left out).
+        The lab results, and flags: 'html_table', 'assumed_columns', 'ragged_table' (a row and its heading differ in
+        length: missing cells are empty, extra cells are ignored).
 
     Raises:
-        UnreadableAnswer: There is no table with a column of names, or more entries than 500.
+        UnreadableAnswer: There is no table with a column of names, or there are more than 500 lab results.
     """
-    entries: list[Entry] = []
+    results: list[LabResult] = []
     flags: set[str] = set()
     known: list[dict[Field, int]] | None = None
     width = 0
     readable = False
-    for table in tables_of(text):
+    for table in parse_tables(text):
         first = True
         for row in table.rows:
-            heading = columns_of(row)
+            heading = heading_columns(row)
             if heading:
                 known, width, readable = heading, len(row), True
             elif first and not (known and len(row) == width):
-                known, width = _assumed(table, row, known, width)
+                known, width = _assumed_columns(table, row, known, width)
                 if known is not None:
                     flags.add('assumed_columns')
                     readable = True
                 if known is not None and not table.has_heading:
-                    entries += _entries_of_row(row, known)
+                    results += _results_of_row(row, known)
             elif known is not None and not (first and table.has_heading):
                 if len(row) != width:
                     flags.add('ragged_table')
-                entries += _entries_of_row(row, known)
+                results += _results_of_row(row, known)
             first = False
         if table.is_html and known is not None:
             flags.add('html_table')
     if not readable:
         raise UnreadableAnswer(f'there is no table with a column of names in {text.strip()[:80]!r}')
-    return _bounded(entries), flags
+    return _check_count(results), flags
 
 
-def _assumed(table: TextTable, row: list[str], known: list[dict[Field, int]] | None,
-             width: int) -> tuple[list[dict[Field, int]] | None, int]:
-    """The columns of a table whose heading says nothing."""
+def _assumed_columns(table: TextTable, row: list[str], known: list[dict[Field, int]] | None,
+                     width: int) -> tuple[list[dict[Field, int]] | None, int]:
+    """The columns of a table without a known heading, and its width; (None, 0) if unknown."""
     several = len(table.rows) > 1 or table.has_heading
     if len(row) == len(TABLE_FIELDS) and several:
         return [{field: place for place, field in enumerate(TABLE_FIELDS)}], len(row)
     return (known, width) if known is not None and not table.has_heading and several else (None, 0)
 
 
-def columns_of(row: Sequence[str]) -> list[dict[Field, int]]:
-    """The columns that a heading names, once for each time that it names all of them; empty if it is no heading.
+def heading_columns(row: Sequence[str]) -> list[dict[Field, int]]:
+    """The columns of a heading row, one mapping for each time the headings are repeated; empty if it is not a heading.
 
-    A heading names a column of names and one more at least.
+    A heading has a column of names and at least one other field.
     """
     groups: list[dict[Field, int]] = []
     seen: Counter[Field] = Counter()
     for place, cell in enumerate(row):
-        field = field_of(cell)
+        field = heading_field(cell)
         if field is None:
             continue
         group = seen[field]
         seen[field] += 1
-        # '项目' and '中文名称' side by side are one group: only what begins with a name again is another.
+        # '项目' and '中文名称' side by side are one group: a new group starts with another name column.
         while len(groups) <= group:
             groups.append({})
         groups[group][field] = place
-    groups = [group for group in groups if len(group) > 1 and 'entry_name' in group]
-    return groups
+    return [group for group in groups if len(group) > 1 and 'entry_name' in group]
 
 
-def _entries_of_row(row: Sequence[str], groups: Sequence[Mapping[Field, int]]) -> Iterator[Entry]:
+def _results_of_row(row: Sequence[str], groups: Sequence[Mapping[Field, int]]) -> Iterator[LabResult]:
     for group in groups:
         cells = {str(field): row[place] for field, place in group.items() if place < len(row)}
-        entry = Entry(**cells)
-        if any(entry.has(field) for field in TABLE_FIELDS):
-            yield entry
+        result = LabResult(**cells)
+        if any(result.has(field) for field in TABLE_FIELDS):
+            yield result
 
 
 # ---- JSON
 
 
-def entries_of_json(text: str) -> list[Entry]:
-    """The entries of an answer in JSON, fenced or not, with prose around it.
+def lab_results_from_json(text: str) -> list[LabResult]:
+    """The lab results of an answer in JSON, fenced or not, with prose around it.
 
-    An object with the fields is one entry, a list of such objects several; an object of objects has the names as its
-    keys; an object around one of these is looked through. Keys are known as headings are. Single quotes, Python's
-    literals and trailing commas are read.
+    An object with the fields is one lab result, a list of such objects several; an object of objects has the names as
+    keys; enclosing objects are searched. Keys are identified like headings. Single quotes, Python literals and trailing
+    commas are accepted.
 
     Raises:
-        UnreadableAnswer: There is no such JSON, or more entries than 500.
+        UnreadableAnswer: There is no such JSON, or there are more than 500 lab results.
     """
     for candidate in _json_candidates(text):
-        entries = entries_of_value(candidate)
-        if entries is not None:
-            return _bounded(entries)
+        results = lab_results_from_value(candidate)
+        if results is not None:
+            return _check_count(results)
     raise UnreadableAnswer(f'there is no JSON with a result, a reference or an abnormality in {text.strip()[:80]!r}')
 
 
-def entries_of_value(value: Any) -> list[Entry] | None:
-    """The entries of a JSON value; None where it has none of the fields."""
+def lab_results_from_value(value: Any) -> list[LabResult] | None:
+    """The lab results of a JSON value; None if it has none of the fields."""
     if isinstance(value, list):
-        # An answer may well be that there is no such entry.
-        found = [entries_of_value(item) if isinstance(item, (dict, list)) else None for item in value]
-        known = [entries for entries in found if entries is not None]
-        return [entry for entries in known for entry in entries] if len(known) == len(found) else None
+        # An empty list is a valid answer: there is no such result.
+        found = [lab_results_from_value(item) if isinstance(item, (dict, list)) else None for item in value]
+        known = [results for results in found if results is not None]
+        return [result for results in known for result in results] if len(known) == len(found) else None
     if not isinstance(value, dict):
         return None
     if not value:
         return []
-    cells = {field: item for key, item in value.items() if (field := field_of(str(key))) is not None
+    cells = {field: item for key, item in value.items() if (field := heading_field(str(key))) is not None
              and not _is_nested(item)}  # yapf: disable
     if cells.keys() & {*JSON_FIELDS}:
-        return [Entry(**{str(field): _text(item) for field, item in cells.items()})]
-    entries: list[Entry] = []
+        return [LabResult(**{str(field): _cell_text(item) for field, item in cells.items()})]
+    results: list[LabResult] = []
     nested = {key: item for key, item in value.items() if isinstance(item, (dict, list))}
     for key, item in nested.items():
-        inner = entries_of_value(item)
+        inner = lab_results_from_value(item)
         if inner is None:
             return None
-        if isinstance(item, dict) and len(inner) == 1 and not inner[0].entry_name and field_of(str(key)) is None:
-            inner = [Entry(**{**inner[0].__dict__, 'entry_name': str(key)})]
-        entries += inner
-    return entries if nested else None
+        if isinstance(item, dict) and len(inner) == 1 and not inner[0].entry_name and heading_field(str(key)) is None:
+            inner = [LabResult(**{**inner[0].__dict__, 'entry_name': str(key)})]
+        results += inner
+    return results if nested else None
 
 
 def _is_nested(value: Any) -> bool:
@@ -201,23 +200,23 @@ def _is_nested(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value)
 
 
-def _text(value: Any) -> str:
-    """A value of JSON as a cell; the limits of a range, as a list or by their names, as 'low~high'."""
+def _cell_text(value: Any) -> str:
+    """A JSON value as cell text; a range as a list or as named limits becomes 'low~high'."""
     if isinstance(value, dict):
         sides = {str(key).casefold(): item for key, item in value.items()}
         limits = [next((sides[key] for key in keys if key in sides), '') for keys in (_LOW, _HIGH)]
-        return '~'.join(_text(limit) for limit in limits)
+        return '~'.join(_cell_text(limit) for limit in limits)
     if isinstance(value, list):
-        return ('~' if len(value) == 2 else ',').join(_text(item) for item in value)
+        return ('~' if len(value) == 2 else ',').join(_cell_text(item) for item in value)
     if isinstance(value, bool):
         return 'true' if value else 'false'
     return '' if value is None else str(value)
 
 
 def _json_candidates(text: str) -> Iterator[Any]:
-    """Values that can be read, first those in fences, then the longest that begins at each bracket."""
+    """JSON values that can be parsed: first those in fences, then the longest one that starts at each bracket."""
     sources = [*_FENCED.findall(text), text]
-    # With their digits as they stand: '5.20' is not 5.2 to someone who reads what was wrong.
+    # Numbers stay strings: the report of what is wrong shows '5.20' as written.
     decoder = json.JSONDecoder(parse_float=str, parse_int=str, strict=False)
     for source in sources:
         place, last = 0, max(source.rfind(']'), source.rfind('}'))
@@ -229,15 +228,15 @@ def _json_candidates(text: str) -> Iterator[Any]:
             try:
                 value, end = decoder.raw_decode(source, place)
             except (ValueError, RecursionError):
-                value, end = _lenient(source, place)
+                value, end = _relaxed_json(source, place)
             if value is not None:
                 yield value
             place = max(end, place + 1)
 
 
-def _lenient(source: str, start: int) -> tuple[Any, int]:
-    """What begins at a bracket, with trailing commas or as Python writes it; (None, start) where it is neither."""
-    end, depth = _closing(source, start)
+def _relaxed_json(source: str, start: int) -> tuple[Any, int]:
+    """The value at a bracket as JSON with trailing commas or as a Python literal, and its end; else (None, start)."""
+    end, depth = _closing_bracket(source, start)
     if depth > _MAX_DEPTH:
         return None, start
     part = _TRAILING_COMMA.sub('', source[start:end])
@@ -251,8 +250,8 @@ def _lenient(source: str, start: int) -> tuple[Any, int]:
         return None, start
 
 
-def _closing(source: str, start: int) -> tuple[int, int]:
-    """The place behind the bracket that closes the one at `start`, and how deep brackets are nested up to there."""
+def _closing_bracket(source: str, start: int) -> tuple[int, int]:
+    """The end of the bracket that closes the one at `start`, and the deepest nesting inside."""
     depth = deepest = 0
     for match in _BRACKET.finditer(source, start):
         depth += 1 if match[0] in '[{' else -1

@@ -1,20 +1,20 @@
-"""The scores of `citrusv eval documents`, by what its rows ask for; the columns of table 7 of the paper."""
+"""The measures of `citrusv eval documents` by subtask: the columns of table 7 of the paper."""
 import numpy as np
 
 from ..bootstrap import mean_of_known
-from ..task import Measure, divided, f1, mean, ratio
+from ..task import Measure, divide_or_nan, f1, mean, ratio
 from .canonical import Field
 from .lab_results import JSON_FIELDS, TABLE_FIELDS
 
-# What a row is, and as which of the columns of table 7 it counts.
+# The subtask of a row is its column in table 7.
 SUBTASKS = ('parsing', 'simple_qa', 'complex_qa', 'gmd_simple_qa', 'gmd_complex_qa', 'gmd')
-# A column that every case has where rows have different subtasks.
+# A column of every case, if rows have different subtasks.
 ROWS = 'rows'
 SCORED_FIELDS: dict[str, tuple[Field, ...]] = {'parsing': TABLE_FIELDS, 'complex_qa': JSON_FIELDS}
 
 
-def measures_of(subtask: str, prefix: str, judged: bool) -> tuple[Measure, ...]:
-    """All measures of a subtask, their names and columns with a prefix."""
+def subtask_measures(subtask: str, prefix: str, judged: bool) -> tuple[Measure, ...]:
+    """All measures of a subtask; `prefix` starts their names and columns."""
     if subtask.startswith('gmd'):
         return (mean(f'{prefix}score'), )
     if subtask == 'simple_qa':
@@ -34,17 +34,17 @@ def measures_of(subtask: str, prefix: str, judged: bool) -> tuple[Measure, ...]:
     return tuple(measures)
 
 
-def average() -> Measure:
-    """The mean of the columns of table 7, of those for which there are rows."""
+def average_over_subtasks() -> Measure:
+    """The mean over the columns of table 7 that have rows."""
     columns = (ROWS, 'parsing_tp', 'parsing_predicted', 'parsing_gold', 'simple_qa_correct', 'complex_qa_tp',
                'complex_qa_predicted', 'complex_qa_gold', *(f'{subtask}_score' for subtask in SUBTASKS[3:]))
 
     def formula(sums: np.ndarray) -> np.ndarray:
         total = [sums[..., 2 * place] for place in range(len(columns))]
         count = [sums[..., 2 * place + 1] for place in range(len(columns))]
-        parts = [divided(2 * total[1], total[2] + total[3]), divided(total[4], count[4]),
-                 divided(2 * total[5], total[6] + total[7])]  # yapf: disable
-        parts += [divided(total[place], count[place]) for place in range(8, len(columns))]
+        parts = [divide_or_nan(2 * total[1], total[2] + total[3]), divide_or_nan(total[4], count[4]),
+                 divide_or_nan(2 * total[5], total[6] + total[7])]  # yapf: disable
+        parts += [divide_or_nan(total[place], count[place]) for place in range(8, len(columns))]
         return mean_of_known(np.stack(parts, axis=-1))
 
     return Measure('average', columns, formula)

@@ -1,4 +1,4 @@
-"""Tables in answers: Markdown as models write it, and HTML."""
+"""Parses the Markdown and HTML tables of an answer."""
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -7,30 +7,30 @@ _PIPE = re.compile(r'(?<!\\)((?:\\\\)*)\|')
 _DELIMITER = re.compile(r'\s*:?-+:?\s*')
 _FENCE = re.compile(r'^\s*(?:```|~~~)')
 _HTML_TABLE = re.compile(r'<table\b.*?(?:</table\s*>|\Z)', re.IGNORECASE | re.DOTALL)
-# More than any page has, and less than what could fill the memory.
+# More than any page needs; a bound on memory.
 _MAX_SPAN = 100
 
 
 @dataclass
 class TextTable:
-    """A table as the text has it.
+    """A parsed table.
 
     Attributes:
-        rows: The cells, without delimiter rows; rows may have different numbers of them.
-        has_heading: Whether a delimiter row stood below the first row.
-        is_html: Whether it was HTML.
+        rows: The cells of each row, without delimiter rows; rows may differ in length.
+        has_heading: Whether the first row is a heading: a delimiter row follows it, or it has `<th>` cells.
+        is_html: Whether the table was HTML.
     """
     rows: list[list[str]] = field(default_factory=list)
     has_heading: bool = False
     is_html: bool = False
 
 
-def tables_of(text: str) -> list[TextTable]:
-    """The tables of an answer in their order, whatever stands around them.
+def parse_tables(text: str) -> list[TextTable]:
+    """The tables of an answer in their order; text around them is ignored.
 
-    A Markdown table is a run of lines with an unescaped '|'. Fences, blank lines within it, missing delimiter rows and
-    missing pipes at either end do not matter. A delimiter row that is not the second row of a run makes the row above
-    it the heading of a new table. HTML tables are read as well, with their spans.
+    A Markdown table is a run of lines with an unescaped '|'. Fences, blank lines inside, missing delimiter rows and
+    missing outer pipes are accepted. A delimiter row after the second row of a run makes the row above it the heading
+    of a new table. HTML tables are parsed too, with row and column spans.
     """
     found = []
     end = 0
@@ -40,8 +40,8 @@ def tables_of(text: str) -> list[TextTable]:
     return found + _markdown_tables(text[end:])
 
 
-def split_row(line: str) -> list[str]:
-    r"""The cells of a line of a Markdown table; `\|` is a '|' within a cell."""
+def split_markdown_row(line: str) -> list[str]:
+    r"""The cells of a line of a Markdown table; `\|` is a literal '|' inside a cell."""
     line = line.replace('\0', '').strip()
     cells = _PIPE.sub('\\1\0', line).split('\0')
     if len(cells) > 1 and not cells[0].strip():
@@ -55,14 +55,14 @@ def _markdown_tables(text: str) -> list[TextTable]:
     tables: list[TextTable] = []
     table: TextTable | None = None
     for line in text.splitlines():
-        # A prompt of a quotation or a list is none of the table.
+        # The '>' of a block quote is not part of the table.
         line = re.sub(r'^\s*>\s?(?=.*\|)', '', line)
         if not line.strip() or _FENCE.match(line):
             continue
         if not _PIPE.search(line):
             table = None
             continue
-        cells = split_row(line)
+        cells = split_markdown_row(line)
         if table is None:
             table = TextTable()
             tables.append(table)
@@ -80,12 +80,12 @@ def _markdown_tables(text: str) -> list[TextTable]:
 def _is_delimiter(cells: list[str], table: TextTable) -> bool:
     if not all(_DELIMITER.fullmatch(cell) for cell in cells):
         return False
-    # A row of single dashes further down has results that are empty, or negative.
+    # A row of single dashes further down holds results: empty or negative ones.
     return any(len(cell.strip(': ')) > 1 for cell in cells) or (len(table.rows) == 1 and not table.has_heading)
 
 
 class _HtmlTables(HTMLParser):
-    """Collects the cells of all tables. One within another is a table of its own."""
+    """Collects the cells of all tables; a nested table is a table of its own."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -134,30 +134,30 @@ class _HtmlTables(HTMLParser):
     def _end_row(self) -> None:
         self._end_cell()
         if self._open and self._open[-1][0].rows:
-            table, hanging = self._open[-1]
-            self._fill(table.rows[-1], hanging)
+            table, spanning = self._open[-1]
+            self._fill(table.rows[-1], spanning)
 
     def _end_cell(self) -> None:
         if self._cell is None:
             return
         text = ' '.join(''.join(self._cell).split())
         self._cell = None
-        table, hanging = self._open[-1]
+        table, spanning = self._open[-1]
         row = table.rows[-1]
-        self._fill(row, hanging)
+        self._fill(row, spanning)
         rows, columns = self._spans
         if rows > 1:
             for column in range(len(row), len(row) + columns):
-                hanging[column] = (rows - 1, text if column == len(row) else '')
-        # What spans several columns stands in the first.
+                spanning[column] = (rows - 1, text if column == len(row) else '')
+        # A cell that spans several columns fills the first of them.
         row += [text, *[''] * (columns - 1)]
 
-    def _fill(self, row: list[str], hanging: dict[int, tuple[int, str]]) -> None:
-        """Adds the cells that hang down from the rows above."""
-        while len(row) in hanging:
-            rows, text = hanging.pop(len(row))
+    def _fill(self, row: list[str], spanning: dict[int, tuple[int, str]]) -> None:
+        """Adds the cells of earlier rows that span this row."""
+        while len(row) in spanning:
+            rows, text = spanning.pop(len(row))
             if rows > 1:
-                hanging[len(row)] = (rows - 1, text)
+                spanning[len(row)] = (rows - 1, text)
             row.append(text)
 
 

@@ -1,7 +1,7 @@
-"""Units of lab reports in one form: '×10⁹/L', '10*9/L' and 'X10^9/l' are '10^9/l'."""
+"""Canonical units of lab reports: '×10⁹/L', '10*9/L' and 'X10^9/l' become '10^9/l'."""
 import re
 
-# Longer words first: '毫摩尔' is not '摩尔'.
+# Longest match first: '毫摩尔' is not '摩尔'.
 _CHINESE = {
     '毫摩尔': 'mmol', '微摩尔': 'umol', '纳摩尔': 'nmol', '皮摩尔': 'pmol', '摩尔': 'mol', '毫克': 'mg', '微克': 'ug',
     '纳克': 'ng', '皮克': 'pg', '千克': 'kg', '公斤': 'kg', '克': 'g', '毫升': 'ml', '微升': 'ul', '分升': 'dl',
@@ -13,18 +13,18 @@ _WORDS = {'mcg': 'ug', 'sec': 's', 'secs': 's', 'hr': 'h', 'hrs': 'h', 'hour': '
           'litre': 'l', 'mins': 'min'}  # yapf: disable
 _WORD = re.compile(r'(?<![a-z])(?:' + '|'.join(sorted(_WORDS, key=len, reverse=True)) + r')(?![a-z])')
 _MICRO = re.compile(r'μ(?=[A-Za-z])')
-# Mega before a unit of mass, volume or substance. Any other letter has one meaning in either case.
+# Mega before a unit of mass, volume or substance; no other prefix depends on case.
 _MEGA = re.compile(r'(?<![A-Za-z])M(?=(?:mol|g|l|eq|osm)(?![a-z]))')
 _BRACKETED = re.compile(r'[\[(]([^\[\]()]*)[\])]')
 _POWER = re.compile(r'(?:[x×*·]?10(?:\^|\*\*?|e\+?)|(?<![\d.a-z])e\+?)0?(\d{1,2})(?!\d)')
-# What is left of a superscript: '109/L'. No unit has such a number.
+# A superscript that was lost: '109/L'. No unit has such a number.
 _LOST_POWER = re.compile(r'^[x×*·]?10 ?(12|[369])(?=/)')
 _EXPONENT = re.compile(r'(?<=[a-z])\^(?=\d)')
 _DIVISOR = re.compile(r'/\(([^()]*)\)')
 
 
 def fold_case(text: str) -> str:
-    """Lower case, but for the M of mega in a text of both cases: 'Mmol/L' is not 'mmol/L', and 'MMOL/L' is."""
+    """Lower case, except the M of mega in mixed-case text: 'Mmol/L' differs from 'mmol/L', 'MMOL/L' does not."""
     if text.isupper():
         return text.casefold()
     kept = _MEGA.sub('\0', text)
@@ -32,15 +32,15 @@ def fold_case(text: str) -> str:
 
 
 def canonical_unit(text: str) -> str:
-    """A unit in one form.
+    """The canonical form of a unit.
 
-    Blanks, case (but see `fold_case`: 'G/L' is 'g/L'), brackets around it and the sign of multiplication before a
-    power of ten do not count; 'µ', 'μ', 'u' and 'mc' are one; exponents have one form ('m²', 'm^2', 'm2'; '10⁹',
-    '10*9', '10E9', '10^9', and '109/L', whose superscript is lost); 'ml/(min·1.73m²)' is 'ml/min/1.73m2'; Chinese
-    words are symbols ('毫摩尔/升'). No unit is converted: 'mg/L' is not 'mg/dL', nor 'g/mL'; '10^3/uL' is not '10^9/L'.
+    Ignores spaces, case (except as in `fold_case`; 'G/L' is 'g/L'), enclosing brackets, and the multiplication sign
+    before a power of ten. 'µ', 'μ', 'u' and 'mc' are equal. Exponents have one form ('m²', 'm^2', 'm2'; '10⁹', '10*9',
+    '10E9', '10^9', and '109/L', whose superscript was lost). 'ml/(min·1.73m²)' is 'ml/min/1.73m2'. Chinese words become
+    symbols ('毫摩尔/升'). Units are not converted: 'mg/L', 'mg/dL' and 'g/mL' differ, and so do '10^3/uL' and '10^9/L'.
 
     Args:
-        text: Of `plain_cell`.
+        text: Output of `plain_cell`.
     """
     text = _CHINESE_WORD.sub(lambda match: _CHINESE[match[0]], text)
     text = fold_case(_MICRO.sub('u', text))

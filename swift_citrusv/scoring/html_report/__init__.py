@@ -1,1 +1,1 @@
-"""The HTML page of an evaluation: scores, charts and cases with pictures. It scores nothing itself."""
+"""The HTML report of an evaluation: scores, charts, and cases with pictures."""

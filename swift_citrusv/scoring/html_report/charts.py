@@ -1,7 +1,8 @@
 """Charts of the report as HTML and inline SVG.
 
-Not matplotlib's: places are percentages and letters are the page's, so a chart fits a phone and a print without small
-type, follows light and dark, can be read out, and takes a few kB. Every mark has its figures as a title.
+Unlike matplotlib's, they use percentages for positions and the fonts of the page. So a chart fits a phone and a printed
+page without small type, follows light and dark mode, works with screen readers, and takes a few kB. Every mark has its
+values as a title.
 """
 import math
 import numpy as np
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 from .markup import escaped
 
 _BINS = 20
-# Of a histogram, in CSS pixels.
-_HEIGHT = 150
-# Up to so many cases of a row are drawn one by one, and not as a box.
+# CSS pixels.
+_HISTOGRAM_HEIGHT = 150
+# A forest plot row with more cases than this shows a box plot instead of dots.
 MAX_DOTS = 20
 _STEPS = (1, 2, 2.5, 5, 10)
 _NAME_LENGTH = 48
@@ -24,9 +25,9 @@ class Axis:
     """A linear axis.
 
     Attributes:
-        low, high: Where it begins and ends.
-        ticks: Values with a line and a number.
-        label: What is on it, with its unit.
+        low, high: The ends of the axis.
+        ticks: Values with a grid line and a number.
+        label: The label, with its unit.
     """
     low: float
     high: float
@@ -34,7 +35,7 @@ class Axis:
     label: str
 
     def at(self, value: float) -> str:
-        """The place of a value: '12.5%'."""
+        """The position of a value: '12.5%'."""
         share = (value - self.low) / (self.high - self.low)
         return f'{100 * min(max(share, 0.), 1.):.6g}%'
 
@@ -44,16 +45,16 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Row:
+class ForestRow:
     """A row of a forest plot.
 
     Attributes:
-        name: Of what is scored.
-        note: In small type behind it; may be empty.
-        value: NaN: the score is not defined.
-        low, high: The interval; NaN where there is none.
-        text: The figures, to the right.
-        cases: Values of the single cases, without NaN; None: they are not drawn.
+        name: Name of the row.
+        note: Small type after the name; may be empty.
+        value: The score; NaN if it is undefined.
+        low, high: The interval; NaN for none.
+        text: The score as text, at the right.
+        cases: Values of the single cases, without NaN; None to draw none.
     """
     name: str
     note: str
@@ -64,31 +65,31 @@ class Row:
     cases: np.ndarray | None = None
 
 
-def axis_of(values: Sequence[float] | np.ndarray, label: str, percent: bool) -> Axis:
-    """An axis from 0 (or below) to the largest value, or to 100 where values are percentages.
+def make_axis(values: Sequence[float] | np.ndarray, label: str, percent: bool) -> Axis:
+    """An axis from 0 (or below) to the largest value, or to 100 for percentages.
 
     Args:
-        values: What must find room; what is not finite needs none.
-        label: Of the axis.
+        values: Values that the axis must include; non-finite ones are ignored.
+        label: The label of the axis.
         percent: Whether the values are percentages.
     """
     known = np.asarray(values, np.float64)
     known = known[np.isfinite(known)]
-    # A rounding error of a formula makes no longer axis.
+    # Rounding errors beyond 0 and 100 do not extend the axis.
     most = 100. if percent else 0.
     low, high = min(float(known.min(initial=0)), 0.), max(float(known.max(initial=most)), most)
     if percent and low > -1e-6 and high < 100 + 1e-6:
         return Axis(0, 100, (0, 20, 40, 60, 80, 100), label)
-    ticks = ticks_of(low, high)
+    ticks = nice_ticks(low, high)
     return Axis(ticks[0], ticks[-1], ticks, label)
 
 
-def ticks_of(low: float, high: float, whole: bool = False) -> tuple[float, ...]:
-    """Round values, four to seven as a rule, the first at or below `low` and the last at or above `high`.
+def nice_ticks(low: float, high: float, whole: bool = False) -> tuple[float, ...]:
+    """Round values, usually four to seven, from at or below `low` to at or above `high`.
 
     Args:
-        low, high: What they must hold.
-        whole: Whether they are whole numbers.
+        low, high: The range to cover.
+        whole: Whether to use whole numbers only.
     """
     if not high > low:
         high = low + 1
@@ -97,12 +98,12 @@ def ticks_of(low: float, high: float, whole: bool = False) -> tuple[float, ...]:
     if whole:
         step = max(math.ceil(step), 1)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    # Not 0.30000000000000004.
+    # Rounds 0.30000000000000004 to 0.3.
     return tuple(float(f'{number * step:.12g}') for number in range(first, last + 1))
 
 
-def forest(rows: Sequence[Row], axis: Axis) -> str:
-    """Scores below each other, each with its interval, over what is known of its cases."""
+def forest_plot(rows: Sequence[ForestRow], axis: Axis) -> str:
+    """A forest plot: one score with its interval per row, below its cases as dots or a box plot."""
     lines = ''.join(f'<line class="grid" x1="{axis.at(tick)}" x2="{axis.at(tick)}" y1="0" y2="100%"/>'
                     for tick in axis.ticks)  # yapf: disable
     drawn = []
@@ -110,48 +111,50 @@ def forest(rows: Sequence[Row], axis: Axis) -> str:
         title = escaped(f'{row.name}: {row.text}')
         boxed = row.cases is not None
         note = f'<span class="dim">{escaped(row.note)}</span>' if row.note else ''
+        marks = f'{_cases_svg(row.cases, axis)}{_interval_svg(row, axis, 9 if boxed else 0)}'
         drawn.append(
             f'<div class="row{" boxed" * boxed}"><div class="name" dir="auto" title="{escaped(row.name[:300])}">'
-            f'<bdi>{escaped(_shown(row.name))}</bdi> {note}</div><div class="track"><svg role="img">'
+            f'<bdi>{escaped(_truncated(row.name))}</bdi> {note}</div><div class="track"><svg role="img">'
             f'<title>{title}</title>'
-            f'{lines}<svg y="50%">{_cases(row.cases, axis)}{_interval(row, axis, 9 if boxed else 0)}</svg></svg></div>'
+            f'{lines}<svg y="50%">{marks}</svg></svg></div>'
             f'<div class="figures">{escaped(row.text)}</div></div>')
-    return (f'<div class="forest">{"".join(drawn)}<div class="row last"><div></div>{_below(axis)}<div></div></div>'
+    return (f'<div class="forest">{"".join(drawn)}<div class="row last"><div></div>{_axis_svg(axis)}<div></div></div>'
             '</div>')
 
 
 def histogram(values: np.ndarray, axis: Axis) -> str:
-    """How many cases have which value, and the median.
+    """A histogram of the values of cases, with their median.
 
     Args:
         values: float64 [n], n > 0, finite.
-        axis: Of the values.
+        axis: The axis of the values.
     """
     edges = np.linspace(axis.low, axis.high, _BINS + 1)
     counts = np.histogram(np.clip(values, axis.low, axis.high), edges)[0]
-    ticks = ticks_of(0, float(counts.max()), whole=True)
+    ticks = nice_ticks(0, float(counts.max()), whole=True)
     top = ticks[-1]
 
     def height(count: float) -> float:
-        return round(_HEIGHT * (1 - count / top), 2)
+        return round(_HISTOGRAM_HEIGHT * (1 - count / top), 2)
 
     marks = ''.join(f'<text x="100%" y="{height(tick)}" dx="-8" dy="4" text-anchor="end">{tick:,.0f}</text>'
                     for tick in ticks)  # yapf: disable
     lines = ''.join(f'<line class="grid" x1="0" x2="100%" y1="{height(tick)}" y2="{height(tick)}"/>' for tick in ticks)
-    bars = ''.join(f'<g><title>{low:,.6g} to {high:,.6g}: {count:,}</title><rect class="bar" x="{axis.at(low)}" '
-                   f'y="{height(count)}" width="{axis.width(low, high)}" height="{_HEIGHT - height(count):.6g}"/></g>'
-                   for low, high, count in zip(edges, edges[1:], counts) if count)
+    bars = ''.join(
+        f'<g><title>{low:,.6g} to {high:,.6g}: {count:,}</title><rect class="bar" x="{axis.at(low)}" '
+        f'y="{height(count)}" width="{axis.width(low, high)}" height="{_HISTOGRAM_HEIGHT - height(count):.6g}"/></g>'
+        for low, high, count in zip(edges, edges[1:], counts) if count)
     median = axis.at(float(np.median(values)))
     filled = '; '.join(f'{low:,.6g} to {high:,.6g}: {count:,}' for low, high, count in zip(edges, edges[1:], counts)
                        if count)  # yapf: disable
-    return (f'<div class="histogram"><div class="unit dim">cases</div><svg class="marks" height="{_HEIGHT}" '
-            f'aria-hidden="true">{marks}</svg><svg class="plot" role="img" height="{_HEIGHT}" '
+    return (f'<div class="histogram"><div class="unit dim">cases</div><svg class="marks" height="{_HISTOGRAM_HEIGHT}" '
+            f'aria-hidden="true">{marks}</svg><svg class="plot" role="img" height="{_HISTOGRAM_HEIGHT}" '
             f'aria-label="{escaped(f"{axis.label}: {filled}")}">{lines}{bars}<line class="median" x1="{median}" '
-            f'x2="{median}" y1="-6" y2="{_HEIGHT}"/></svg><div></div>{_below(axis)}</div>')
+            f'x2="{median}" y1="-6" y2="{_HISTOGRAM_HEIGHT}"/></svg><div></div>{_axis_svg(axis)}</div>')
 
 
-def bars(values: np.ndarray, axis: Axis) -> str:
-    """As `histogram`, for few different values: a bar for each of them."""
+def bar_chart(values: np.ndarray, axis: Axis) -> str:
+    """As `histogram`, for few distinct values: one bar each."""
     found, counts = np.unique(values, return_counts=True)
     drawn = []
     for value, count in zip(found, counts):
@@ -163,16 +166,16 @@ def bars(values: np.ndarray, axis: Axis) -> str:
     return f'<div class="forest bars"><div class="unit dim">{escaped(axis.label)}</div>{"".join(drawn)}</div>'
 
 
-def few(values: np.ndarray) -> bool:
-    """Whether `bars` shows these values better than `histogram`."""
+def has_few_values(values: np.ndarray) -> bool:
+    """Whether `bar_chart` suits these values better than `histogram`."""
     return len(np.unique(values)) <= 3
 
 
-def _shown(name: str) -> str:
+def _truncated(name: str) -> str:
     return name if len(name) <= _NAME_LENGTH else f'{name[:_NAME_LENGTH - 1]}…'
 
 
-def _interval(row: Row, axis: Axis, y: int) -> str:
+def _interval_svg(row: ForestRow, axis: Axis, y: int) -> str:
     if not math.isfinite(row.value):
         return ''
     found = ''
@@ -184,7 +187,7 @@ def _interval(row: Row, axis: Axis, y: int) -> str:
     return f'{found}<circle class="value" cx="{axis.at(row.value)}" cy="{y}" r="4.5"/>'
 
 
-def _cases(cases: np.ndarray | None, axis: Axis) -> str:
+def _cases_svg(cases: np.ndarray | None, axis: Axis) -> str:
     if cases is None or not len(cases):
         return ''
     if len(cases) <= MAX_DOTS:
@@ -195,8 +198,8 @@ def _cases(cases: np.ndarray | None, axis: Axis) -> str:
             f'<line class="middle" x1="{axis.at(median)}" x2="{axis.at(median)}" y1="-16" y2="-2"/>')
 
 
-def _below(axis: Axis) -> str:
-    """The numbers of an axis and its label."""
+def _axis_svg(axis: Axis) -> str:
+    """The numbers and the label of an axis."""
     numbers = ''.join(f'<text x="{axis.at(tick)}" y="14" text-anchor="middle">{tick:,.10g}</text>'
                       for tick in axis.ticks)  # yapf: disable
     return (f'<svg class="below" height="38" aria-hidden="true">{numbers}<text class="label" x="50%" y="32" '

@@ -1,29 +1,29 @@
-"""The report of an evaluation: one HTML file that asks for nothing else, and runs no script.
+"""The report of an evaluation: one self-contained HTML file without scripts.
 
-The same input gives the same file, to the last byte: no date, no path, no host.
+It is reproducible to the byte: it holds no date, no folder and no host name.
 """
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib import resources
 
 from ..evaluate import Evaluation
-from .charts import axis_of, forest
-from .markup import escaped, fold, folded, items, table
-from .number_format import cell, forest_row, key_of, shown_name, shown_range, shown_value
-from .report_cases import cards, case_measure, choose
-from .report_groups import distributions, group_charts
-from .style import CSS
+from .charts import forest_plot, make_axis
+from .markup import collapsible, definition_list, escaped, html_table, text_block
+from .number_format import forest_legend, forest_row, format_interval, format_value, measure_label, score_cell
+from .report_cases import case_cards, case_measure, select_cases
+from .report_groups import distribution_charts, group_charts
 
 _MAX_FLAGS = 40
-# What is said of each kind of `pairing.Found`.
-KINDS = {
+# A description of each kind of `PredictionProblems`.
+PROBLEM_TEXTS = {
     'missing': 'rows without a prediction; scored as no answer',
-    'doubled': 'further predictions for a row that has one; the first counts',
+    'doubled': 'further predictions for a row; the first counts',
     'unknown': 'predictions that belong to no row; not scored',
-    'malformed': 'lines and predictions that cannot be read; their rows are scored as not answered',
-    'reordered': 'lines that stand elsewhere than their rows; they were joined all the same',
-    'failed': 'rows that the run itself could not answer; scored as no answer'
+    'malformed': 'invalid lines and predictions; their rows are scored as no answer',
+    'reordered': 'lines that are not in the order of the rows; joined correctly',
+    'failed': 'rows for which the prediction run reported an error; scored as no answer'
 }
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -32,30 +32,31 @@ def write_report(evaluation: Evaluation, path: str, version: str) -> None:
     """Writes the report.
 
     Args:
-        evaluation: What it shows. Pictures are read from the files that the rows name.
+        evaluation: The evaluation. Images are read from the files that the rows name.
         path: The HTML file.
-        version: Of this package.
+        version: The version of this package.
     """
     with open(path, 'w', encoding='utf-8', newline='\n') as file:
         file.write(report_html(evaluation, version))
 
 
 def report_html(evaluation: Evaluation, version: str) -> str:
-    """The report as a text that UTF-8 can hold."""
+    """The HTML of the report, without lone surrogates."""
     sections = {
         'Scores': _scores(evaluation),
         'Predictions': _predictions(evaluation),
-        'Single cases': distributions(evaluation),
+        'Single cases': distribution_charts(evaluation),
         'Groups': group_charts(evaluation),
         'Pictures': _pictures(evaluation),
         'Rules': _rules(evaluation),
-        'How it was made': _made(evaluation, version)
+        'How it was made': _provenance(evaluation, version)
     }
     evaluation.pairs.close()
     links = ''.join(f'<a href="#{_anchor(name)}">{name}</a>' for name in sections)
     body = '\n'.join(f'<section id="{_anchor(name)}" aria-labelledby="{_anchor(name)}-title">'
                      f'<h2 id="{_anchor(name)}-title">{name}</h2>\n{content}\n</section>'
                      for name, content in sections.items())  # yapf: disable
+    css = (resources.files(__package__) / 'report.css').read_text(encoding='utf-8')
     title = escaped(f'{evaluation.task.TITLE}: {os.path.basename(evaluation.pairs.predictions.path)}')
     return f'''<!DOCTYPE html>
 <html lang="en">
@@ -67,7 +68,7 @@ def report_html(evaluation: Evaluation, version: str) -> str:
 <meta name="referrer" content="no-referrer">
 <title>{title}</title>
 <link rel="icon" href="data:,">
-<style>{CSS}</style>
+<style>{css}</style>
 </head>
 <body>
 <header>
@@ -97,8 +98,8 @@ def _head(evaluation: Evaluation) -> str:
     if pairs.references is not pairs.predictions:
         files += f' against <bdi class="file">{escaped(references)}</bdi>'
     score = evaluation.scores[first.name]
-    wrong = sum(count for kind, count in evaluation.found.counts.items() if kind != 'reordered')
-    facts = [(shown_name(first), shown_value(first, score.value), shown_range(first, score)),
+    wrong = sum(count for kind, count in evaluation.problems.counts.items() if kind != 'reordered')
+    facts = [(measure_label(first), format_value(first, score.value), format_interval(first, score)),
              ('rows', f'{len(pairs):,}', f'joined {pairs.how}'),
              ('cases', f'{len(evaluation.table):,}', f'{evaluation.clusters}: {len(set(evaluation.table.clusters)):,}'),
              ('problems', f'{wrong:,}', 'in the predictions' if wrong else 'each row has its prediction')]
@@ -113,16 +114,18 @@ def _head(evaluation: Evaluation) -> str:
 
 def _scores(evaluation: Evaluation) -> str:
     measures, scores = evaluation.task.measures, evaluation.scores
-    rows = [[escaped(shown_name(measure)), shown_value(measure, score.value), shown_range(measure, score) or '–',
-             f'{score.count:,}', f'{score.clusters:,}']
-            for measure, score in ((measure, scores[measure.name]) for measure in measures)]  # yapf: disable
+    rows = []
+    for measure in measures:
+        score = scores[measure.name]
+        value, interval = format_value(measure, score.value), format_interval(measure, score) or '–'
+        rows.append([escaped(measure_label(measure)), value, interval, f'{score.count:,}', f'{score.clusters:,}'])
     header = ['score', 'value', 'interval', 'cases', escaped(evaluation.clusters)]
-    caption = f'All cases, with 95 % intervals. The resampling draws together: {evaluation.clusters}.'
+    caption = f'All cases, with 95 % intervals, resampled by {evaluation.clusters}.'
     if not evaluation.settings.repeats:
         caption = 'All cases'
         for line in (header, *rows):
             del line[2]
-    found = table(caption, header, rows)
+    found = html_table(caption, header, rows)
     if any(not measure.higher_is_better for measure in measures):
         found += '<p class="dim">↓ lower is better.</p>'
     undefined = [measure.name for measure in measures if math.isnan(scores[measure.name].value)]
@@ -135,7 +138,7 @@ def _forests(evaluation: Evaluation) -> str:
     measures, scores = evaluation.task.measures, evaluation.scores
     charts = []
     shared = [measure for measure in measures if measure.percent]
-    # Others have units of their own, and so an axis each.
+    # The others have different units: each gets its own axis.
     for chosen in [shared, *([measure] for measure in measures if not measure.percent)]:
         known = [measure for measure in chosen if not math.isnan(scores[measure.name].value)]
         if known:
@@ -144,8 +147,8 @@ def _forests(evaluation: Evaluation) -> str:
             if not known[0].percent and not known[0].higher_is_better:
                 label += ', lower is better'
             limits = [value for row in lines for value in (row.value, row.low, row.high)]
-            charts.append(forest(lines, axis_of(limits, label, known[0].percent)))
-    key = f'<figcaption>{key_of([*scores.values()])}</figcaption>'
+            charts.append(forest_plot(lines, make_axis(limits, label, known[0].percent)))
+    key = f'<figcaption>{forest_legend([*scores.values()])}</figcaption>'
     return f'<figure aria-label="The scores">{"".join(charts)}{key}</figure>' if charts else ''
 
 
@@ -153,35 +156,36 @@ def _macros(evaluation: Evaluation) -> str:
     columns = [column for column, scores in evaluation.macros.items() if scores]
     if not columns:
         return ''
-    rows = [[escaped(shown_name(measure)), cell(measure, evaluation.scores[measure.name]),
-             *(cell(measure, evaluation.macros[column].get(measure.name)) for column in columns)]
+    rows = [[escaped(measure_label(measure)), score_cell(measure, evaluation.scores[measure.name]),
+             *(score_cell(measure, evaluation.macros[column].get(measure.name)) for column in columns)]
             for measure in evaluation.task.measures
             if not math.isnan(evaluation.scores[measure.name].value)]  # yapf: disable
     header = ['score', 'all cases', *(f'{escaped(column)}<br><span class="dim">{len(evaluation.groups[column]):,} '
                                       'groups</span>' for column in columns)]  # yapf: disable
-    return '<h3>Macro means</h3>' + table(
-        'Each group counts alike: the mean of the scores of the groups of a column, beside the score of all cases.',
-        header, rows)
+    return '<h3>Macro means</h3>' + html_table(
+        'Unweighted means of the scores of the groups of a column, next to the score of all cases.', header, rows)
 
 
 # ---- predictions
 
 
 def _predictions(evaluation: Evaluation) -> str:
-    counts, examples = evaluation.found.counts, evaluation.found.examples
+    counts, examples = evaluation.problems.counts, evaluation.problems.examples
     found = [kind for kind, count in counts.items() if count]
     none = [kind for kind, count in counts.items() if not count]
     if found:
-        rows = [[escaped(kind), f'{counts[kind]:,}', f'{escaped(KINDS[kind])}{_examples(examples.get(kind, ()))}']
-                for kind in found]  # yapf: disable
-        parts = [table('What is wrong with the predictions', ['kind', 'count', 'what that is, with examples'], rows,
-                       'words')]  # yapf: disable
+        rows = []
+        for kind in found:
+            meaning = f'{escaped(PROBLEM_TEXTS[kind])}{_examples(examples.get(kind, ()))}'
+            rows.append([escaped(kind), f'{counts[kind]:,}', meaning])
+        header = ['kind', 'count', 'meaning, with examples']
+        parts = [html_table('Problems of the predictions', header, rows, 'words')]
         if none:
             parts.append(f'<p>None are {escaped(", ".join(none))}.</p>')
     else:
         size = f'{len(evaluation.pairs):,}'
-        parts = [f'<p class="good">Nothing is wrong: {size} of {size} rows have one prediction that can be read, in '
-                 f'the order of the rows. None are {escaped(", ".join(none))}.</p>']  # yapf: disable
+        parts = [f'<p class="good">No problems: {size} of {size} rows have one valid prediction, in the order of the '
+                 f'rows. None are {escaped(", ".join(none))}.</p>']  # yapf: disable
     return ''.join([*parts, _flags(evaluation)])
 
 
@@ -193,18 +197,18 @@ def _flags(evaluation: Evaluation) -> str:
     rows = [[escaped(flag), f'{count:,}', f'{100 * count / len(cases):.1f} %',
              escaped(', '.join(map(cases.case_name, cases.flags[flag][:3])))]
             for flag, count in [*flags.items()][:_MAX_FLAGS]]  # yapf: disable
-    found = table('Remarkable cases, as the rules below name them', ['flag', 'cases', 'share', 'first cases'], rows,
-                  'flags')  # yapf: disable
+    header = ['flag', 'cases', 'share', 'first cases']
+    found = html_table('Flagged cases; the rules below explain the flags', header, rows, 'flags')
     if len(flags) > _MAX_FLAGS:
         found += f'<p>{len(flags) - _MAX_FLAGS:,} more flags are in scores.json.</p>'
     return f'<h3>Flags</h3>{found}'
 
 
 def _examples(messages: Sequence[str]) -> str:
-    shown = [f'<li>{folded(message)}</li>' for message in messages]
+    shown = [f'<li>{text_block(message)}</li>' for message in messages]
     if len(shown) < 3:
         return f'<ul>{"".join(shown)}</ul>' if shown else ''
-    rest = fold(f'{len(shown) - 2} more examples', f'<ul>{"".join(shown[2:])}</ul>')
+    rest = collapsible(f'{len(shown) - 2} more examples', f'<ul>{"".join(shown[2:])}</ul>')
     return f'<ul>{"".join(shown[:2])}</ul>{rest}'
 
 
@@ -214,18 +218,18 @@ def _examples(messages: Sequence[str]) -> str:
 def _pictures(evaluation: Evaluation) -> str:
     measure = case_measure(evaluation)
     values = evaluation.table.columns[measure.per_case] if measure and measure.per_case else None
-    chosen = choose(values, measure.higher_is_better if measure else True, len(evaluation.table),
-                    evaluation.settings.seed)  # yapf: disable
+    higher_is_better = measure.higher_is_better if measure else True
+    chosen = select_cases(values, higher_is_better, len(evaluation.table), evaluation.settings.seed)
     parts = []
     if measure is None:
-        parts.append('<p>No score says how good a single case is: these are random ones.</p>')
+        parts.append('<p>No score is defined for single cases: these are random ones.</p>')
     elif not chosen.best:
         parts.append(f'<p>There is no best and no worst case: all have the same {escaped(measure.name)}.</p>')
     by = f' by {escaped(measure.name)}' if measure else ''
     for title, cases, name in ((f'Best cases{by}', chosen.best, 'best'), (f'Worst cases{by}', chosen.worst, 'worst'),
                                ('Random cases', chosen.others, 'random')):  # yapf: disable
         if cases:
-            parts.append(f'<h3>{title}</h3>{cards(evaluation, cases, measure, name)}')
+            parts.append(f'<h3>{title}</h3>{case_cards(evaluation, cases, measure, name)}')
     if len(chosen.best) + len(chosen.worst) + len(chosen.others) == len(evaluation.table):
         parts.append('<p>There are no other cases.</p>')
     return ''.join(parts)
@@ -235,10 +239,14 @@ def _pictures(evaluation: Evaluation) -> str:
 
 
 def _rules(evaluation: Evaluation) -> str:
-    return items([(name, f'<span dir="auto">{escaped(text)}</span>') for name, text in evaluation.task.rules.items()])
+    return _text_list(evaluation.task.rules)
 
 
-def _made(evaluation: Evaluation, version: str) -> str:
+def _text_list(texts: Mapping[str, str]) -> str:
+    return definition_list([(name, f'<span dir="auto">{escaped(text)}</span>') for name, text in texts.items()])
+
+
+def _provenance(evaluation: Evaluation, version: str) -> str:
     settings, pairs, clusters = evaluation.settings, evaluation.pairs, len(set(evaluation.table.clusters))
     intervals = (f'the middle 95 % of {settings.repeats:,} resamplings with replacement of the {clusters:,} clusters '
                  f'({evaluation.clusters}), seed {settings.seed}' if settings.repeats else 'none (--repeats 0)')
@@ -253,7 +261,7 @@ def _made(evaluation: Evaluation, version: str) -> str:
         'random cases': f'seed {settings.seed}',
     }
     facts |= {f'option {name}': _option(value) for name, value in asdict(evaluation.task).items()}  # type: ignore
-    return items([(name, f'<span dir="auto">{escaped(text)}</span>') for name, text in facts.items()])
+    return _text_list(facts)
 
 
 def _option(value: object) -> str:

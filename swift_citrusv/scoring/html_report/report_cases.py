@@ -1,4 +1,4 @@
-"""Cases as the report shows them: the best, the worst and some at random, each with its picture and its texts."""
+"""The case cards of the report: the best, the worst and random cases, each with its picture and texts."""
 import base64
 import io
 import math
@@ -9,25 +9,25 @@ from PIL import Image
 
 from ..cases import PredictionError
 from ..evaluate import Evaluation
-from ..task import Measure, Shown
-from .markup import escaped, folded, items, shortened
+from ..task import CaseCard, Measure
+from .markup import definition_list, escaped, shortened, text_block
 
 _NUM_SHOWN = 6
-# 18 pictures make less than 3 MB, as base64 and with the rest of the page.
+# Keeps the page below 3 MB with 18 pictures in base64.
 _MAX_BYTES = 100_000
-# A picture with two images beside each other is wide, and may be.
+# Wide enough for two images side by side.
 _MAX_WIDTH, _MAX_HEIGHT, _MAX_PIXELS = 800, 600, 330_000
 _MAX_LINES = 20
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Numbers of the cases that are shown.
+class SelectedCases:
+    """Indices of the cases that the report shows.
 
     Attributes:
-        best, worst: By the value, from the best and from the worst on; at most half of the cases each. None are with
-            no measure for single cases, or where all cases are alike.
-        others: Drawn from the rest.
+        best, worst: The best and the worst cases, the most extreme first; each at most half of the cases. Empty without
+            a measure for single cases, or if all cases have the same value.
+        others: Random other cases.
     """
     best: tuple[int, ...]
     worst: tuple[int, ...]
@@ -35,7 +35,7 @@ class Chosen:
 
 
 def case_measure(evaluation: Evaluation) -> Measure | None:
-    """The first measure that says how good a single case is; None where none does for any case."""
+    """The first measure that is defined for single cases and finite for some case; None if there is none."""
     for measure in evaluation.task.measures:
         if isinstance(measure, Measure) and measure.per_case is not None:
             values = evaluation.table.columns.get(measure.per_case)
@@ -44,14 +44,14 @@ def case_measure(evaluation: Evaluation) -> Measure | None:
     return None
 
 
-def choose(values: np.ndarray | None, higher_is_better: bool, num_cases: int, seed: int) -> Chosen:
-    """Chooses cases to look at; among those with the same value it draws.
+def select_cases(values: np.ndarray | None, higher_is_better: bool, num_cases: int, seed: int) -> SelectedCases:
+    """Selects the cases to show. Ties are broken at random.
 
     Args:
-        values: float64 [num_cases]; cases that are not finite are neither good nor bad. None: there are no values.
-        higher_is_better: Else lower is.
-        num_cases: How many there are.
-        seed: Of the draws.
+        values: float64 [num_cases]; cases with non-finite values are neither best nor worst. None for no values.
+        higher_is_better: Whether higher values are better.
+        num_cases: Number of cases.
+        seed: Random seed.
     """
     order = np.random.default_rng(seed).permutation(num_cases)
     best: list[int] = []
@@ -65,34 +65,34 @@ def choose(values: np.ndarray | None, higher_is_better: bool, num_cases: int, se
             worst = worst[:min(_NUM_SHOWN, len(rising) // 2)]
     taken = {*best, *worst}
     others = [case for case in order.tolist() if case not in taken][:_NUM_SHOWN]
-    return Chosen(tuple(best), tuple(worst), tuple(sorted(others)))
+    return SelectedCases(tuple(best), tuple(worst), tuple(sorted(others)))
 
 
-def cards(evaluation: Evaluation, cases: Sequence[int], measure: Measure | None, group: str) -> str:
-    """Cases beside each other.
+def case_cards(evaluation: Evaluation, cases: Sequence[int], measure: Measure | None, group: str) -> str:
+    """Cases side by side.
 
     Args:
-        evaluation: That they are of.
-        cases: Their numbers.
-        measure: Whose value of the case stands with it.
-        group: What they are ('best'), for alternative texts.
+        evaluation: The evaluation.
+        cases: Indices of the cases.
+        measure: The measure whose value each card shows.
+        group: What the cases are ('best'), for the alt texts of the pictures.
     """
     rows, indices = evaluation.table.rows, evaluation.table.indices
-    shown = [_shown(evaluation, int(rows[case]), int(indices[case])) for case in cases]
+    shown = [_case_card(evaluation, int(rows[case]), int(indices[case])) for case in cases]
     wide = any(item.picture is not None and item.picture.width > 1.5 * item.picture.height for item in shown)
-    drawn = [_card(evaluation, case, item, measure, group) for case, item in zip(cases, shown)]
+    drawn = [_card_html(evaluation, case, item, measure, group) for case, item in zip(cases, shown)]
     return f'<div class="cards{" wide" if wide else ""}">{"".join(drawn)}</div>'
 
 
-def data_uri(picture: Image.Image) -> str:
-    """A picture as a data URI: PNG where that is small, or else JPEG of at most 100 kB."""
+def image_data_url(picture: Image.Image) -> str:
+    """A picture as a data URL: PNG if that is small, or else JPEG of at most 100 kB."""
     picture = _fitted(picture.convert('RGB'))
     content = _encoded(picture, 'PNG')
     kind = 'png'
     if len(content) > _MAX_BYTES // 2:
         kind = 'jpeg'
-        # Without chroma subsampling: outlines are thin and coloured. Not `optimize`: its buffer in Pillow is too small
-        # for noise.
+        # No chroma subsampling, because outlines are thin and coloured. No `optimize`: Pillow's buffer is too small for
+        # noise.
         for quality in (90, 80, 65, 45):
             content = _encoded(picture, 'JPEG', quality=quality, subsampling=0)
             if len(content) <= _MAX_BYTES:
@@ -117,42 +117,43 @@ def _encoded(picture: Image.Image, kind: str, **settings: int | bool) -> bytes:
     return buffer.getvalue()
 
 
-def _shown(evaluation: Evaluation, row: int, index: int) -> Shown:
+def _case_card(evaluation: Evaluation, row: int, index: int) -> CaseCard:
     pair = evaluation.pairs.pair(row)
     try:
         return evaluation.task.show(pair, index)
     except PredictionError as e:
-        # Scored without its prediction, and so it is shown.
+        # Shown as it was scored: without its prediction.
         shown = evaluation.task.show(replace(pair, prediction=None), index)
         return replace(shown, lines=(*shown.lines, ('problem', str(e))))
 
 
-def _card(evaluation: Evaluation, case: int, shown: Shown, measure: Measure | None, group: str) -> str:
+def _card_html(evaluation: Evaluation, case: int, card: CaseCard, measure: Measure | None, group: str) -> str:
     table = evaluation.table
-    name, title = table.case_name(case), shortened(shown.title, 160)
-    said = [title, *(text for _, text in shown.lines)]
+    name, title = table.case_name(case), shortened(card.title, 160)
+    visible = [title, *(text for _, text in card.lines)]
     groups = [f'{column}: {texts[case]}' for column, texts in table.groups.items() if texts[case]]
     facts = ' · '.join(shortened(fact, 80) for fact in [*([] if table.names[table.rows[case]] in title else [name]),
                                                         *groups])  # yapf: disable
     flags = ''.join(f'<span class="flag">{escaped(flag)}</span>' for flag, cases in sorted(table.flags.items())
-                    if case in cases and not any(flag in text for text in said))  # yapf: disable
+                    if case in cases and not any(flag in text for text in visible))  # yapf: disable
     picture = ''
-    if shown.picture is not None:
-        about = '; '.join([title, *(f'{caption}: {shortened(text, 120)}' for caption, text in shown.lines[:3])])
-        uri = data_uri(shown.picture)
-        # Few pixels are shown as pixels.
-        small = ' class="small"' if shown.picture.width < 200 else ''
-        picture = (f'<img{small} src="{uri}" width="{shown.picture.width}" height="{shown.picture.height}" '
+    if card.picture is not None:
+        about = '; '.join([title, *(f'{caption}: {shortened(text, 120)}' for caption, text in card.lines[:3])])
+        url = image_data_url(card.picture)
+        # Small pictures are enlarged without smoothing.
+        small = ' class="small"' if card.picture.width < 200 else ''
+        picture = (f'<img{small} src="{url}" width="{card.picture.width}" height="{card.picture.height}" '
                    f'alt="{escaped(f"{group} case, {about}")}">')  # yapf: disable
-    lines = [(caption, folded(text)) for caption, text in shown.lines[:_MAX_LINES]]
-    if len(shown.lines) > _MAX_LINES:
-        lines.append(('more', f'{len(shown.lines) - _MAX_LINES} lines are left out here'))
-    value = f'<span class="score">{escaped(_value(evaluation, case, measure))}</span>' if measure else ''
+    lines = [(caption, text_block(text)) for caption, text in card.lines[:_MAX_LINES]]
+    if len(card.lines) > _MAX_LINES:
+        lines.append(('more', f'{len(card.lines) - _MAX_LINES} lines are not shown'))
+    value = f'<span class="score">{escaped(_value_text(evaluation, case, measure))}</span>' if measure else ''
+    texts = definition_list(lines)
     return (f'<article class="card"><div class="title"><h4 dir="auto">{escaped(title)}</h4>{value}</div>'
-            f'<p class="dim" dir="auto">{escaped(facts)} {flags}</p>{picture}{items(lines)}</article>')  # yapf: disable
+            f'<p class="dim" dir="auto">{escaped(facts)} {flags}</p>{picture}{texts}</article>')
 
 
-def _value(evaluation: Evaluation, case: int, measure: Measure) -> str:
+def _value_text(evaluation: Evaluation, case: int, measure: Measure) -> str:
     assert measure.per_case is not None
     value = float(evaluation.table.columns[measure.per_case][case])
     if math.isnan(value):

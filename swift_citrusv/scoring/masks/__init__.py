@@ -1,1 +1,1 @@
-"""The task that scores masks (segmentation): overlap and surface distances."""
+"""`citrusv eval segmentation`: overlap and surface distances of masks."""

@@ -1,6 +1,6 @@
-"""`citrusv eval segmentation`: masks of answers against masks of rows.
+"""`citrusv eval segmentation`: predicted against reference masks.
 
-The paper gives Dice for MeCoVQA-G+ and MedSegBench (section 5, tables 9, 10 and 12); gIoU and cIoU are LISA's.
+The paper reports Dice on MeCoVQA-G+ and MedSegBench (section 5, tables 9, 10 and 12); gIoU and cIoU are LISA's.
 """
 import math
 import numpy as np
@@ -9,33 +9,34 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..cases import Case, Pair, PredictionError
-from ..image_facts import images_of, spacing_of
-from ..mask_rows import ImageMask, predicted_of, targets_of
-from ..task import Measure, Shown, mean, ratio
-from .mask_matching import Match, Rule, match
-from .surface_distance import diagonal, surface_distances
+from ..mask_rows import ImageMask, predicted_masks, target_masks
+from ..row_images import images_of, spacing_of
+from ..task import CaseCard, Measure, mean, ratio
+from .mask_matching import MaskMatch, MatchingRule, match_masks
+from .surface_distance import image_diagonal, surface_distances
 
 if TYPE_CHECKING:
-    from ..table import Table
+    from ..table import CaseTable
 
 _COLUMNS = ('dice', 'iou', 'precision', 'recall', 'nsd', 'hd95', 'intersection', 'union')
 
 
 @dataclass(frozen=True)
 class SegmentationTask:
-    """Scores masks. A case is a mask that a row asks for, or one that an answer has beyond them.
+    """Scores masks. A case is a target mask, or an extra predicted mask.
 
     Attributes:
-        match: 'order', or 'hungarian': see `matching.match`.
-        extra: What a mask too many is: 'penalise': a case that scores 0; 'count': a case without values.
-        tolerance: Of the NSD, inclusive, in `unit`.
-        unit: Of distances: 'pixel' or 'mm'.
-        spacing: mm from row to row and from column to column, for rows without a column `spacing`; for 'mm' alone.
+        match: 'order' or 'hungarian'; see `mask_matching.match_masks`.
+        extra: 'penalise': an extra mask is a case that scores 0; 'count': a case without values.
+        tolerance: The inclusive tolerance of the NSD, in `unit`.
+        unit: The unit of distances: 'pixel' or 'mm'.
+        spacing: The distances between rows and between columns in mm, for rows without a column `spacing`; only with
+            'mm'.
 
     Raises:
-        ValueError: An option has no such value.
+        ValueError: An option is invalid.
     """
-    match: Rule = 'order'
+    match: MatchingRule = 'order'
     extra: Literal['penalise', 'count'] = 'penalise'
     tolerance: float = 2.0
     unit: Literal['pixel', 'mm'] = 'pixel'
@@ -62,7 +63,7 @@ class SegmentationTask:
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """Dice first."""
+        """All measures; Dice is the first."""
         return (mean('dice'), mean('iou'), mean('giou', 'iou'), ratio('ciou', 'intersection', 'union'),
                 mean('precision'), mean('recall'), mean('nsd'),
                 mean('hd95', percent=False, higher_is_better=False))  # yapf: disable
@@ -73,46 +74,46 @@ class SegmentationTask:
         unit = f'in mm, by the column spacing{f" or else {self.spacing}" if self.spacing else ""}' \
             if self.unit == 'mm' else 'in pixels'  # yapf: disable
         matched = {
-            'order': 'the first mask of an answer belongs to the first of the row, and so on',
-            'hungarian': 'on each image so that the sum of IoUs is highest (SciPy); the rest by order'
+            'order': 'predicted and target masks are matched by position',
+            'hungarian': 'on each image to maximise the sum of IoUs (SciPy); the rest by position'
         }
-        extra = {'penalise': 'a case of its own that scores 0', 'count': 'flagged extra_seg, and not scored'}
+        extra = {'penalise': 'a separate case that scores 0', 'count': 'flagged extra_seg, not scored'}
         return {
             'case': 'a mask that the last answer of a row should have; all means are over cases',
-            'gIoU': 'the mean of the IoUs of all cases, as the code of LISA computes it; the same number as iou',
+            'gIoU': "the mean IoU of all cases, as in LISA's code; equals iou",
             'cIoU': 'the sum of all intersections over the sum of all unions',
-            'both masks empty': 'dice, iou, precision, recall, nsd 1; hd95 0; nothing is added to cIoU',
+            'both masks empty': 'dice, iou, precision, recall, nsd 1; hd95 0; cIoU is unchanged',
             'one mask empty': 'dice, iou, precision, recall, nsd 0; hd95 is the diagonal of the image, here and below '
                               'flagged hd95_diagonal',
-            'missing [SEG]': 'the answer has no mask for the target: scored as an empty one, flagged missing_seg',
-            'no answer': 'no prediction, a failed or a malformed one: 0 even if the target is empty; hd95 is the '
+            'missing [SEG]': 'the answer has no mask for the target: scored as an empty mask, flagged missing_seg',
+            'no answer': 'a missing, failed or malformed prediction: 0 even if the target is empty; hd95 is the '
                          'diagonal; flagged no_answer',
-            'extra [SEG]': f'a mask beyond those of the row: {extra[self.extra]}',
-            'wrong image': 'a mask whose image_index is not that of its target: 0, hd95 the diagonal, flagged '
+            'extra [SEG]': f'a predicted mask without a target: {extra[self.extra]}',
+            'wrong image': 'a mask whose image_index is not that of its target: 0, hd95 is the diagonal, flagged '
                            'wrong_image; both areas count in the union of cIoU',
             'matching': matched[self.match],
-            'nsd': f'the share of both outlines within {self.tolerance:g} of the other (inclusive), {unit}; an outline '
-                   'are the pixels of a mask with a side to the outside, and what lies beyond the image is outside',
+            'nsd': f'the share of both outlines within {self.tolerance:g} of the other (inclusive), {unit}; the '
+                   'outline is the set of pixels with a 4-neighbour outside the mask or the image',
             'hd95': f'the larger of the two directed 95th percentiles of distances between outlines, {unit}',
         }  # yapf: disable
 
     def score(self, pair: Pair) -> list[Case]:
-        """A case for each target, then one for each mask too many.
+        """One case per target, then one per extra mask.
 
         Raises:
-            RowError: The row cannot be read.
-            PredictionError: The prediction cannot, or a mask of it has another size than its image.
+            RowError: The row is invalid.
+            PredictionError: The prediction is invalid, or the size of a mask differs from that of its image.
         """
         matches, answered = self._matched(pair)
         return [self._case(pair, item, answered) for item in matches]
 
-    def complete(self, table: 'Table') -> None:
+    def complete(self, table: 'CaseTable') -> None:
         """Every column is there already."""
 
-    def show(self, pair: Pair, index: int) -> Shown:
-        """The image alone, and with what both masks have, what was missed and what is false."""
+    def show(self, pair: Pair, index: int) -> CaseCard:
+        """The image, and the image with true positives, false negatives and false positives."""
         from ..rows import question_of
-        from .mask_pictures import comparison
+        from .mask_pictures import draw_comparison
 
         problem = ''
         try:
@@ -125,11 +126,11 @@ class SegmentationTask:
         predicted = None if item.on_wrong_image or item.predicted is None else item.predicted.array
         images = images_of(pair.reference)
         source = images[item.mask.image] if item.mask.image < len(images) else None
-        picture, no_image = comparison(source, item.target.array if item.target else None, predicted)
+        picture, no_image = draw_comparison(source, item.target.array if item.target else None, predicted)
         scores = ' '.join(f'{name} {case.values[name]:.3f}' for name in ('dice', 'iou', 'precision', 'recall', 'nsd'))
         lines = {
             'question': question_of(pair.reference),
-            'target': item.target.name if item.target else 'none: a mask too many',
+            'target': item.target.name if item.target else 'none: an extra mask',
             'answer': _response(pair.prediction),
             'phrase': item.predicted.name if item.predicted else '',
             'scores': f'{scores} hd95 {case.values["hd95"]:.2f} {self.unit}',
@@ -141,18 +142,18 @@ class SegmentationTask:
             lines['drawn on'] = f'image {item.predicted.image + 1}, not image {item.target.image + 1}'
         dice = case.values['dice']
         title = item.mask.name or pair.name
-        return Shown(f'{title}: Dice {dice:.3f}' if dice == dice else f'{title}: not scored', picture,
-                     tuple((caption, text) for caption, text in lines.items() if text))  # yapf: disable
+        return CaseCard(f'{title}: Dice {dice:.3f}' if dice == dice else f'{title}: not scored', picture,
+                        tuple((caption, text) for caption, text in lines.items() if text))  # yapf: disable
 
     # ---- one row
 
-    def _matched(self, pair: Pair) -> tuple[list[Match], bool]:
-        """The matches, and whether there is an answer at all."""
-        targets = targets_of(pair.reference, pair.name)
-        predicted = predicted_of(pair.prediction, pair.reference, targets, pair.name)
-        return match(targets, predicted or [], self.match), predicted is not None
+    def _matched(self, pair: Pair) -> tuple[list[MaskMatch], bool]:
+        """The matches, and whether there is an answer."""
+        targets = target_masks(pair.reference, pair.name)
+        predicted = predicted_masks(pair.prediction, pair.reference, targets, pair.name)
+        return match_masks(targets, predicted or [], self.match), predicted is not None
 
-    def _case(self, pair: Pair, item: Match, answered: bool) -> Case:
+    def _case(self, pair: Pair, item: MaskMatch, answered: bool) -> Case:
         target, predicted = item.target, item.predicted
         spacing = (1., 1.)
         if self.unit == 'mm':
@@ -161,14 +162,14 @@ class SegmentationTask:
         if target is None:
             flags = ['extra_seg']
         else:
-            flags = [name for name, is_so in (('no_answer', not answered), ('missing_seg', answered and not predicted),
+            flags = [name for name, given in (('no_answer', not answered), ('missing_seg', answered and not predicted),
                                               ('wrong_image', item.on_wrong_image),
-                                              ('empty_target', not target.array.any())) if is_so]  # yapf: disable
+                                              ('empty_target', not target.array.any())) if given]  # yapf: disable
         if target is None and self.extra == 'count':
             return Case(dict.fromkeys(_COLUMNS, math.nan), tuple(flags), groups)
-        farthest = diagonal(item.mask.array.shape, spacing)
+        farthest = image_diagonal(item.mask.array.shape, spacing)
         if target is None or not answered or item.on_wrong_image:
-            values = _failed(target, predicted, farthest)
+            values = _failed_values(target, predicted, farthest)
         else:
             drawn = predicted.array if predicted else np.zeros_like(target.array)
             values = mask_values(drawn, target.array, spacing, self.tolerance)
@@ -187,10 +188,10 @@ def mask_values(predicted: np.ndarray, target: np.ndarray, spacing: tuple[float,
     """All columns of a case.
 
     Args:
-        predicted, target: bool [h, w]. Both empty: everything is 1, and hd95 is 0; one of them: everything is 0, and
-            hd95 is the diagonal of the image.
-        spacing: From row to row and from column to column, in the unit of distances.
-        tolerance: Of the NSD, in the same unit.
+        predicted, target: bool [h, w]. If both are empty, all scores are 1 and hd95 is 0; if one is, all scores are 0
+            and hd95 is the diagonal of the image.
+        spacing: The distances between rows and between columns, in the unit of the result.
+        tolerance: The inclusive tolerance of the NSD, in the same unit.
 
     Returns:
         dice, iou, precision, recall, nsd from 0 to 1; hd95 in the unit of `spacing`; intersection and union in pixels.
@@ -200,13 +201,13 @@ def mask_values(predicted: np.ndarray, target: np.ndarray, spacing: tuple[float,
     union = int(np.count_nonzero(either))
     if not union:
         return dict.fromkeys(_COLUMNS, 1.) | {'hd95': 0., 'intersection': 0., 'union': 0.}
-    # Nothing outside of this box matters.
+    # Crop to the bounding box of both masks.
     box = tuple(slice(places[0], places[-1] + 1) for places in map(np.flatnonzero, (either.any(1), either.any(0))))
     predicted, target = predicted[box], target[box]
     intersection = int(np.count_nonzero(predicted & target))
     areas = int(np.count_nonzero(predicted)), int(np.count_nonzero(target))
     if not all(areas):
-        return dict.fromkeys(_COLUMNS, 0.) | {'hd95': diagonal(shape, spacing), 'union': float(union)}
+        return dict.fromkeys(_COLUMNS, 0.) | {'hd95': image_diagonal(shape, spacing), 'union': float(union)}
     distances = surface_distances(predicted, target, spacing)
     return {
         'dice': 2 * intersection / sum(areas),
@@ -220,8 +221,8 @@ def mask_values(predicted: np.ndarray, target: np.ndarray, spacing: tuple[float,
     }
 
 
-def _failed(target: ImageMask | None, predicted: ImageMask | None, hd95: float) -> dict[str, float]:
-    """The columns of a case in which nothing can be right, whatever the masks are."""
+def _failed_values(target: ImageMask | None, predicted: ImageMask | None, hd95: float) -> dict[str, float]:
+    """The columns of a case that scores 0 whatever its masks are."""
     union = sum(int(np.count_nonzero(mask.array)) for mask in (target, predicted) if mask is not None)
     return dict.fromkeys(_COLUMNS, 0.) | {'hd95': hd95, 'union': float(union)}
 

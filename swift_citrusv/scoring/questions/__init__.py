@@ -1,1 +1,1 @@
-"""The task that scores answers to questions: multiple choice, yes or no, open; and the benchmarks' files."""
+"""`citrusv eval qa`: multiple-choice, yes-or-no and open questions, and the files of the benchmarks."""

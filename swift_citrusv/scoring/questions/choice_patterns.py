@@ -1,13 +1,13 @@
-"""Expressions that find letters of options in an answer, and what denies or names them."""
+"""Regular expressions for option letters in an answer, their negations, and names that contain letters."""
 import functools
 import re
 
 from .final_answer import CHINESE_CUE, ENGLISH_CUE
 
-# Words that may follow a letter which is an answer. The article is followed by others: 'A patient with ...'.
+# Words that may follow an option letter; other words follow the article: 'A patient with ...'.
 FUNCTION_WORDS = ('because|since|as|is|are|was|due|for|with|and|or|but|not|which|that|given|based|rather|if|so|'
                   'therefore|here|in|on|by|would|should|must|seems|looks|fits|best')
-# What is named by a letter, and is no option: 'vitamin C', 'hepatitis B', 'Figure A'.
+# Names that end with a letter that is not an option: 'vitamin C', 'hepatitis B', 'Figure A'.
 NAMED_BY_LETTER = (r'(?:vitamins?|hepatitis|type|types|group|class|grade|stage|influenza|factor|protein|hemoglobin|'
                    r'immunoglobulin|ig|fig|figure|panel|image|table|part|section|phase|arm|hla|streptococc\w+|blood|'
                    r'haemophilia|hemophilia|botulinum|amphotericin|coxsackie|cell|point|box|line|plan|dr|mr|mrs|ms)')
@@ -27,8 +27,8 @@ _WRONG_ZH = '(?:均|都|是|为)*(?:不正确|错误|不对|不符|错|不是|�
 
 
 @functools.lru_cache(64)
-class Patterns:
-    """The expressions for one set of letters."""
+class ChoicePatterns:
+    """The compiled expressions for a set of option letters."""
 
     def __init__(self, letters: str) -> None:
         small = letters.lower()
@@ -37,7 +37,7 @@ class Patterns:
         follows = r'(?![A-Za-z0-9])(?![-\'][A-Za-z])'
         start = r'(?<![A-Za-z0-9])(?<![A-Za-z0-9]-)'
         # 'A, B and C', 'ABC', '(A)'.
-        # No list is longer than the alphabet; without a limit a long text of nothing else takes long.
+        # No list is longer than the alphabet; the limit keeps degenerate texts fast.
         self.letters = rf'{start}(?:[{letters}]{{2,26}}|{item}(?:{gap}{item}|\s*\([{letters}]\)){{0,25}}){follows}'
         named = r'(?:(?:the\s+)?(?:options?|choices?|answers?|letters?)\s*:?\s*)?'
         self.at = re.compile(rf'\s*(?:(?:option|choice|letter|answer|选项|选)s?\s*)?({self.letters})')
@@ -52,7 +52,7 @@ class Patterns:
             r"\b(?:i|i'd|i'll|we|would|should)\s+(?:\w+\s+){0,2}?"
             r'(?:choose|pick|select|go\s+with|say)\s+|\b(?:choose|select|pick)\s+(?:option\s+)?|'
             rf'\banswer\s+(?={one}(?:\s*$|\s*\n|[.,])))', re.IGNORECASE)
-        # 'The diagnosis is C.' at the end of a line; elsewhere only with the option's own text behind it.
+        # 'The diagnosis is C.' at the end of a line; elsewhere only before the text of the option.
         self.weak = re.compile(
             rf'(?:(?i:\b(?:is|be|are|was|therefore|thus|hence|so)\b)\s*[,:]?\s*|(?:是|为|即)\s*)'
             rf'(?i:option\s+)?[(\[]?([{letters}])[)\]]?(?![A-Za-z0-9\'-])(?P<end>[.!。]?\s*(?=\n|$))?')

@@ -1,68 +1,70 @@
-"""Which option an answer in free text chooses."""
+"""Finds the option that a free-text answer chooses."""
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .choice_patterns import (DENIALS, DENIALS_ZH, DENIED_LINE, FUNCTION_WORDS, LAST_WORD, LETTER_NAMES_ZH,
-                              NAMED_BY_LETTER, NAMED_BY_LETTER_ZH, Patterns)
-from .final_answer import boxed, plain
-from .open_answers import same, tokens
+                              NAMED_BY_LETTER, NAMED_BY_LETTER_ZH, ChoicePatterns)
+from .final_answer import last_boxed, strip_markup
+from .open_answers import answer_tokens, same_words
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What an answer chooses.
+class ChosenOption:
+    """The option or options that an answer chooses.
 
     Attributes:
-        letters: In alphabetical order; several only where several may be chosen. Empty where there is a `problem`.
-        how: The rule that found them, in a word.
-        problem: 'no_answer', or 'ambiguous' where several options are named and one is asked for; None: there is none.
+        letters: In alphabetical order; several only if several may be right, empty if there is a `problem`.
+        rule: The name of the rule that found them.
+        problem: 'no_answer', 'ambiguous' (several options for a single-choice question), or None.
     """
     letters: str
-    how: str
+    rule: str
     problem: str | None = None
 
 
-NO_ANSWER = Choice('', '', 'no_answer')
+NO_ANSWER = ChosenOption('', '', 'no_answer')
 
 
-def choose(text: str, options: Mapping[str, str], several: bool = False) -> Choice:
+def find_choice(text: str, options: Mapping[str, str], several: bool = False) -> ChosenOption:
     r"""Finds the option that an answer chooses.
 
-    What the answer denies is taken out first ('not A but B', 'C is incorrect', '排除A'). Then the first of these rules
-    that finds something decides:
+    Negated options are removed first ('not A but B', 'C is incorrect', '排除A'). Then the first rule with a result
+    decides:
 
-    1. the last `\boxed{...}`; 2. the whole answer is a letter, the text of one option, or a list of letters; 3. what
-    stands behind 'the answer is', 'I choose', '选' and the like, or before 'is correct'; where several such places
-    disagree, the last one if it says 'therefore', 'finally', 'so', 'wait', else none; 4. a letter at the beginning,
-    with a mark or its option's text behind it; 5. the text of exactly one option, of three characters or more (Chinese:
-    two), somewhere in the answer; 6. letters elsewhere: behind 'option', in parentheses, or alone, but not the article
-    'A', the pronoun 'I', nor names ('vitamin C', 'hepatitis B', 'B cell', 'E. coli').
+    1. The last `\boxed{...}`.
+    2. The whole answer is a letter, the text of one option, or a list of letters.
+    3. The option after 'the answer is', 'I choose', '选' and the like, or before 'is correct'. If several statements
+       disagree, the last one wins if it has 'therefore', 'finally', 'so' or 'wait'; else the answer is ambiguous.
+    4. A letter at the start, before punctuation or the text of its option.
+    5. The text of exactly one option anywhere, of at least three characters (Chinese: two).
+    6. Letters elsewhere: after 'option', in parentheses, or alone; not the article 'A', the pronoun 'I' and names
+       ('vitamin C', 'hepatitis B', 'B cell', 'E. coli').
 
     Args:
-        text: Without reasoning.
-        options: Text by letter, letters 'A' to at most 'Z'; texts may be empty.
-        several: Whether several options may be right: then letters are gathered, and nothing is ambiguous.
+        text: The answer without reasoning.
+        options: Text by letter, from 'A' up to 'Z'; texts may be empty.
+        several: Whether several options may be right; then letters are collected, and no answer is ambiguous.
     """
-    inside = boxed(text)
+    inside = last_boxed(text)
     if inside is not None:
-        choice = _Reader(plain(inside), options, several).choice()
+        choice = _ChoiceReader(strip_markup(inside), options, several).choice()
         if choice.problem != 'no_answer':
             return choice
-    return _Reader(plain(text), options, several).choice()
+    return _ChoiceReader(strip_markup(text), options, several).choice()
 
 
-class _Reader:
-    """One answer with its options."""
+class _ChoiceReader:
+    """Applies the rules of `find_choice` to one answer."""
 
     def __init__(self, text: str, options: Mapping[str, str], several: bool) -> None:
         self.letters = ''.join(sorted(options))
-        self.options = {letter: plain(text) for letter, text in options.items()}
+        self.options = {letter: strip_markup(text) for letter, text in options.items()}
         self.several = several
-        self.patterns = Patterns(self.letters)
+        self.patterns = ChoicePatterns(self.letters)
         self.text = text
 
-    def choice(self) -> Choice:
+    def choice(self) -> ChosenOption:
         choice = self._whole()
         if choice is not None:
             return choice
@@ -73,31 +75,31 @@ class _Reader:
                 return choice
         return NO_ANSWER
 
-    def _found(self, letters: str, how: str) -> Choice:
+    def _found(self, letters: str, rule: str) -> ChosenOption:
         letters = ''.join(sorted(set(letters.upper())))
-        return Choice(letters, how) if len(letters) == 1 or self.several else Choice('', how, 'ambiguous')
+        return ChosenOption(letters, rule) if len(letters) == 1 or self.several else ChosenOption('', rule, 'ambiguous')
 
     # ---- rule 2
 
-    def _whole(self) -> Choice | None:
+    def _whole(self) -> ChosenOption | None:
         text = self.text.strip(' \n\t"\'<>“”‘’「」【】')
         bare = self.patterns.bare.fullmatch(text)
         if bare:
             return self._found(bare[1], 'letter')
-        # 'A. Asthma' is a letter and a text; the 'A' is no article.
+        # 'A. Asthma' is a letter with a text; the 'A' is not an article.
         lettered = self.patterns.line.match(text)
         named = [
             letter for letter, option in self.options.items()
-            if option and same(text, option) and not (lettered and not self.patterns.line.match(option))
+            if option and same_words(text, option) and not (lettered and not self.patterns.line.match(option))
         ]
         if named:
             return self._found(''.join(named), 'text')
-        # 'abd' is a list where one is asked for, else it may be a word.
+        # 'abd' is a list only if several options may be right.
         several = self.patterns.bare_list.fullmatch(text.upper() if self.several else text)
         letters = _letters_in(several[1], self.letters) if several else ''
         return self._found(letters, 'letters') if letters else None
 
-    # ---- what is denied
+    # ---- negated options
 
     def _without_denied(self, text: str) -> str:
         lines = []
@@ -109,10 +111,10 @@ class _Reader:
         return self.patterns.denied.sub(self._unless_article, text)
 
     def _unless_article(self, match: re.Match[str]) -> str:
-        # In 'not A patient' and 'A is not' without a letter meant, the text stays.
+        # The article in 'not A patient' is kept.
         start, end = match.span('letters')
         if re.match(r'\s*(?:is|was|seems)\b', match.string[end:]):
-            # 'The answer is C, A is wrong' denies the A alone.
+            # 'The answer is C, A is wrong' negates only A.
             comma = re.match(r'(.*),\s*[(\[]?[A-Za-z][)\]]?$', match['letters'])
             if comma:
                 return match.string[match.start():start] + comma[1] + ' '
@@ -120,7 +122,7 @@ class _Reader:
 
     # ---- rule 3
 
-    def _by_cue(self) -> Choice | None:
+    def _by_cue(self) -> ChosenOption | None:
         found: list[tuple[int, str]] = []
         for match in self.patterns.cue.finditer(self.text):
             letters = self._at(match.end())
@@ -150,7 +152,7 @@ class _Reader:
         return found
 
     def _at(self, place: int) -> str:
-        """The letters that stand at a place, or the letter of the option whose text does."""
+        """The letters at an index of the text, or the letter of the option whose text starts there."""
         rest = self.text[place:]
         by_text = self._option_at(rest)
         if by_text:
@@ -162,20 +164,20 @@ class _Reader:
         return match[1].upper() if match else ''
 
     def _list_at(self, text: str) -> tuple[str, int]:
-        """The letters that a text begins with, and where they end; no letter where they are something else."""
+        """The option letters at the start of a text, and their end; '' if the text starts with anything else."""
         match = self.patterns.at.match(text)
         if match is None:
             return '', 0
         start, end = match.span(1)
         words = list(re.finditer('[A-Za-z]+', match[1]))
-        # 'A, I think': the last one may be a word of the sentence.
+        # 'A, I think': the last letter may be a word.
         while words and not self._stands(text, end, text[start + words[-1].start():end]):
             words.pop()
             end = start + words[-1].end() if words else start
         return _letters_in(text[start:end], self.letters), end
 
     def _option_at(self, rest: str) -> str:
-        """The letter of the longest option text that a text begins with."""
+        """The letter of the longest option text at the start of a text."""
         words = _words(rest[:400])
         longest, letters = 0, ''
         for letter, text in self.options.items():
@@ -186,7 +188,7 @@ class _Reader:
         return letters
 
     def _stands(self, text: str, end: int, letters: str) -> bool:
-        """Whether a letter that ends at a place is an option, not the first word of something else."""
+        """Whether the letter that ends at an index is an option, not a word or part of a name."""
         rest = text[end:]
         if not rest.strip() or rest[0] in '\n)]' or letters[-1] in ')]':
             return True
@@ -200,16 +202,16 @@ class _Reader:
         return bool(own) and _words(rest[:400])[:len(own)] == own
 
     def _is_name(self, text: str) -> bool:
-        """'E. coli': a letter with a full stop that begins another option's text, or the name of a genus."""
+        """Whether a letter with a full stop starts the text of an option, like the genus in 'E. coli'."""
         words = _words(text[:100])[:2]
         return any(_words(option)[:2] == words for option in self.options.values())
 
     # ---- rule 4
 
-    def _leading(self) -> Choice | None:
+    def _leading(self) -> ChosenOption | None:
         lines = list(dict.fromkeys(match[1] for match in self.patterns.line.finditer(self.text)))
         if len(lines) > 1:
-            # The options are written again; only where several may be chosen is that an answer.
+            # Repeating the options is an answer only if several may be right.
             return self._found(''.join(lines), 'lines') if self.several else None
         if self._option_at(self.text) and self._is_name(self.text):
             return None
@@ -223,19 +225,19 @@ class _Reader:
             return None
         other = self._option_at(rest) if len(letters) == 1 else ''
         if other and letters not in other:
-            return Choice('', 'letter and text', 'ambiguous')
+            return ChosenOption('', 'letter and text', 'ambiguous')
         return self._found(letters, 'first letter')
 
     # ---- rules 5 and 6
 
-    def _elsewhere(self) -> Choice | None:
+    def _elsewhere(self) -> ChosenOption | None:
         texts = self._texts()
         strong = ''.join(_letters_in(first or second, self.letters)
                          for first, second in self.patterns.option.findall(self.text))  # yapf: disable
         strong += ''.join(self.patterns.parenthesised.findall(self.text))
         if len(texts) == 1 or (texts and self.several):
             if strong and not self.several and set(strong) != {texts}:
-                return Choice('', 'letter and text', 'ambiguous')
+                return ChosenOption('', 'letter and text', 'ambiguous')
             return self._found(texts, 'text within')
         letters = strong or self._alone()
         if letters or texts:
@@ -243,11 +245,11 @@ class _Reader:
         return None
 
     def _texts(self) -> str:
-        """The letters of the options whose text is in the answer, the longest texts first, each word used once."""
-        words = tokens(self.text)
+        """The letters of the options whose text is in the answer; longer texts first, each word used once."""
+        words = answer_tokens(self.text)
         found = ''
-        for letter, text in sorted(self.options.items(), key=lambda item: -len(tokens(item[1]))):
-            own = tokens(text)
+        for letter, text in sorted(self.options.items(), key=lambda item: -len(answer_tokens(item[1]))):
+            own = answer_tokens(text)
             if len(''.join(own)) < (3 if text.isascii() else 2):
                 continue
             places = [i for i in range(len(words) - len(own) + 1) if words[i:i + len(own)] == own]
@@ -268,7 +270,7 @@ class _Reader:
         return found
 
     def _names(self, start: int, end: int) -> bool:
-        """Whether the letter at a place is part of a name: 'vitamin C', 'A型流感'."""
+        """Whether the letter at an index is part of a name: 'vitamin C', 'A型流感'."""
         before, after = self.text[max(start - 40, 0):start], self.text[end:end + 10]
         return bool(
             re.search(rf'\b{NAMED_BY_LETTER}\s*$', before, re.IGNORECASE)
@@ -276,8 +278,8 @@ class _Reader:
 
 
 def _words(text: str) -> list[str]:
-    """`tokens`, without an article in front: in 'A. Asthma' and 'Answer: A' the letter is none."""
-    return tokens(re.sub(r'^\s*(?:an?|the|An|The)\s+', '', text), articles=True)
+    """`answer_tokens` without a leading article; the letter of 'A. Asthma' or 'Answer: A' is kept."""
+    return answer_tokens(re.sub(r'^\s*(?:an?|the|An|The)\s+', '', text), articles=True)
 
 
 def _letters_in(text: str, letters: str) -> str:

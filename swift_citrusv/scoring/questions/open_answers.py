@@ -1,12 +1,11 @@
-"""Open answers against their reference: normalised exact match, token F1 and token recall."""
+"""Scores of open answers: normalised exact match, token F1 and token recall."""
 import re
 import unicodedata
 from collections import Counter
 
 _CJK = '\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff'
 _LETTER = rf'(?:(?![{_CJK}])[^\W\d_])'
-# A number, a word with the digits in it ('t2') and a sign at its end ('her2+'), a Chinese character, or a sign that
-# turns a value round.
+# A number, a word with digits ('t2') and a final sign ('her2+'), a Chinese character, or a comparison or percent sign.
 _TOKEN = re.compile(rf'\d+(?:\.\d+)?|\.\d+|{_LETTER}(?:{_LETTER}|\d)*(?:[+-](?!\w))?|[{_CJK}]|[<>]=?|%')
 _THOUSANDS = re.compile(r'(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)')
 _CHINESE_NUMBER = re.compile('[一二两三四五六七八九]?十[一二三四五六七八九]?|[零〇一二两三四五六七八九]')
@@ -20,18 +19,18 @@ _ARTICLES = ('a', 'an', 'the')
 _SIGNS = str.maketrans({'≤': '<=', '≥': '>=', '–': '-', '—': '-', '−': '-', '’': "'", '‘': "'"})
 
 
-def tokens(text: str, articles: bool = False) -> list[str]:
-    """The words of an answer, so that two ways to write the same one give the same list.
+def answer_tokens(text: str, articles: bool = False) -> list[str]:
+    """The normalised words of an answer.
 
-    As SQuAD's evaluation does it (https://rajpurkar.github.io/SQuAD-explorer): lower case, without punctuation and
-    articles. Beyond that: full-width forms are as their plain ones; each Chinese character is a word; numbers have one
-    form ('1,000', '2.0', 'two' and '两' are '1000', '2', '2' and '2'); a hyphen or slash parts words; '%', '<', '>' and
-    a sign at the end of a word ('HER2-') stay, for they change what is said; an article in the last place stays, for
-    there it is none ('vitamin A').
+    As in SQuAD's evaluation (https://rajpurkar.github.io/SQuAD-explorer): lower case, without punctuation and articles.
+    In addition, full-width forms are normalised (NFKC); each Chinese character is a word; numbers have one form
+    ('1,000', '2.0', 'two' and '两' become '1000', '2', '2' and '2'); hyphens and slashes separate words; '%', '<', '>'
+    and the final sign of a word ('HER2-') are kept, because they change the meaning; so is a final article ('vitamin
+    A').
 
     Args:
         text: An answer.
-        articles: Whether to keep them.
+        articles: Whether to keep articles.
     """
     text = unicodedata.normalize('NFKC', text).translate(_SIGNS).casefold()
     text = _THOUSANDS.sub(lambda match: match[0].replace(',', ''), text).replace("'", '')
@@ -55,30 +54,30 @@ def _number(word: str) -> str:
     return (whole.lstrip('0') or '0') + ('.' + rest if rest else '')
 
 
-def same(answer: str, reference: str) -> bool:
-    """Whether two answers have the same words; blanks between them do not count ('x-ray', 'X ray', 'xray').
+def same_words(answer: str, reference: str) -> bool:
+    """Whether two answers have the same words, regardless of spaces ('x-ray', 'X ray', 'xray').
 
-    Two texts without any word are the same only where they are the same text.
+    Two texts without words must be identical.
     """
-    first, second = tokens(answer), tokens(reference)
+    first, second = answer_tokens(answer), answer_tokens(reference)
     if not first and not second:
         return answer.strip() == reference.strip()
     return _joined(first) == _joined(second)
 
 
 def _joined(words: list[str]) -> str:
-    # '2, 3' is not '23'.
+    # Keeps the space between numbers: '2, 3' is not '23'.
     return re.sub(r'(?<!\d) | (?!\d)', '', ' '.join(words))
 
 
-def overlap(answer: str, reference: str) -> tuple[float, float]:
+def token_overlap(answer: str, reference: str) -> tuple[float, float]:
     """Token F1 and token recall, each in [0, 1].
 
-    F1 is SQuAD's: of the words that both have, as often as both have them. Recall is the share of the reference's words
-    in the answer, the measure of LLaVA-Med (https://arxiv.org/abs/2306.00890) for open questions. Where one of the two
-    has no words both are 1 if neither has, else 0.
+    F1 is SQuAD's, on multisets of words. Recall is the share of the reference's words in the answer, LLaVA-Med's
+    measure for open questions (https://arxiv.org/abs/2306.00890). Without words in either text, both scores are 1 if
+    neither has any, else 0.
     """
-    said, meant = tokens(answer), tokens(reference)
+    said, meant = answer_tokens(answer), answer_tokens(reference)
     if not said or not meant:
         return (float(said == meant), ) * 2
     common = sum((Counter(said) & Counter(meant)).values())

@@ -1,4 +1,4 @@
-"""Rows of the files in which benchmarks are published: JSON, JSONL, CSV and Parquet, alone, in a folder, or zipped."""
+"""Reads published benchmark files: JSON, JSONL, CSV and Parquet, in a folder or zipped."""
 import csv
 import hashlib
 import json
@@ -14,21 +14,21 @@ from ...errors import RowError
 
 _TABLES = ('.json', '.jsonl', '.csv', '.parquet')
 _PICKLES = ('.pkl', '.pickle', '.pt', '.pth')
-# Some explanations of MedMCQA and captions of PMC-VQA are longer than Python's limit.
+# Some explanations of MedMCQA and captions of PMC-VQA exceed Python's default limit.
 _FIELD_LIMIT = 1 << 24
 _PICTURES = {b'\x89PNG': 'png', b'\xff\xd8': 'jpg', b'GIF8': 'gif', b'BM': 'bmp', b'II*\0': 'tif', b'MM\0*': 'tif'}
 
 
 @dataclass(frozen=True)
 class Record:
-    """A row as its file has it.
+    """A row of a benchmark file.
 
     Attributes:
-        name: For messages: 'dev.json:12' (lines, or rows of a table, count from 1).
-        number: Of the row in its file, from 1.
-        key: Its key, where the file is one object of rows (PubMedQA); else ''.
-        file: The path of its file below what the user named, with '/'.
-        values: By column.
+        name: For error messages: 'dev.json:12', counted from 1.
+        number: Its number in the file, from 1.
+        key: Its key, if the file is an object of rows (PubMedQA); else ''.
+        file: The path of its file relative to the folder or zip file, with '/'.
+        values: The values by column.
     """
     name: str
     number: int
@@ -37,16 +37,16 @@ class Record:
     values: dict[str, Any]
 
 
-def records(path: str, patterns: Sequence[str]) -> Iterator[Record]:
-    """Reads the rows of a benchmark, files in the order of their names.
+def read_records(path: str, patterns: Sequence[str]) -> Iterator[Record]:
+    """Reads the rows of a benchmark, in the order of the file names.
 
     Args:
-        path: A table, whatever its name; or a folder or a zip file, of which the tables are read whose path matches.
-        patterns: As in a shell, without regard to case, tried in turn: the files of the first that fits any are read.
-            A pattern without '/' is held against the name alone.
+        path: A table of any name, or a folder or zip file with matching tables.
+        patterns: Case-insensitive shell patterns; the first one with a match selects the files. A pattern without '/'
+            is matched against the base name.
 
     Raises:
-        ValueError: There is no such file, none that fits, or one that would have to be unpickled.
+        ValueError: There is no file, none that matches, or only pickles.
     """
     if os.path.isdir(path):
         for name in _chosen(_tables_below(path), patterns, path):
@@ -66,13 +66,12 @@ def records(path: str, patterns: Sequence[str]) -> Iterator[Record]:
 
 def _check(path: str) -> None:
     if path.lower().endswith(_PICKLES):
-        raise ValueError(f'{path} is a pickle, which can run any code while it is read: take the Parquet or JSON files '
-                         'of the data set, or write the rows as JSONL.')  # yapf: disable
+        raise ValueError(f'{path} is a pickle, which can execute code when it is loaded: use the Parquet or JSON files '
+                         'of the dataset, or write the rows as JSONL.')  # yapf: disable
     if not os.path.isfile(path):
-        raise ValueError(f'{path} is neither a file nor a folder: name what was downloaded; nothing is fetched from '
-                         'here.')  # yapf: disable
+        raise ValueError(f'{path} is neither a file nor a folder: download the benchmark first and give its path.')  # yapf: disable
     if not path.lower().endswith(_TABLES):
-        raise ValueError(f'{path} is none of {", ".join(_TABLES)}, a zip file or a folder.')
+        raise ValueError(f'{path} is not supported: give a {", ".join(_TABLES)} or zip file, or a folder.')
 
 
 def _tables_below(folder: str) -> list[str]:
@@ -92,9 +91,9 @@ def _chosen(names: Sequence[str], patterns: Sequence[str], path: str) -> list[st
     pickles = [name for name in names if name.lower().endswith(_PICKLES)]
     if pickles and not tables:
         _check(os.path.join(path, pickles[0]))
-    shown = ', '.join(tables[:8]) + (', ...' if len(tables) > 8 else '') if tables else 'no table at all'
+    shown = ', '.join(tables[:8]) + (', ...' if len(tables) > 8 else '') if tables else 'no tables'
     raise ValueError(
-        f'{path} has no {" or ".join(patterns)}; it has {shown}. Name the file itself, or another --split.')
+        f'{path} has no {" or ".join(patterns)}; it has {shown}. Give the file itself, or another --split.')
 
 
 def _fits(name: str, pattern: str) -> bool:
@@ -112,7 +111,7 @@ def _records(file: IO[bytes], name: str) -> Iterator[Record]:
                 raise ValueError(f'row {number} is {str(values)[:60]!r}, not an object')
             yield Record(f'{base}:{number}', number, key, name, values)
     except (ValueError, csv.Error) as e:
-        # json's and Arrow's errors, too, are ValueErrors; those of the rows themselves name their row already.
+        # Errors of json and Arrow are ValueErrors too; a RowError names its row already.
         raise e if str(e).startswith(f'{base}:') else ValueError(f'{name} cannot be read: {e}') from e
 
 
@@ -129,7 +128,7 @@ def _csv(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
 def _parquet(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
     import pyarrow.parquet as parquet
 
-    # A member of a zip file cannot be sought in fast.
+    # Seeking in a zip member is slow.
     source = file if file.seekable() and not isinstance(file, zipfile.ZipExtFile) else BytesIO(file.read())
     with parquet.ParquetFile(source) as table:
         for batch in table.iter_batches(batch_size=64):
@@ -151,66 +150,70 @@ def _json(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
     elif content and all(isinstance(value, dict) for value in content.values()):
         yield from _by_column(content) if 'question' in content else content.items()
     else:
-        # A file of one line, or of one row.
+        # A file with a single row.
         yield '', content
 
 
 def _by_column(columns: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of what pandas' `to_json` writes (Medbullets): {column: {row: value}}."""
+    """The rows of the default format of pandas' `to_json` (Medbullets): {column: {row: value}}."""
     for number in columns['question']:
         yield number, {name: values.get(number) for name, values in columns.items()}
 
 
-class Beside:
-    """What stands beside the tables of a benchmark: pictures, and lists of what is in a split.
+class CompanionFiles:
+    """The files beside the tables of a benchmark: images, and lists of the questions of a split.
 
     Args:
-        path: The table, folder or zip file that the user named.
-        folders: Names of the published folders of pictures.
-        images: The folder of the pictures; None: looked for.
-        target: The folder into which pictures are written that the tables hold; None: they are not.
+        path: The table, folder or zip file of the benchmark.
+        folders: The names of the published image folders.
+        images: The folder of the images; None: the published folders.
+        image_output: The folder to which images in tables are written; None: they are not written.
     """
 
-    def __init__(self, path: str, folders: Sequence[str], images: str | None = None, target: str | None = None) -> None:
+    def __init__(self,
+                 path: str,
+                 folders: Sequence[str],
+                 images: str | None = None,
+                 image_output: str | None = None) -> None:
         self.path = path
-        self.target = target
+        self.image_output = image_output
         self.root = path if os.path.isdir(path) else os.path.dirname(path)
         self.images = images
         self.folders = folders
 
-    def picture(self, name: str, record: Record) -> str:
-        """The path of a picture that a row names; where it is not there, the place where it would be expected."""
+    def image_path(self, name: str, record: Record) -> str:
+        """The path of the image of a row; if it does not exist, the path where it is expected."""
         own = os.path.join(self.root, os.path.dirname(record.file)) if os.path.isdir(self.path) else self.root
         folders = [self.images] if self.images is not None else [
             os.path.join(root, folder) for root in (own, self.root) for folder in (*self.folders, '')]  # yapf: disable
         paths = [os.path.normpath(os.path.join(folder, name)) for folder in folders]
         return next((path for path in paths if os.path.isfile(path)), paths[0])
 
-    def written(self, picture: Any, record: Record) -> list[str]:
-        """Writes a picture that a Parquet file holds, under a name that its content gives; [] without a folder.
+    def write_image(self, picture: Any, record: Record) -> list[str]:
+        """Writes an image from a Parquet file, named by its hash, and returns its path; [] without an output folder.
 
         Raises:
-            RowError: It is no picture as Parquet files hold them.
+            RowError: The value is not an image.
         """
         content = picture.get('bytes') if isinstance(picture, dict) else picture
         if isinstance(picture, dict) and not content and picture.get('path'):
-            return [self.picture(picture['path'], record)]
+            return [self.image_path(picture['path'], record)]
         if not isinstance(content, bytes):
-            raise RowError(record.name, f"'image' is {str(picture)[:60]!r}, not the bytes of a picture.",
-                           'Take the Parquet files as they are published.', 'preset-image')  # yapf: disable
-        if self.target is None:
+            raise RowError(record.name, f"'image' is {str(picture)[:60]!r}, not the bytes of an image.",
+                           'Use the published Parquet files.', 'preset-image')  # yapf: disable
+        if self.image_output is None:
             return []
         ending = next((ending for start, ending in _PICTURES.items() if content.startswith(start)), 'img')
-        path = os.path.join(self.target, f'{hashlib.sha256(content).hexdigest()[:20]}.{ending}')
+        path = os.path.join(self.image_output, f'{hashlib.sha256(content).hexdigest()[:20]}.{ending}')
         if not os.path.exists(path):
-            os.makedirs(self.target, exist_ok=True)
+            os.makedirs(self.image_output, exist_ok=True)
             with open(f'{path}.part', 'wb') as file:
                 file.write(content)
             os.replace(f'{path}.part', path)
         return [path]
 
-    def json(self, name: str) -> Any:
-        """The content of a JSON file beside the table; None where there is none."""
+    def read_json(self, name: str) -> Any:
+        """The content of a JSON file beside the table; None if it does not exist."""
         if os.path.isfile(self.path) and zipfile.is_zipfile(self.path):
             with zipfile.ZipFile(self.path) as archive:
                 found = [member for member in archive.namelist() if member.rpartition('/')[2] == name]

@@ -1,56 +1,56 @@
-"""The visual benchmarks of section 5.1 of the paper: what their published columns mean.
+"""Readers of the visual benchmarks of section 5.1 of the paper.
 
-Each reader takes the records of a split and gives rows with `id`, `kind`, `question`, `answer`, `images`, and the
-columns that sort its questions. MedXpertQA stands in `presets_text`, for both of its parts.
+Each reader converts the records of a split to rows with `id`, `kind`, `question`, `answer`, `images`, and the
+benchmark's attributes of the question. Both parts of MedXpertQA are in `preset_text`.
 """
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .preset_files import Beside, Record
+from .preset_files import CompanionFiles, Record
 from .preset_text import choice_row, text_of
 
 # 'A:Focal uptake', ' B: None'.
 _LETTERED = re.compile(r'^\s*[A-D]\s*:\s*')
 
 
-def vqa_rad(records: Iterator[Record], split: str, beside: Beside) -> Iterator[dict[str, Any]]:
+def vqa_rad(records: Iterator[Record], split: str, companions: CompanionFiles) -> Iterator[dict[str, Any]]:
     """VQA-RAD, https://osf.io/89kps: a JSON list with `qid`, `phrase_type`, `image_name`, `image_organ`, `question`,
-    `question_type`, `answer` and `answer_type` ('OPEN', 'CLOSED', some with a blank behind).
+    `question_type`, `answer` and `answer_type` ('OPEN', 'CLOSED', some with trailing spaces).
 
-    The test is the rows whose phrase_type begins with 'test'. The Parquet files have `image`, `question` and `answer`
-    alone: closed are those whose answer is yes or no.
+    The test split is the rows whose phrase_type starts with 'test'. The Parquet files have only `image`, `question` and
+    `answer`; questions whose answer is yes or no are closed.
     """
     for record in records:
         values = record.values
         if 'phrase_type' in values and (str(values['phrase_type']).startswith('test') != (split == 'test')):
             continue
-        yield _row(record, beside, str(values.get('qid') or record.number), values.get('image_name'),
+        yield _row(record, companions, str(values.get('qid') or record.number), values.get('image_name'),
                    organ=values.get('image_organ'), question_type=values.get('question_type'))  # yapf: disable
 
 
-def slake(records: Iterator[Record], split: str, beside: Beside) -> Iterator[dict[str, Any]]:
+def slake(records: Iterator[Record], split: str, companions: CompanionFiles) -> Iterator[dict[str, Any]]:
     """SLAKE, https://www.med-vqa.com/slake: a JSON list with `img_name`, `question`, `answer`, `q_lang` ('en', 'zh'),
     `answer_type` ('OPEN', 'CLOSED'), `location`, `modality`, `content_type` and `qid`.
 
-    Both languages are taken: the paper's figures are counts of all 2,094 questions, not of the 1,061 English ones.
+    Both languages are used: the paper's scores are counts over all 2,094 questions, not over the 1,061 English ones.
     """
     for record in records:
         values = record.values
-        yield _row(record, beside, str(values.get('qid') or record.number), text_of(record, 'img_name'),
+        yield _row(record, companions, str(values.get('qid') or record.number), text_of(record, 'img_name'),
                    language=values.get('q_lang'), organ=values.get('location'), modality=values.get('modality'),
                    question_type=values.get('content_type'))  # yapf: disable
 
 
-def path_vqa(records: Iterator[Record], split: str, beside: Beside) -> Iterator[dict[str, Any]]:
+def path_vqa(records: Iterator[Record], split: str, companions: CompanionFiles) -> Iterator[dict[str, Any]]:
     """PathVQA, https://huggingface.co/datasets/flaviagiammarino/path-vqa: Parquet files with `image`, `question` and
-    `answer`; closed are those whose answer is yes or no. The first release is pickles, which are not read.
+    `answer`; questions whose answer is yes or no are closed. The pickles of the first release are not supported.
     """
     for record in records:
-        yield _row(record, beside, str(record.number), None)
+        yield _row(record, companions, str(record.number), None)
 
 
-def _row(record: Record, beside: Beside, key: str, name: str | None, **about: Any) -> dict[str, Any]:
+def _row(record: Record, companions: CompanionFiles, key: str, name: str | None, **about: Any) -> dict[str, Any]:
     values: Mapping[str, Any] = record.values
     answer = text_of(record, 'answer')
     kind = str(values.get('answer_type') or '').strip().lower()
@@ -61,17 +61,17 @@ def _row(record: Record, beside: Beside, key: str, name: str | None, **about: An
     if name is None and isinstance(values.get('image'), str):
         name = values['image']
     if name is not None:
-        row['images'] = [beside.picture(name, record)]
+        row['images'] = [companions.image_path(name, record)]
     elif values.get('image') is not None:
-        row['images'] = beside.written(values['image'], record)
+        row['images'] = companions.write_image(values['image'], record)
     return row
 
 
-def pmc_vqa(records: Iterator[Record], split: str, beside: Beside) -> Iterator[dict[str, Any]]:
+def pmc_vqa(records: Iterator[Record], split: str, companions: CompanionFiles) -> Iterator[dict[str, Any]]:
     """PMC-VQA, https://huggingface.co/datasets/RadGenome/PMC-VQA: CSV files with `Figure_path`, `Question`,
     `Choice A` ... `Choice D`, and `Answer`.
 
-    Version 1 has 'A:' in front of the choices, the text of the right one in `Answer` and its letter in `Answer_label`;
+    Version 1 has choices with the prefix 'A:', the text of the right one in `Answer` and its letter in `Answer_label`;
     version 2 (`test_2.csv`) has the letter in `Answer`.
     """
     for record in records:
@@ -82,5 +82,5 @@ def pmc_vqa(records: Iterator[Record], split: str, beside: Beside) -> Iterator[d
             fitting = [letter for letter, option in zip('ABCD', options) if option.strip() == answer]
             letter = fitting[0] if len(fitting) == 1 else letter
         row = choice_row(record, str(record.number), text_of(record, 'Question'), options, letter)
-        row['images'] = [beside.picture(text_of(record, 'Figure_path'), record)]
+        row['images'] = [companions.image_path(text_of(record, 'Figure_path'), record)]
         yield row

@@ -1,7 +1,7 @@
-"""The question benchmarks of section 5.1 of the paper: their published files as rows that are asked and scored.
+"""Converts the published files of question benchmarks (section 5.1 of the paper) to rows.
 
-A row of `rows` is both a reference row of the task `qa` and a row for `swift infer`: it has the messages with a prompt,
-the images, and beside them `id`, `dataset`, `kind`, `question`, `options` and `answer`.
+Each row is both a reference row of `citrusv eval qa` and an input of `swift infer`: it has `messages` with the prompt,
+`images`, and `id`, `dataset`, `kind`, `question`, `options` and `answer`.
 """
 import json
 import os
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .preset_files import Beside, Record, records
+from .preset_files import CompanionFiles, Record, read_records
 from .preset_images import path_vqa, pmc_vqa, slake, vqa_rad
 from .preset_text import cmmlu, medbullets, medmcqa, medqa, medxpertqa, pubmedqa, supergpqa
-from .yes_no import is_polar
+from .yes_no import is_yes_or_no
 
 QUESTIONS = 'questions.jsonl'
 
@@ -23,22 +23,22 @@ class Preset:
     """A benchmark.
 
     Attributes:
-        name: As `--preset` takes it.
-        title: As the paper's tables have it.
+        name: The value of `--preset`.
+        title: Its name in the paper's tables.
         source: Where it is published.
-        read: The rows of the records of a split: columns of the row but `messages`, `dataset` and the prefix of `id`.
-        files: By split, the names of its files in a folder or zip file; the split of the paper's table first.
-        counts: By split, the questions that it has as published.
-        folders: Where its pictures stand beside its files.
-        note: What has to be known of its conventions.
+        read: Converts the records of a split to rows without `messages`, `dataset` and the prefix of `id`.
+        files: By split, patterns of file names (`read_records`); the first split is that of the paper's tables.
+        counts: By split, the published number of questions.
+        image_folders: The published folders of its images, relative to its files.
+        note: Its conventions.
     """
     name: str
     title: str
     source: str
-    read: Callable[[Iterator[Record], str, Beside], Iterator[dict[str, Any]]]
+    read: Callable[[Iterator[Record], str, CompanionFiles], Iterator[dict[str, Any]]]
     files: Mapping[str, Sequence[str]]
     counts: Mapping[str, int] = field(default_factory=dict)
-    folders: Sequence[str] = ()
+    image_folders: Sequence[str] = ()
     note: str = ''
 
 
@@ -49,20 +49,20 @@ _ALL = (
         {'test': ('vqa_rad*.json', 'test*.parquet', 'test*.json*'),
          'train': ('vqa_rad*.json', 'train*.parquet', 'train*.json*')}, {'test': 451},
         ('VQA_RAD Image Folder', 'images'),
-        "test: the rows whose phrase_type begins with 'test'; closed as answer_type says, or else yes and no"),
+        "test: the rows whose phrase_type starts with 'test'; closed by answer_type, else if the answer is yes or no"),
     Preset(
         'slake', 'SLAKE', 'https://www.med-vqa.com/slake and ' + _HUB + 'BoKelvin/SLAKE', slake,
         {'test': ('test.json', ), 'validation': ('validate.json', 'validation.json'), 'train': ('train.json', )},
-        {'test': 2094}, ('imgs', ), 'English and Chinese; closed as answer_type says'),
+        {'test': 2094}, ('imgs', ), 'English and Chinese; closed by answer_type'),
     Preset(
         'path-vqa', 'PATH-VQA', _HUB + 'flaviagiammarino/path-vqa', path_vqa,
         {'test': ('test*.parquet', 'test*.json*'), 'validation': ('validation*.parquet', 'val*.json*'),
          'train': ('train*.parquet', 'train*.json*')}, {'test': 6719}, ('images', ),
-        'closed: those whose answer is yes or no'),
+        'closed if the answer is yes or no'),
     Preset(
         'pmc-vqa', 'PMC-VQA', _HUB + 'RadGenome/PMC-VQA', pmc_vqa,
         {'test_2': ('test_2.csv', 'test2.csv'), 'test': ('test.csv', ), 'test_clean': ('test_clean.csv', )},
-        {'test_2': 33430, 'test_clean': 2000}, ('images', 'figures'), 'test_2: the single figures of version 2'),
+        {'test_2': 33430, 'test_clean': 2000}, ('images', 'figures'), 'test_2: the subfigures of version 2'),
     Preset(
         'medxpertqa-mm', 'MedXpertQA MM', _HUB + 'TsinghuaC3I/MedXpertQA', medxpertqa,
         {'test': ('mm/test.jsonl', 'mm/test*.parquet'), 'dev': ('mm/dev.jsonl', 'mm/dev*.parquet')}, {'test': 2000},
@@ -74,13 +74,13 @@ _ALL = (
     Preset(
         'pubmedqa', 'PubMedQA', 'https://github.com/pubmedqa/pubmedqa and ' + _HUB + 'qiaojin/PubMedQA', pubmedqa,
         {'test': ('test_set.json', 'ori_pqal.json', 'test*.parquet'), 'all': ('ori_pqal.json', 'train*.parquet')},
-        {'test': 500, 'all': 1000}, (), 'yes, no and maybe as options A, B and C, behind the abstract; of '
-        'ori_pqal.json the 500 of test_ground_truth.json beside it'),
+        {'test': 500, 'all': 1000}, (), 'yes, no and maybe are options A, B and C after the abstract; '
+        'ori_pqal.json needs test_ground_truth.json beside it, which lists the 500 test rows'),
     Preset(
         'medmcqa', 'MedMCQA', 'https://medmcqa.github.io and ' + _HUB + 'openlifescienceai/medmcqa', medmcqa,
         {'dev': ('dev.json*', 'validation*.parquet', 'validation*.json*'), 'train': ('train.json*', 'train*.parquet')},
-        {'dev': 4183}, (), 'the answers of the test split are not public: the dev split; cop counts from 1 in the JSON '
-        'files and from 0 in the Parquet files'),
+        {'dev': 4183}, (), 'the dev split, because the test answers are not public; cop counts from 1 in JSON files and '
+        'from 0 in Parquet files'),
     Preset(
         'medqa', 'MedQA', 'https://github.com/jind11/MedQA and ' + _HUB + 'GBaker/MedQA-USMLE-4-options', medqa,
         {'test': ('us/4_options/phrases_no_exclude_test.jsonl', 'phrases_no_exclude_test.jsonl', 'us/test.jsonl',
@@ -103,40 +103,40 @@ _ALL = (
         {'all': ('supergpqa-all.jsonl', 'supergpqa*.jsonl', 'train*.parquet')}, {'all': 2755}, (),
         "the discipline 'Medicine'"),
 )  # yapf: disable
-PRESETS = {preset.name: preset for preset in _ALL}
+QA_PRESETS = {preset.name: preset for preset in _ALL}
 
 
-def rows(preset: str, path: str, split: str | None = None, images: str | None = None,
-         target: str | None = None) -> Iterator[dict[str, Any]]:  # yapf: disable
-    """Reads a benchmark.
+def preset_rows(preset: str, path: str, split: str | None = None, images: str | None = None,
+                image_output: str | None = None) -> Iterator[dict[str, Any]]:  # yapf: disable
+    """The rows of a benchmark.
 
     Args:
-        preset: A name of `PRESETS`.
-        path: Its file as published, or a folder or zip file with it. Nothing is downloaded.
-        split: One of the preset's; None: that of the paper's table.
-        images: The folder of its pictures; None: looked for beside its files.
-        target: The folder into which the pictures are written that Parquet files hold; None: such rows have no images.
+        preset: A key of `QA_PRESETS`.
+        path: Its published file, or a folder or zip file with it. Nothing is downloaded.
+        split: A split of the preset; None: that of the paper's tables.
+        images: The folder of its images; None: the published folders beside its files.
+        image_output: The folder to which images in Parquet files are written; None: such rows have no images.
 
     Yields:
-        Rows with `id` ('medmcqa:...'), `dataset`, `kind`, `question`, `options` (texts in their order; not of closed
-        and open questions), `answer`, what the benchmark says of its questions, `images` (paths) and `messages`.
+        Rows with `id` ('medmcqa:...'), `dataset`, `kind`, `question`, `options` (a list of texts; only for multiple
+        choice), `answer`, the benchmark's attributes of the question, `images` (paths) and `messages`.
 
     Raises:
-        RowError: A row is not as it is published.
-        ValueError: The preset, the split or the file does not exist, or has no rows of the split.
+        RowError: A row differs from the published format.
+        ValueError: The preset, the split or the file does not exist, or the file has no rows of the split.
     """
-    chosen = PRESETS.get(preset)
+    chosen = QA_PRESETS.get(preset)
     if chosen is None:
-        raise ValueError(f'There is no preset {preset!r}: give one of {", ".join(PRESETS)}.')
+        raise ValueError(f'There is no preset {preset!r}: give one of {", ".join(QA_PRESETS)}.')
     split = split or next(iter(chosen.files))
     if split not in chosen.files:
         raise ValueError(f'{preset} has no split {split!r}: give one of {", ".join(chosen.files)}.')
-    beside = Beside(path, chosen.folders, images, target)
+    companions = CompanionFiles(path, chosen.image_folders, images, image_output)
     times: Counter[str] = Counter()
-    for row in chosen.read(_nonempty(records(path, chosen.files[split]), path), split, beside):
+    for row in chosen.read(_nonempty(read_records(path, chosen.files[split]), path), split, companions):
         name = f'{preset}:{row.pop("id")}'
         times[name] += 1
-        # Two questions never share a name, whatever the file does.
+        # The file may repeat an id.
         row = {'id': name if times[name] == 1 else f'{name}#{times[name]}', 'dataset': preset, **row}
         yield {**row, 'messages': [{'role': 'user', 'content': _prompt(row)}]}
     if not times:
@@ -152,37 +152,43 @@ def _nonempty(found: Iterator[Record], path: str) -> Iterator[Record]:
         raise ValueError(f'{path} has no rows.')
 
 
-_ASK = {
-    'en': {'choice': "Answer with the letter of the right option.",
-           'polar': 'Answer with yes or no.',
+_INSTRUCTIONS = {
+    'en': {'choice': 'Answer with the letter of the right option.',
+           'yes_or_no': 'Answer with yes or no.',
            'short': 'Answer with a single word or a short phrase.'},
     'zh': {'choice': '请直接给出正确选项的字母。',
-           'polar': '请用一个词回答。',
+           'yes_or_no': '请用一个词回答。',
            'short': '请用一个词或短语回答。'}
 }  # yapf: disable
 
 
 def _prompt(row: Mapping[str, Any]) -> str:
-    """The question as a model is asked it: images, context, question, options by letter, and how to answer."""
-    ask = _ASK['zh' if row.get('language') == 'zh' else 'en']
+    """The prompt of a row: images, context, question, options by letter, and an instruction."""
+    instructions = _INSTRUCTIONS['zh' if row.get('language') == 'zh' else 'en']
     lines = [f'{row["context"]}\n'] if row.get('context') else []
     lines.append(row['question'])
     lines += [f'{letter}. {text}' for letter, text in zip('ABCDEFGHIJKLMNOPQRSTUVWXYZ', row.get('options') or [])]
-    polar = row['kind'] == 'closed' and is_polar(row['answer'])
-    lines.append(ask['choice' if row['kind'] == 'choice' else 'polar' if polar else 'short'])
+    if row['kind'] == 'choice':
+        lines.append(instructions['choice'])
+    else:
+        by_word = row['kind'] == 'closed' and is_yes_or_no(row['answer'])
+        lines.append(instructions['yes_or_no' if by_word else 'short'])
     return '<image>' * len(row.get('images') or []) + '\n'.join(lines)
 
 
 def write_rows(chosen: Sequence[tuple[str, str]], split: str | None, images: str | None, folder: str) -> list[str]:
-    """Writes the rows of benchmarks to one file, and says how many each has, and how many as published.
+    """Writes the rows of benchmarks to one file.
 
     Args:
         chosen: (preset, path) pairs.
-        split, images: As in `rows`; for every preset.
-        folder: Where `questions.jsonl` is written, and `images` for pictures that the files hold.
+        split, images: As in `preset_rows`, for every preset.
+        folder: The output folder: `questions.jsonl`, and `images` for images from Parquet files.
+
+    Returns:
+        A line per benchmark with its number of questions, and the published number if it differs.
 
     Raises:
-        As `rows`.
+        RowError, ValueError: As in `preset_rows`.
     """
     lines = []
     os.makedirs(folder, exist_ok=True)
@@ -191,11 +197,11 @@ def write_rows(chosen: Sequence[tuple[str, str]], split: str | None, images: str
     with open(f'{path}.part', 'w', encoding='utf-8', errors='backslashreplace') as file:
         for name, source in chosen:
             number = 0
-            for row in rows(name, source, split, images, pictures):
+            for row in preset_rows(name, source, split, images, pictures):
                 file.write(json.dumps(row, ensure_ascii=False) + '\n')
                 number += 1
-            which = split or next(iter(PRESETS[name].files))
-            published = PRESETS[name].counts.get(which)
+            which = split or next(iter(QA_PRESETS[name].files))
+            published = QA_PRESETS[name].counts.get(which)
             beside = '' if published in (None, number) else f'; the published split has {published:,}'
             lines.append(f'{name}, {which}: {number:,} questions{beside}')
     os.replace(f'{path}.part', path)

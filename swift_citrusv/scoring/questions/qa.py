@@ -1,4 +1,4 @@
-"""Questions with a right answer: multiple choice, yes or no, and open ones (tables 5, 6, 11 and 13 of the paper)."""
+"""`citrusv eval qa`: multiple-choice, yes-or-no and open questions (tables 5, 6, 11 and 13 of the paper)."""
 import math
 import re
 from collections.abc import Mapping
@@ -7,17 +7,17 @@ from typing import Any, ClassVar
 
 from ...errors import RowError
 from ..cases import Case, Pair
-from ..image_facts import first_picture
+from ..row_images import first_thumbnail
 from ..rows import answer_of, question_of, response_of, without_reasoning
-from ..task import Measure, Shown, mean
-from .choices import choose
-from .final_answer import plain, stated
-from .open_answers import overlap, same
-from .yes_no import is_polar, polarity
+from ..task import CaseCard, Measure, mean
+from .choices import find_choice
+from .final_answer import final_answer, strip_markup
+from .open_answers import same_words, token_overlap
+from .yes_no import is_yes_or_no, yes_or_no
 
-KINDS = ('choice', 'multi', 'closed', 'open')
+QUESTION_KINDS = ('choice', 'multi', 'closed', 'open')
 _LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'
-# Of the row; they are groups of the scores, where the row has them.
+# Columns that group the scores.
 _GROUPS = ('dataset', 'language', 'answer_type', 'question_type')
 _OPTION_COLUMNS = ('options', 'choices')
 _OPTION_LINE = re.compile(r'^\s*[(\[]?([A-Z])(?:[)\]]\s*[.:]?|[.:、)])\s*(\S.*)$', re.MULTILINE)
@@ -26,13 +26,13 @@ _SHOWN = 512
 
 @dataclass(frozen=True)
 class Question:
-    """What a reference row asks.
+    """The question of a reference row.
 
     Attributes:
-        kind: One of `KINDS`.
+        kind: One of `QUESTION_KINDS`.
         text: The question.
         options: Text by letter; empty for closed and open questions.
-        answer: The right letters in alphabetical order ('BD'), or the right answer as the row has it.
+        answer: The right letters in alphabetical order ('BD'), or the right answer as written.
     """
     kind: str
     text: str
@@ -41,18 +41,18 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a prediction says to a question.
+class ScoredAnswer:
+    """The answer of a prediction, compared with the reference.
 
     Attributes:
-        said: Its letters, 'yes' or 'no', or its text; empty where it says nothing.
+        said: Its letters, 'yes' or 'no', or its text; empty without an answer.
         correct: Whether it is right.
-        how: The rule that read it.
+        rule: The name of the rule that found it.
         flags: 'no_answer', 'ambiguous', 'only_reasoning'.
     """
     said: str
     correct: bool
-    how: str = ''
+    rule: str = ''
     flags: tuple[str, ...] = ()
 
 
@@ -61,8 +61,8 @@ class QATask:
     """Question answering.
 
     Attributes:
-        kind: Of all questions; None: that of the row, or what its options and its answer show (`question_of_row`).
-        preset: The benchmarks whose files were read, for the report; '' for rows of one's own.
+        kind: The kind of all questions; None: inferred from each row (`read_question`).
+        preset: The names of the benchmarks, for the report; '' for other rows.
     """
     NAME: ClassVar[str] = 'qa'
     TITLE: ClassVar[str] = 'Question answering'
@@ -70,8 +70,8 @@ class QATask:
     preset: str = ''
 
     def __post_init__(self) -> None:
-        if self.kind is not None and self.kind not in KINDS:
-            raise ValueError(f'The kind of question is {self.kind!r}: give one of {", ".join(KINDS)}.')
+        if self.kind is not None and self.kind not in QUESTION_KINDS:
+            raise ValueError(f'The kind of question is {self.kind!r}: give one of {", ".join(QUESTION_KINDS)}.')
 
     @property
     def measures(self) -> tuple[Measure, ...]:
@@ -82,18 +82,16 @@ class QATask:
     @property
     def rules(self) -> dict[str, str]:
         rules = {
-            'accuracy': 'right answers over all questions: the right option, the right yes or no, the same words',
-            'choice':
-            'the one option that the answer names by letter or by text; several named or none: wrong, counted '
-            'as ambiguous or no_answer',
-            'multi': 'the set of options must be the right one',
-            'closed': 'yes or no by the first word of the answer; other closed answers as open ones',
-            'open': 'exact match after normalisation (case, punctuation, articles, full-width forms, numbers), of what '
-            "stands in a box or behind 'the answer is', or else of the whole answer",
-            'f1, recall':
-            'open questions: token F1 as SQuAD has it, share of the words of the reference that are in the '
-            'answer; Chinese by characters',
-            'reasoning': 'what stands in <think> is left out; the last <answer> counts',
+            'accuracy': 'the share of right answers: the right option, the right yes or no, the same words',
+            'choice': 'the one option that the answer names by letter or by text; several or none are wrong, flagged '
+            'ambiguous or no_answer',
+            'multi': 'exactly the right set of options',
+            'closed': 'yes or no by the first word of the answer; other closed answers are scored like open ones',
+            'open': 'exact match after normalisation (case, punctuation, articles, full-width forms, numbers) of the '
+            "text in \\boxed{} or after 'the answer is', or else of the whole answer",
+            'f1, recall': "open questions: SQuAD's token F1, and the share of the reference's words in the answer; "
+            'Chinese by characters',
+            'reasoning': '<think> is removed; the last <answer> counts',
             'no prediction': 'wrong',
             'mean over dataset': "the unweighted mean of the benchmarks, 'Avg.' in the paper's tables"
         }
@@ -102,9 +100,9 @@ class QATask:
         return rules
 
     def score(self, pair: Pair) -> list[Case]:
-        question = question_of_row(pair.reference, pair.name, self.kind)
+        question = read_question(pair.reference, pair.name, self.kind)
         response = response_of(pair.prediction)
-        answer = answer_to(question, response)
+        answer = score_answer(question, response)
         values = {
             'correct': float(answer.correct),
             'choice_correct': math.nan,
@@ -117,7 +115,7 @@ class QATask:
         part = 'choice' if question.kind == 'multi' else question.kind
         values[f'{part}_correct'] = float(answer.correct)
         if question.kind == 'open':
-            values['f1'], values['recall'] = overlap(answer.said, question.answer) if answer.said else (0.0, 0.0)
+            values['f1'], values['recall'] = token_overlap(answer.said, question.answer) if answer.said else (0.0, 0.0)
         groups = {'kind': question.kind}
         groups.update((column, str(pair.reference[column])) for column in _GROUPS if pair.reference.get(column))
         return [Case(values, answer.flags, groups)]
@@ -125,42 +123,43 @@ class QATask:
     def complete(self, table: Any) -> None:
         pass
 
-    def show(self, pair: Pair, index: int) -> Shown:
-        question = question_of_row(pair.reference, pair.name, self.kind)
+    def show(self, pair: Pair, index: int) -> CaseCard:
+        question = read_question(pair.reference, pair.name, self.kind)
         response = response_of(pair.prediction)
-        answer = answer_to(question, response)
-        picture, problem = first_picture(pair.reference, _SHOWN, _SHOWN)
+        answer = score_answer(question, response)
+        picture, problem = first_thumbnail(pair.reference, _SHOWN, _SHOWN)
         lines = [('question', question.text)]
         if question.options:
             lines.append(('options', '\n'.join(f'{letter}. {text}' for letter, text in question.options.items())))
-        lines.append(('answer', 'there is none' if response is None else response))
-        lines.append(('read as', f'{answer.said or "nothing"}{f" ({answer.how})" if answer.how else ""}'))
+        lines.append(('answer', 'none' if response is None else response))
+        lines.append(('read as', f'{answer.said or "nothing"}{f" ({answer.rule})" if answer.rule else ""}'))
         lines.append(('reference', question.answer))
         if problem:
             lines.append(('image', problem))
-        return Shown(f'{pair.name}: {"right" if answer.correct else "wrong"}', picture, tuple(lines))
+        return CaseCard(f'{pair.name}: {"right" if answer.correct else "wrong"}', picture, tuple(lines))
 
 
 TASK = QATask
 
 
-def question_of_row(reference: Mapping[str, Any], row: str, kind: str | None = None) -> Question:
-    """Reads a reference row.
+def read_question(reference: Mapping[str, Any], row: str, kind: str | None = None) -> Question:
+    """The question of a reference row.
 
-    The kind is that of the argument, of the column `kind`, or: with options a choice, of several where the answer has
-    several letters; without, closed where `answer_type` says so or the answer is a yes or a no; else open. Options
-    stand in `options` or `choices` (texts in their order, texts by letter, or objects with a key and a value), or as
-    lines 'A. text' in the question.
+    The kind is the argument, the column `kind`, or inferred: with options 'choice', or 'multi' if the answer has
+    several letters; without options 'closed' if `answer_type` is or the answer is yes or no; else 'open'. Options are
+    in `options` or `choices` (a list of texts, texts by letter, or objects with a key and a value), or in the question
+    as lines 'A. text'.
 
     Raises:
-        RowError: There is no answer, or it is none of the options.
+        RowError: The answer is missing or not one of the options, or a column is invalid.
     """
-    # A preset's row has the question itself beside the prompt.
+    # The rows of a preset have the question itself besides the prompt.
     own = reference.get('question')
     text = own if isinstance(own, str) else question_of(reference)
     kind = kind or reference.get('kind') or None
-    if kind is not None and kind not in KINDS:
-        raise RowError(row, f'the kind of question is {kind!r}.', f'Give one of {", ".join(KINDS)}.', 'eval-kind')
+    if kind is not None and kind not in QUESTION_KINDS:
+        raise RowError(row, f'the kind of question is {kind!r}.', f'Give one of {", ".join(QUESTION_KINDS)}.',
+                       'eval-kind')
     options = {} if kind in ('closed', 'open') else _options(reference, text, row)
     given = _answer(reference, row)
     if kind is None and not options:
@@ -169,7 +168,7 @@ def question_of_row(reference: Mapping[str, Any], row: str, kind: str | None = N
         if not given.strip():
             raise RowError(row, 'the answer of the reference is empty.', 'Write the right answer.', 'eval-answer')
         return Question(kind, text, {}, given)
-    # Without texts the letters themselves are the options.
+    # Without option texts only letters are compared.
     options = options or dict.fromkeys(_LETTERS[:10], '')
     letters = _right_letters(given, options)
     if not letters or (kind == 'choice' and len(letters) > 1):
@@ -179,31 +178,31 @@ def question_of_row(reference: Mapping[str, Any], row: str, kind: str | None = N
     return Question(kind or ('choice' if len(letters) == 1 else 'multi'), text, options, letters)
 
 
-def answer_to(question: Question, response: str | None) -> Answer:
-    """Reads an answer, and says whether it is right.
+def score_answer(question: Question, response: str | None) -> ScoredAnswer:
+    """Extracts the answer from a response and compares it with the reference.
 
     Args:
-        question: What was asked.
-        response: As the model wrote it; None: there is none.
+        question: The question.
+        response: The response of the model; None without one.
     """
     if response is None:
-        return Answer('', False)
+        return ScoredAnswer('', False)
     text = without_reasoning(response)
     if not text:
-        return Answer('', False, '', ('no_answer', 'only_reasoning') if response.strip() else ('no_answer', ))
+        return ScoredAnswer('', False, '', ('no_answer', 'only_reasoning') if response.strip() else ('no_answer', ))
     if question.kind in ('choice', 'multi'):
-        choice = choose(text, question.options, question.kind == 'multi')
+        choice = find_choice(text, question.options, question.kind == 'multi')
         flags = (choice.problem, ) if choice.problem else ()
-        return Answer(choice.letters, choice.letters == question.answer, choice.how, flags)
-    if question.kind == 'closed' and is_polar(question.answer):
-        said = polarity(text)
+        return ScoredAnswer(choice.letters, choice.letters == question.answer, choice.rule, flags)
+    if question.kind == 'closed' and is_yes_or_no(question.answer):
+        said = yes_or_no(text)
         if said in ('yes', 'no'):
-            return Answer(said, said == polarity(question.answer), 'first word')
-        return Answer('', False, '', (said or 'no_answer', ))
-    said = stated(text)
+            return ScoredAnswer(said, said == yes_or_no(question.answer), 'first word')
+        return ScoredAnswer('', False, '', (said or 'no_answer', ))
+    said = final_answer(text)
     if not said:
-        return Answer('', False, '', ('no_answer', ))
-    return Answer(said, same(said, question.answer), '' if said == plain(text) else 'statement')
+        return ScoredAnswer('', False, '', ('no_answer', ))
+    return ScoredAnswer(said, same_words(said, question.answer), '' if said == strip_markup(text) else 'statement')
 
 
 # ---- the reference
@@ -214,7 +213,7 @@ def _options(reference: Mapping[str, Any], question: str, row: str) -> dict[str,
     if given is None:
         return _options_in(question)
     if isinstance(given, Mapping):
-        # Arrow fills the letters that other rows have.
+        # Arrow adds the letters of other rows with null values.
         return {str(letter).strip().upper(): str(text) for letter, text in given.items() if text is not None}
     if isinstance(given, list) and len(given) <= len(_LETTERS):
         if all(isinstance(option, Mapping) for option in given):
@@ -228,13 +227,11 @@ def _options(reference: Mapping[str, Any], question: str, row: str) -> dict[str,
 
 
 def _options_in(question: str) -> dict[str, str]:
-    """Lines 'A. text' of a question, from 'A' on without gaps, two at least."""
+    """The lines 'A. text' of a question; {} unless there are at least two, from 'A' without gaps."""
     found = dict(_OPTION_LINE.findall(question))
-    letters = ''.join(found)
-    return {
-        letter: text.strip()
-        for letter, text in found.items()
-    } if letters in _LETTERS and len(letters) > 1 and letters[0] == 'A' else {}
+    if len(found) < 2 or not _LETTERS.startswith(''.join(found)):
+        return {}
+    return {letter: text.strip() for letter, text in found.items()}
 
 
 def _answer(reference: Mapping[str, Any], row: str) -> str:
@@ -250,9 +247,9 @@ def _kind_without_options(reference: Mapping[str, Any], answer: str) -> str | No
     answer_type = str(reference.get('answer_type') or '').strip().lower()
     if answer_type in ('open', 'closed'):
         return answer_type
-    if is_polar(answer):
+    if is_yes_or_no(answer):
         return 'closed'
-    # A letter alone: the options are in a picture, or in the question in some other form.
+    # A single letter: the options are in an image, or in the question in another form.
     return 'choice' if re.fullmatch(r'\(?[A-J]\)?[.)]?', answer.strip()) else 'open'
 
 
@@ -260,7 +257,4 @@ def _right_letters(answer: str, options: Mapping[str, str]) -> str:
     exact = [letter for letter, text in options.items() if text and text.strip() == answer.strip()]
     if len(exact) == 1 and answer.strip() not in options:
         return exact[0]
-    return choose(answer, options, several=True).letters
-
-
-# ---- the picture
+    return find_choice(answer, options, several=True).letters

@@ -1,8 +1,8 @@
-"""Whether an answer says yes or no, in English and Chinese."""
+"""Classifies answers as yes or no, in English and Chinese."""
 import re
 
-from .final_answer import after_cue, boxed, plain
-from .open_answers import tokens
+from .final_answer import last_boxed, strip_markup, text_after_cue
+from .open_answers import answer_tokens
 
 YES = frozenset('yes yeah yep true correct affirmative'.split())
 NO = frozenset('no nope false incorrect'.split())
@@ -13,24 +13,24 @@ _YES_OR_NO = re.compile(r'(?:yes|true)\s*(?:/|or)\s*(?:no|false)\b', re.IGNORECA
 _NO_WHAT = frozenset('idea way answer comment information opinion'.split())
 
 
-def polarity(text: str) -> str | None:
-    """'yes' or 'no' for an answer that begins so, 'ambiguous' for 'yes or no', None for any other.
+def yes_or_no(text: str) -> str | None:
+    """'yes' or 'no' by the first word of an answer, 'ambiguous' for 'yes or no', None for any other answer.
 
-    'True' and 'correct' are yes, 'false' and 'incorrect' are no; in Chinese '是', '有', '正确', '存在' are yes and '否',
-    '没有', '无', '不是', '错误', '不存在' are no, not so '是否', '无法判断' or '不能确定'.
+    'True' and 'correct' mean yes, 'false' and 'incorrect' no. In Chinese '是', '有', '正确' and '存在' mean yes; '否', '没有',
+    '无', '不是', '错误' and '不存在' mean no; '是否', '无法判断' and '不能确定' mean neither.
     """
-    inside = boxed(text)
-    text = plain(inside if inside is not None else text)
-    for part in filter(None, (after_cue(text), text)):
+    inside = last_boxed(text)
+    text = strip_markup(inside if inside is not None else text)
+    for part in filter(None, (text_after_cue(text), text)):
         if _YES_OR_NO.match(part):
             return 'ambiguous'
-        words = tokens(part)
+        words = answer_tokens(part)
         if words and words[0] in YES:
             return 'yes'
         if words and words[0] in NO and (len(words) == 1 or words[1] not in _NO_WHAT):
             return 'no'
         part = part.lstrip(' "\'“”(')
-        # '是肺炎' says yes, '是否' and '是什么' ask.
+        # '是肺炎' means yes; '是否' and '是什么' are questions.
         if _YES_ZH.match(part) or re.match('是(?!否|不是|什么|哪)', part):
             return 'yes'
         if _NO_ZH.match(part):
@@ -38,8 +38,8 @@ def polarity(text: str) -> str | None:
     return None
 
 
-def is_polar(reference: str) -> bool:
-    """Whether a reference is nothing but a yes or a no, so that the answer is judged by `polarity`."""
-    words = tokens(reference)
-    return (len(words) == 1 and (words[0] in YES or words[0] in NO)) or plain(reference).rstrip('。.') in (
+def is_yes_or_no(reference: str) -> bool:
+    """Whether a reference is just yes or no, so that answers are compared by `yes_or_no`."""
+    words = answer_tokens(reference)
+    return (len(words) == 1 and (words[0] in YES or words[0] in NO)) or strip_markup(reference).rstrip('。.') in (
         '是', '否', '有', '没有', '无', '是的', '不是', '对', '错', '正确', '错误', '存在', '不存在', '不', '没')

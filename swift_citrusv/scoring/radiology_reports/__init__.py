@@ -1,1 +1,1 @@
-"""The task that scores the text of radiology reports."""
+"""The task that scores generated radiology reports."""

@@ -1,4 +1,4 @@
-"""RaTEScore (Zhao et al. 2024), where its package and weights are on this machine. Nothing is downloaded."""
+"""RaTEScore (Zhao et al. 2024) from its own package, with local weights. Downloads nothing."""
 import functools
 import importlib
 import importlib.util
@@ -11,40 +11,41 @@ _REMEDY = ('pip install RaTEScore medspacy, and download Angelakeke/RaTE-NER-Deb
 
 
 def check_ratescore(ner: str, embeddings: str) -> None:
-    """Looks whether RaTEScore can be computed, before anything is scored.
+    """Checks before scoring that RaTEScore can be computed.
 
     Args:
-        ner: Folder of the model that finds medical entities.
-        embeddings: Folder of the model that compares them.
+        ner: Folder of the medical named entity recognition model.
+        embeddings: Folder of the model that embeds the entities.
 
     Raises:
-        ValueError: A package or a folder is not there.
+        ValueError: A package or a folder is missing.
     """
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise ValueError(f'RaTEScore needs the package {package}, which is not installed: {_REMEDY}')
     for folder in (ner, embeddings):
-        # A name that is no folder would be looked up on the hub.
+        # Any other name would be looked up on the model hub.
         if not os.path.isfile(os.path.join(folder, 'config.json')):
-            raise ValueError(f'RaTEScore needs its weights, and {folder!r} is no folder with a config.json: {_REMEDY}')
+            raise ValueError(
+                f'RaTEScore needs its weights, and {folder!r} is not a folder with a config.json: {_REMEDY}')
 
 
 def ratescore(prediction: str, reference: str, ner: str, embeddings: str) -> float:
-    """RaTEScore of a report in English.
+    """RaTEScore of an English report.
 
     Args:
         prediction, reference: Texts.
         ner, embeddings: As in `check_ratescore`.
 
     Returns:
-        0 to 1; 0 for an empty prediction. The package gives 0.5 where it finds no medical entity in one of the texts.
+        0 to 1; 0 for an empty prediction. The package returns 0.5 if it finds no medical entity in one of the texts.
 
     Raises:
-        ValueError: A package or a folder is not there.
+        ValueError: A package or a folder is missing.
     """
     if not prediction.strip():
         return 0.
-    # One pair a call: from a list the package drops texts without a sentence, and pairs the rest wrongly.
+    # One pair per call: in a list, the package drops texts without a sentence, and mispairs the rest.
     scores = _scorer(ner, embeddings).compute_score([prediction], [reference])
     return float(scores[0]) if scores else 0.
 

@@ -1,4 +1,4 @@
-"""Findings and Impression of a radiology report, by its headings, English and Chinese."""
+"""Splits a radiology report into findings and impression by its English or Chinese headings."""
 import re
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ _FINDINGS = (r'(?:(?:imaging|radiographic|radiologic|radiological|additional|oth
 _IMPRESSION = (r'(?:(?:diagnostic|radiographic|radiologic|radiological|imaging|clinical|final|overall)[ \t]+)?'
                r'(?:impressions?|conclusions?|diagnos[ie]s)|opinion')
 _BOTH = r'findings[ \t]*(?:and|&|/)[ \t]*(?:impressions?|conclusions?)'
-# They end a section, and are none that is scored.
+# Other headings, which end a section.
 _OTHER = (r'exam(?:ination)?|(?:clinical[ \t]+)?(?:indication|history|information)|reason[ \t]+for[ \t]+'
           r'(?:exam(?:ination)?|study)|techniques?|comparisons?|recommendations?|addendum|end[ \t]+of[ \t]+impression'
           r'|accession[ \t]+number|summary')
@@ -16,21 +16,21 @@ _IMPRESSION_ZH = ('(?:影像学?|检查|放射学?|超声|CT|MRI?|X线)(?:诊断
                   '|印象|结论|诊断|意见')
 _OTHER_ZH = ('(?:检查|扫描)(?:方法|技术|部位|名称|项目|日期|目的)|临床(?:诊断|病史|资料|表现|信息)|(?:现|既往)?病史'
              '|(?:与?前片|既往)?对比|建议|备注')
-# Long enough to be a heading in the middle of a line.
+# Distinctive enough to be a heading in the middle of a line.
 _ANYWHERE_ZH = '(?:影像学?|检查)(?:所见|表现)|影像学?诊断|检查结论|诊断(?:意见|印象)'
 
-_NAMES = (r'(?i:(?P<both>{b})|(?P<findings>{f})|(?P<impression>{i})|(?P<other>{o}))'.format(
+_HEADING_NAME = (r'(?i:(?P<both>{b})|(?P<findings>{f})|(?P<impression>{i})|(?P<other>{o}))'.format(
     b=_BOTH, f=f'{_FINDINGS}|{_FINDINGS_ZH}', i=f'{_IMPRESSION}|{_IMPRESSION_ZH}', o=f'{_OTHER}|{_OTHER_ZH}'))
-# What may stand before a name at the start of a line: Markdown, bullets, numbers, brackets.
-_BEFORE = r'^(?:[ \t#>*_•·\[【「《(（+-]|\d{1,2}[.)、．）]|[一二三四五六七八九十]{1,3}[、.．)）])*'
-# And behind it: a bracket that says more ('Findings (CT):'), the end of bold type; then a colon or a dash, or nothing
-# else in the line, or text where the name itself is in bold type or brackets.
-_BEHIND = (r'(?:[ \t]*[(（][^()（）\n]{0,40}[)）])?'
-           r'(?:[ \t]*[*_\]】」》)）]*[ \t]*[:：][*_]*|[ \t]+[-–—][ \t]+|[ \t]*(?:\*\*|__|[\]】」》])|[ \t\r#]*$)')
-_LINE = re.compile(_BEFORE + _NAMES + _BEHIND, re.MULTILINE)
-# In the middle of a line a heading has a capital letter and a colon, and something ends before it; or it is in 【】.
+# Before a name at the start of a line: Markdown, bullets, numbers, brackets.
+_HEADING_PREFIX = r'^(?:[ \t#>*_•·\[【「《(（+-]|\d{1,2}[.)、．）]|[一二三四五六七八九十]{1,3}[、.．)）])*'
+# After it: a qualifier in brackets ('Findings (CT):') and the end of bold type; then a colon, a dash or the end of the
+# line, or text if the name itself is in bold type or brackets.
+_HEADING_SUFFIX = (r'(?:[ \t]*[(（][^()（）\n]{0,40}[)）])?'
+                   r'(?:[ \t]*[*_\]】」》)）]*[ \t]*[:：][*_]*|[ \t]+[-–—][ \t]+|[ \t]*(?:\*\*|__|[\]】」》])|[ \t\r#]*$)')
+_LINE = re.compile(_HEADING_PREFIX + _HEADING_NAME + _HEADING_SUFFIX, re.MULTILINE)
+# In the middle of a line, a heading has a capital letter and a colon and follows punctuation; or it is in 【】.
 _INLINE = re.compile(r'(?:(?<![^\s.。;；!！?？)）\]】」:：])(?:[一二三四五六七八九十]{1,3}、|\d{1,2}[.、)）][ \t]*)?[*_\[「]{0,3}'
-                     r'(?=[A-Z\u4e00-\u9fff])|(?P<bracket>【))' + _NAMES
+                     r'(?=[A-Z\u4e00-\u9fff])|(?P<bracket>【))' + _HEADING_NAME
                      + r'(?(bracket)】[:：]?|[*_\]」]{0,3}[ \t]*[:：][*_]{0,2})')  # yapf: disable
 _INLINE_ZH = re.compile(rf'(?P<name>{_ANYWHERE_ZH})[ \t]*[:：]')
 _IS_FINDINGS_ZH = re.compile('.*(?:所见|表现)')
@@ -38,11 +38,11 @@ _IS_FINDINGS_ZH = re.compile('.*(?:所见|表现)')
 
 @dataclass(frozen=True)
 class Sections:
-    """What a report says below its headings.
+    """The sections of a report.
 
     Attributes:
-        findings, impression: None where there is no such heading, or nothing below it.
-        has_headings: Whether there is a heading at all.
+        findings, impression: The text below the heading; None without the heading, or if nothing is below it.
+        has_headings: Whether the report has any heading.
     """
     findings: str | None
     impression: str | None
@@ -52,36 +52,36 @@ class Sections:
 def split_sections(text: str) -> Sections:
     """Finds the sections of a report.
 
-    Headings stand at the start of a line ('FINDINGS:', 'Impression', '## Findings', '**Findings:**', '1. Findings -',
+    Headings are at the start of a line ('FINDINGS:', 'Impression', '## Findings', '**Findings:**', '1. Findings -',
     '【影像所见】', '二、诊断意见：') or, with a capital letter and a colon, within one ('Findings: ... Impression: ...',
-    '检查所见：...诊断意见：...'). Conclusion, diagnosis, 印象, 结论 and the like are impressions. Other headings of
-    reports (Comparison, Technique, 检查方法, ...) end a section. Sections of one name are joined; below 'Findings and
-    impression' stands either.
+    '检查所见：...诊断意见：...'). Conclusion, diagnosis, 印象, 结论 and the like count as impression. Other headings
+    (Comparison, Technique, 检查方法, ...) end a section. Sections with the same name are joined; the text below 'Findings
+    and impression' counts as both.
 
     Args:
-        text: Of the report, without reasoning.
+        text: The report, without reasoning.
     """
-    marks = _marks(text)
+    headings = _find_headings(text)
     parts: dict[str, list[str]] = {'findings': [], 'impression': []}
-    for (_, start, kind), (end, _, _) in zip(marks, [*marks[1:], (len(text), len(text), '')]):
+    for (_, start, kind), (end, _, _) in zip(headings, [*headings[1:], (len(text), len(text), '')]):
         below = text[start:end].strip()
         for name, found in parts.items():
             if below and kind in (name, 'both'):
                 found.append(below)
     findings, impression = ('\n'.join(found) or None for found in parts.values())
-    return Sections(findings, impression, bool(marks))
+    return Sections(findings, impression, bool(headings))
 
 
-def _marks(text: str) -> list[tuple[int, int, str]]:
-    """(start, end, kind) of the headings, in their order, none within another."""
+def _find_headings(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, kind) of the headings in order, without overlaps."""
     found = [(match.start(), match.end(), str(match.lastgroup)) for pattern in (_LINE, _INLINE)
              for match in pattern.finditer(text)]  # yapf: disable
     for match in _INLINE_ZH.finditer(text):
         kind = 'findings' if _IS_FINDINGS_ZH.match(match['name']) else 'impression'
         found.append((match.start(), match.end(), kind))
-    marks: list[tuple[int, int, str]] = []
-    # Of two that overlap the one that starts first, or is longer, counts.
-    for start, end, kind in sorted(found, key=lambda mark: (mark[0], -mark[1])):
-        if not marks or start >= marks[-1][1]:
-            marks.append((start, end, kind))
-    return marks
+    headings: list[tuple[int, int, str]] = []
+    # Of overlapping headings, keep the one that starts first, or else the longer one.
+    for start, end, kind in sorted(found, key=lambda heading: (heading[0], -heading[1])):
+        if not headings or start >= headings[-1][1]:
+            headings.append((start, end, kind))
+    return headings

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from swift_citrusv.errors import RowError
 from swift_citrusv.rows.masks import encode_rle
 from swift_citrusv.scoring.boxes.box_rows import Coordinates, boxes_of_masks, has_boxes, reference_boxes
-from swift_citrusv.scoring.boxes.box_text import Box, boxes_of_json, normalised, parse_boxes
+from swift_citrusv.scoring.boxes.box_text import Box, boxes_of_json, normalised_label, parse_boxes
 from swift_citrusv.scoring.mask_rows import ImageMask
 
 LIVER = Box((12, 30, 50, 60), 'liver')
@@ -107,7 +107,7 @@ def test_paper_appendix():
              '996]"</bbox>` 聚焦两侧')  # yapf: disable
     for text, left in ((first, (555, 30, 892, 999)), (second, (533, 47, 885, 837)), (third, (527, 23, 845, 996))):
         found = parse_boxes(text)
-        assert [normalised(box.label) for box in found.boxes] == ['rib', 'right rib', 'left rib']
+        assert [normalised_label(box.label) for box in found.boxes] == ['rib', 'right rib', 'left rib']
         assert found.boxes[2].corners == left and not found.unreadable
 
 
@@ -148,8 +148,8 @@ def test_long_answers_take_no_time(piece):
 
 
 def test_labels_are_compared():
-    assert normalised(' Right_Lung ') == normalised('right  lung') == normalised('ＲＩＧＨＴ-lung')
-    assert normalised('左肺') == '左肺' != normalised('右肺')
+    assert normalised_label(' Right_Lung ') == normalised_label('right  lung') == normalised_label('ＲＩＧＨＴ-lung')
+    assert normalised_label('左肺') == '左肺' != normalised_label('右肺')
 
 
 def test_corners():
@@ -167,9 +167,9 @@ def row(height=420, width=630, **columns):
 
 
 def test_parts_of_an_image():
-    assert Coordinates('pixels').scale({}, 0, 'r') == (1, 1)
-    assert Coordinates('norm1').scale(row(), 0, 'r') == (630, 420)
-    assert Coordinates('norm1000').scale(row(), 0, 'r') == (0.63, 0.42)
+    assert Coordinates('pixels').scale_to_pixels({}, 0, 'r') == (1, 1)
+    assert Coordinates('norm1').scale_to_pixels(row(), 0, 'r') == (630, 420)
+    assert Coordinates('norm1000').scale_to_pixels(row(), 0, 'r') == (0.63, 0.42)
 
 
 @pytest.mark.parametrize('size', [(420, 630), (100, 57), (10, 900), (1024, 1024), (3000, 4000), (28, 28), (13, 13)])
@@ -178,10 +178,10 @@ def test_resized_as_qwen_vl_utils_does(size, least, most):
     from qwen_vl_utils import fetch_image
     limits = {key: value for key, value in (('min_pixels', least), ('max_pixels', most)) if value}
     seen = fetch_image({'image': Image.new('RGB', size[::-1]), **limits})
-    x, y = Coordinates('resized', least, most).scale(row(*size), 0, 'r')
+    x, y = Coordinates('resized', least, most).scale_to_pixels(row(*size), 0, 'r')
     assert (seen.width * x, seen.height * y) == pytest.approx(size[::-1])
     # What a row says goes before, as in ms-swift.
-    ours = Coordinates('resized').scale(row(*size, chat_template_kwargs=limits), 0, 'r')
+    ours = Coordinates('resized').scale_to_pixels(row(*size, chat_template_kwargs=limits), 0, 'r')
     assert ours == pytest.approx((x, y))
 
 
@@ -189,19 +189,19 @@ def test_resized_sides_of_a_row():
     from qwen_vl_utils import fetch_image
     sides = {'resized_height': 200, 'resized_width': 300}
     seen = fetch_image({'image': Image.new('RGB', (630, 420)), **sides})
-    x, y = Coordinates('resized').scale(row(chat_template_kwargs=sides), 0, 'r')
+    x, y = Coordinates('resized').scale_to_pixels(row(chat_template_kwargs=sides), 0, 'r')
     assert (seen.width * x, seen.height * y) == pytest.approx((630, 420))
 
 
 def test_size_of_the_file(tmp_path):
     Image.new('L', (50, 20)).save(tmp_path / 'a.png')
-    assert Coordinates('norm1').scale({'images': [str(tmp_path / 'a.png')]}, 0, 'r') == (50, 20)
+    assert Coordinates('norm1').scale_to_pixels({'images': [str(tmp_path / 'a.png')]}, 0, 'r') == (50, 20)
     with pytest.raises(RowError, match='none.png'):
-        Coordinates('norm1').scale({'images': [str(tmp_path / 'none.png')]}, 0, 'r')
+        Coordinates('norm1').scale_to_pixels({'images': [str(tmp_path / 'none.png')]}, 0, 'r')
     with pytest.raises(RowError, match="'size'"):
-        Coordinates('norm1').scale({}, 0, 'r')
+        Coordinates('norm1').scale_to_pixels({}, 0, 'r')
     with pytest.raises(RowError, match='630000 x 28'):
-        Coordinates('resized').scale(row(28, 630000), 0, 'r')
+        Coordinates('resized').scale_to_pixels(row(28, 630000), 0, 'r')
 
 
 @pytest.mark.parametrize('options', [('percent', ), ('resized', 5), ('resized', 9000, 8000), ('resized', 1.5)])

@@ -14,12 +14,12 @@ from swift_citrusv.errors import RowError
 from swift_citrusv.rows.masks import encode_rle
 from swift_citrusv.scoring.boxes.average_precision import AveragePrecision
 from swift_citrusv.scoring.boxes.box_matching import match_boxes
-from swift_citrusv.scoring.boxes.box_rows import Form
+from swift_citrusv.scoring.boxes.box_rows import CoordinateSystem
 from swift_citrusv.scoring.boxes.box_text import Box
 from swift_citrusv.scoring.boxes.detection import DetectionTask
 from swift_citrusv.scoring.cases import Pair, PredictionError
-from swift_citrusv.scoring.evaluate import Settings, evaluate
-from swift_citrusv.scoring.task import Corpus
+from swift_citrusv.scoring.evaluate import EvaluationSettings, evaluate
+from swift_citrusv.scoring.task import CorpusMeasure
 
 SQUARE = [0, 0, 10, 10]
 
@@ -38,7 +38,7 @@ def scores(cases, task=DetectionTask('pixels')):
     """All measures of some cases, the sums taken one by one."""
     found = {}
     for measure in task.measures:
-        if isinstance(measure, Corpus):
+        if isinstance(measure, CorpusMeasure):
             found[measure.name] = measure.score([one.data for one in cases], np.ones(len(cases), np.int64))
             continue
         sums = []
@@ -116,7 +116,7 @@ def test_labels():
 
 
 def test_coordinates_of_the_answer():
-    forms: dict[Form, list[float]] = {
+    forms: dict[CoordinateSystem, list[float]] = {
         'pixels': [63, 42, 126, 84], 'norm1000': [100, 100, 200, 200], 'norm1': [.1, .1, .2, .2],
         'resized': [63 * 616 / 630, 42, 126 * 616 / 630, 84]}  # yapf: disable
     reference = {'bboxes': [[63, 42, 126, 84]], 'size': [420, 630]}
@@ -332,7 +332,7 @@ def test_perfect_and_shuffled(tmp_path):
 
     def run(responses):
         reference, prediction = files(tmp_path, responses)
-        return evaluate(DetectionTask('norm1000'), reference, prediction, Settings(repeats=20))
+        return evaluate(DetectionTask('norm1000'), reference, prediction, EvaluationSettings(repeats=20))
 
     perfect = run(lambda boxes: boxes)
     assert {name: round(score.value, 9) for name, score in perfect.scores.items()} == dict.fromkeys(perfect.scores, 1)

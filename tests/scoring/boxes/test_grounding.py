@@ -11,9 +11,9 @@ from scipy.stats import kendalltau
 from swift_citrusv.cli.eval import grounding as cli
 from swift_citrusv.errors import RowError
 from swift_citrusv.scoring.boxes.grounding import GroundingTask
-from swift_citrusv.scoring.boxes.reasoning import order_of, reasoning_of
+from swift_citrusv.scoring.boxes.reasoning import order_correlation, reasoning_text
 from swift_citrusv.scoring.cases import Pair
-from swift_citrusv.scoring.evaluate import Settings, evaluate
+from swift_citrusv.scoring.evaluate import EvaluationSettings, evaluate
 
 PARTS = {'rib': [69, 0, 872, 893], 'right_rib': [84, 0, 450, 893], 'lung': [113, 22, 860, 650],
          'heart': [338, 408, 655, 665]}  # yapf: disable
@@ -204,8 +204,8 @@ def test_a_tag_in_the_prompt(text, is_well_formed):
 
 
 def test_reasoning():
-    assert reasoning_of('<think>a</think><answer>b</answer>') == 'a' == reasoning_of('a</think><answer>b</answer>')
-    assert reasoning_of('a<answer>b</answer>') == 'a' == reasoning_of('x <think>a')
+    assert reasoning_text('<think>a</think><answer>b</answer>') == 'a' == reasoning_text('a</think><answer>b</answer>')
+    assert reasoning_text('a<answer>b</answer>') == 'a' == reasoning_text('x <think>a')
     # Boxes of the answer are no citations.
     parts = ' '.join(cite(*part) for part in PARTS.items())
     assert case(f'<think>nothing</think><answer>{parts}</answer>').values['cited'] == 0
@@ -220,14 +220,14 @@ def test_kendalls_tau():
     names = 'abcd'
     for given in itertools.permutations(names):
         signs = [1 if given.index(one) < given.index(two) else -1 for one, two in itertools.combinations(names, 2)]
-        assert order_of(names, given) == pytest.approx(sum(signs) / len(signs))
-    assert order_of('abcdef', 'xdby') == -1 and order_of('abc', 'xcyaz') == -1
-    assert np.isnan(order_of('abc', 'c')) and np.isnan(order_of('', ''))
+        assert order_correlation(names, given) == pytest.approx(sum(signs) / len(signs))
+    assert order_correlation('abcdef', 'xdby') == -1 and order_correlation('abc', 'xcyaz') == -1
+    assert np.isnan(order_correlation('abc', 'c')) and np.isnan(order_correlation('', ''))
     generator = np.random.default_rng(0)
     for _ in range(20):
         places = generator.permutation(9)
         wanted = kendalltau(np.arange(9), np.argsort(places)).statistic
-        assert order_of([str(i) for i in range(9)], [str(i) for i in places]) == pytest.approx(wanted)
+        assert order_correlation([str(i) for i in range(9)], [str(i) for i in places]) == pytest.approx(wanted)
 
 
 def test_chinese_names():
@@ -280,7 +280,7 @@ def test_perfect_and_shuffled(tmp_path):
         lines = [json.dumps({'id': i, 'response': text}) + '\n' for i, text in enumerate(texts)]
         (tmp_path / 'pred.jsonl').write_text(''.join(lines))
         found = evaluate(GroundingTask(answers=True), str(tmp_path / 'ref.jsonl'), str(tmp_path / 'pred.jsonl'),
-                         Settings(repeats=20))  # yapf: disable
+                         EvaluationSettings(repeats=20))  # yapf: disable
         return {name: score.value for name, score in found.scores.items()}
 
     perfect = run(answers)

@@ -2,7 +2,7 @@
 import pytest
 
 from swift_citrusv.scoring.documents.abnormality import canonical_abnormality, split_flag
-from swift_citrusv.scoring.documents.canonical import agree, canonical, same_answer
+from swift_citrusv.scoring.documents.canonical import canonical_cell, same_cell, same_short_answer
 from swift_citrusv.scoring.documents.cell_text import plain_cell
 
 SAME = [
@@ -174,16 +174,16 @@ DIFFERENT = [
 
 @pytest.mark.parametrize('field, first, second', SAME)
 def test_same(field, first, second):
-    assert agree(field, first, second), (canonical(first, field), canonical(second, field))
-    assert agree(field, second, first)
+    assert same_cell(field, first, second), (canonical_cell(first, field), canonical_cell(second, field))
+    assert same_cell(field, second, first)
     if field != 'entry_name':
-        assert agree(field, f' {first} ', f'{second}　'), 'blanks around'
+        assert same_cell(field, f' {first} ', f'{second}　'), 'blanks around'
 
 
 @pytest.mark.parametrize('field, first, second', DIFFERENT)
 def test_different(field, first, second):
-    assert not agree(field, first, second), canonical(first, field)
-    assert not agree(field, second, first)
+    assert not same_cell(field, first, second), canonical_cell(first, field)
+    assert not same_cell(field, second, first)
 
 
 def test_tables_are_large_enough():
@@ -193,11 +193,11 @@ def test_tables_are_large_enough():
 
 @pytest.mark.parametrize('field, text', sorted({(field, text) for field, *texts in SAME + DIFFERENT for text in texts}))
 def test_canonical_form_is_its_own(field, text):
-    form = canonical(text, field)
-    again = canonical(form, field)
+    form = canonical_cell(text, field)
+    again = canonical_cell(form, field)
     # A lone sign of a result or a label has a meaning that its word has too.
     assert again == form or form == '+-'
-    assert agree(field, text, text)
+    assert same_cell(field, text, text)
 
 
 @pytest.mark.parametrize('text, form', [
@@ -205,7 +205,7 @@ def test_canonical_form_is_its_own(field, text):
     ('0.5～1.0 mg/L', '0.5..1 mg/l'), ('00123', '00123'), ('5.2E3', '5200'), ('120/80', '120 /80'),
 ])  # yapf: disable
 def test_canonical_reference(text, form):
-    assert canonical(text, 'reference') == form
+    assert canonical_cell(text, 'reference') == form
 
 
 @pytest.mark.parametrize('text, value, flag', [
@@ -219,12 +219,12 @@ def test_flags_beside_results(text, value, flag):
 
 
 def test_own_unit_in_a_result_or_a_reference():
-    assert agree('result', '5.2 mmol/L', '5.2', 'mmol/l', 'mmol/l')
-    assert agree('reference', '3.5-5.5mmol/L', '3.5～5.5', 'mmol/l', 'mmol/l')
+    assert same_cell('result', '5.2 mmol/L', '5.2', 'mmol/l', 'mmol/l')
+    assert same_cell('reference', '3.5-5.5mmol/L', '3.5～5.5', 'mmol/l', 'mmol/l')
     # Another unit is no repetition, and without a column of units it says more.
-    assert not agree('result', '5.2 mg/dL', '5.2', 'mmol/l', 'mmol/l')
-    assert not agree('result', '5.2 mmol/L', '5.2')
-    assert agree('result', '3.2 L', '3.2', 'l', 'l')
+    assert not same_cell('result', '5.2 mg/dL', '5.2', 'mmol/l', 'mmol/l')
+    assert not same_cell('result', '5.2 mmol/L', '5.2')
+    assert same_cell('result', '3.2 L', '3.2', 'l', 'l')
 
 
 @pytest.mark.parametrize('text, plain', [
@@ -251,7 +251,7 @@ def test_labels_of_abnormality(label, known):
     ('3.5～5.5', '3.5-5.5'), ('"血红蛋白"', '血红蛋白'), ('×10⁹/L', '10*9/L'), ('张三', ' 张三 '), ('γ-GT', 'γGT'), ('', ''),
 ])  # yapf: disable
 def test_same_answers(first, second):
-    assert same_answer(first, second) and same_answer(second, first)
+    assert same_short_answer(first, second) and same_short_answer(second, first)
 
 
 @pytest.mark.parametrize('first, second', [
@@ -260,4 +260,4 @@ def test_same_answers(first, second):
     ('白细胞的结果是5.2', '5.2'), ('5.2, 6.1', '5.26.1'), ('Mmol/L', 'mmol/L'),
 ])  # yapf: disable
 def test_different_answers(first, second):
-    assert not same_answer(first, second) and not same_answer(second, first)
+    assert not same_short_answer(first, second) and not same_short_answer(second, first)

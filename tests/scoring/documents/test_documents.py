@@ -13,11 +13,12 @@ from swift_citrusv.errors import RowError
 from swift_citrusv.scoring.cases import PredictionError
 from swift_citrusv.scoring.documents.documents import TASK, DocumentsTask
 from swift_citrusv.scoring.documents.lab_counts import count_fields
-from swift_citrusv.scoring.documents.lab_result_parser import (UnreadableAnswer, entries_of_json, entries_of_tables,
-                                                               entries_of_value, field_of)
-from swift_citrusv.scoring.documents.lab_results import Entry, assign, candidates, match_entries, similarity
-from swift_citrusv.scoring.documents.tables import split_row, tables_of
-from swift_citrusv.scoring.table import Table
+from swift_citrusv.scoring.documents.lab_result_parser import (UnreadableAnswer, heading_field, lab_results_from_json,
+                                                               lab_results_from_tables, lab_results_from_value)
+from swift_citrusv.scoring.documents.lab_results import (LabResult, best_assignment, match_lab_results, name_similarity,
+                                                         possible_synonyms)
+from swift_citrusv.scoring.documents.tables import parse_tables, split_markdown_row
+from swift_citrusv.scoring.table import CaseTable
 
 
 def score(task, pairs):
@@ -27,8 +28,9 @@ def score(task, pairs):
 # ---- tables
 
 
-def entries(text):
-    return [(entry.entry_name, entry.result, entry.reference, entry.unit) for entry in entries_of_tables(text)[0]]
+def results(text):
+    return [(result.entry_name, result.result, result.reference, result.unit)
+            for result in lab_results_from_tables(text)[0]]
 
 
 @pytest.mark.parametrize('text', [
@@ -56,13 +58,13 @@ def entries(text):
     + ''.join('<tr>' + ''.join(f'<td>{cell}' for cell in row) for row in BLOOD),
 ], ids=range(20))  # yapf: disable
 def test_tables_in_many_forms(text):
-    assert sorted(entries(text)) == sorted(BLOOD)
+    assert sorted(results(text)) == sorted(BLOOD)
 
 
 def test_cells():
-    assert split_row(r'| a \| b | c\\| |') == ['a | b', 'c\\\\', '']
-    assert split_row('a | b | ') == ['a', 'b'] and split_row('| a | | |') == ['a', '', '']
-    assert entries(markdown([('白细胞<br>(WBC)', r'5.2 \| 5.3', '', '-')])) == [
+    assert split_markdown_row(r'| a \| b | c\\| |') == ['a | b', 'c\\\\', '']
+    assert split_markdown_row('a | b | ') == ['a', 'b'] and split_markdown_row('| a | | |') == ['a', '', '']
+    assert results(markdown([('白细胞<br>(WBC)', r'5.2 \| 5.3', '', '-')])) == [
         ('白细胞<br>(WBC)', '5.2 | 5.3', '', '-')]  # yapf: disable
 
 
@@ -71,20 +73,20 @@ def test_spans_of_html():
             '<tr><td>钾</td><td>4.1</td><td>x</td><td rowspan=3>mmol/L</td></tr>'
             '<tr><td>钠</td><td>140</td><td>x</td></tr>'
             '<tr><td>氯</td><td>&lt;100</td><td>x</td></tr>')  # yapf: disable
-    found, flags = entries_of_tables(f'a<table>{rows}</table>b')
-    assert [(entry.entry_name, entry.result, entry.unit) for entry in found] == [
+    found, flags = lab_results_from_tables(f'a<table>{rows}</table>b')
+    assert [(result.entry_name, result.result, result.unit) for result in found] == [
         ('钾', '4.1', 'mmol/L'), ('钠', '140', 'mmol/L'), ('氯', '<100', 'mmol/L')]  # yapf: disable
     assert flags == {'html_table'}
 
 
 def test_flags_of_tables():
-    assert entries_of_tables(markdown(BLOOD))[1] == set()
-    found, flags = entries_of_tables(markdown(BLOOD, ('A', 'B', 'C', 'D')))
-    assert flags == {'assumed_columns'} and [entry.entry_name for entry in found] == [row[0] for row in BLOOD]
-    found, flags = entries_of_tables(markdown(BLOOD)[len(markdown([], HEADING)) + 1:])
+    assert lab_results_from_tables(markdown(BLOOD))[1] == set()
+    found, flags = lab_results_from_tables(markdown(BLOOD, ('A', 'B', 'C', 'D')))
+    assert flags == {'assumed_columns'} and [result.entry_name for result in found] == [row[0] for row in BLOOD]
+    found, flags = lab_results_from_tables(markdown(BLOOD)[len(markdown([], HEADING)) + 1:])
     assert flags == {'assumed_columns'} and len(found) == 3
-    found, flags = entries_of_tables(markdown([('钾', '4.1'), ('钠', '140', '137-147', 'mmol/L', 'x')]))
-    assert flags == {'ragged_table'} and [entry.unit for entry in found] == ['', 'mmol/L']
+    found, flags = lab_results_from_tables(markdown([('钾', '4.1'), ('钠', '140', '137-147', 'mmol/L', 'x')]))
+    assert flags == {'ragged_table'} and [result.unit for result in found] == ['', 'mmol/L']
 
 
 @pytest.mark.parametrize('text', [
@@ -93,7 +95,7 @@ def test_flags_of_tables():
 ])  # yapf: disable
 def test_no_table(text):
     with pytest.raises(UnreadableAnswer, match='no table'):
-        entries_of_tables(text)
+        lab_results_from_tables(text)
 
 
 def test_markdown_against_markdown_it():
@@ -112,16 +114,16 @@ def test_markdown_against_markdown_it():
         tokens = reader.parse(text)
         starts = [i for i, token in enumerate(tokens) if token.type in ('th_open', 'td_open')]
         expected = [tokens[i + 1].content for i in starts]
-        found, = tables_of(text)
+        found, = parse_tables(text)
         assert [cell for row in found.rows for cell in row] == expected and found.has_heading
         checked += len(expected)
     assert checked > 500
 
 
 def test_headings():
-    assert [field_of(text) for text in ('Entry Name', 'ref. range', '是否异常', '计量单位', '医院', 'Result (x)')] == [
+    assert [heading_field(text) for text in ('Entry Name', 'ref. range', '是否异常', '计量单位', '医院', 'Result (x)')] == [
         'entry_name', 'reference', 'abnormality', 'unit', None, 'result']  # yapf: disable
-    assert field_of('参考范围[Reference]') == 'reference' and field_of('') is None
+    assert heading_field('参考范围[Reference]') == 'reference' and heading_field('') is None
 
 
 # ---- JSON
@@ -140,19 +142,19 @@ def test_headings():
 def test_json_in_many_forms(text):
     # `[]` alone is an answer, so the one with prose is read from its fence or not at all.
     text = text.replace('[] ', '')
-    found = entries_of_json(text)
-    gold = [Entry('wbc', '11.2', '3.5-9.5', '', 'high')]
+    found = lab_results_from_json(text)
+    gold = [LabResult('wbc', '11.2', '3.5-9.5', '', 'high')]
     counted = count_fields(gold, found, ('result', 'reference', 'abnormality'), .6)
     assert sum(counted.right.values()) == 3 and sum(counted.predicted.values()) == 3
 
 
 def test_json_values():
-    assert entries_of_json('[]') == [] and entries_of_value([{'a': 1}]) is None
-    found, = entries_of_json('{"result": 5.20, "reference": null, "abnormality": false}')
+    assert lab_results_from_json('[]') == [] and lab_results_from_value([{'a': 1}]) is None
+    found, = lab_results_from_json('{"result": 5.20, "reference": null, "abnormality": false}')
     assert (found.result, found.reference, found.abnormality) == ('5.20', '', 'false')
     assert found.has('abnormality') and not found.has('reference')
     # The flag beside a result is its label, where there is no other.
-    assert Entry(result='5.2 ↓').of('abnormality') == 'low' and Entry(result='5.2 ↓', abnormality='高').of(
+    assert LabResult(result='5.2 ↓').cell('abnormality') == 'low' and LabResult(result='5.2 ↓', abnormality='高').cell(
         'abnormality') == '高'  # yapf: disable
 
 
@@ -160,7 +162,7 @@ def test_json_values():
                                   "{'result': __import__('os')}", '{"a": {"b": 1}}'])  # yapf: disable
 def test_no_json(text):
     with pytest.raises(UnreadableAnswer, match='no JSON'):
-        entries_of_json(text)
+        lab_results_from_json(text)
 
 
 # ---- matching
@@ -174,61 +176,62 @@ def test_assignment_against_brute_force():
         best = max(
             sum(weights[i, j] for i, j in (zip(range(rows), order) if rows <= columns else zip(order, range(columns))))
             for order in itertools.permutations(range(max(rows, columns)), min(rows, columns)))
-        found = assign(weights)
+        found = best_assignment(weights)
         assert sum(weights[i, j] for i, j in found) == pytest.approx(best)
         assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)
         assert all(weights[i, j] > 0 for i, j in found)
 
 
 def test_similarity():
-    assert similarity('白细胞计数', '白细胞计数') == 1 and similarity('', '') == 0
-    assert similarity('总胆红素', '直接胆红素') == pytest.approx(2 * 3 / 9)
-    assert similarity('甘油三酯', '甘油三脂') == pytest.approx(.75)
-    assert similarity('白细胞计数(wbc)', 'wbc') == similarity('wbc', '白细胞计数(wbc)') == .9
-    assert similarity('脂蛋白(a)', 'a') < .5
+    assert name_similarity('白细胞计数', '白细胞计数') == 1 and name_similarity('', '') == 0
+    assert name_similarity('总胆红素', '直接胆红素') == pytest.approx(2 * 3 / 9)
+    assert name_similarity('甘油三酯', '甘油三脂') == pytest.approx(.75)
+    assert name_similarity('白细胞计数(wbc)', 'wbc') == name_similarity('wbc', '白细胞计数(wbc)') == .9
+    assert name_similarity('脂蛋白(a)', 'a') < .5
 
 
 def names(*texts):
-    return [Entry(text) for text in texts]
+    return [LabResult(text) for text in texts]
 
 
 def test_matching_of_names():
     # Equal names go together, though another assignment would have as many pairs.
-    assert match_entries(names('总胆红素', '直接胆红素'), names('直接胆红素', '总胆红素x'), .6) == [(0, 1), (1, 0)]
-    assert match_entries(names('白细胞(WBC)', '红细胞(RBC)'), names('RBC', 'WBC'), .6) == [(0, 1), (1, 0)]
-    assert match_entries(names('钾', '钠'), names('氯', '钾'), .6) == [(0, 1)]
-    assert match_entries(names('甘油三酯'), names('甘油三脂'), .6) == [(0, 0)]
-    assert match_entries(names('甘油三酯'), names('甘油三脂'), .8) == []
-    assert match_entries([], names('钾'), .6) == match_entries(names('钾'), [], .6) == []
+    assert match_lab_results(names('总胆红素', '直接胆红素'), names('直接胆红素', '总胆红素x'), .6) == [(0, 1), (1, 0)]
+    assert match_lab_results(names('白细胞(WBC)', '红细胞(RBC)'), names('RBC', 'WBC'), .6) == [(0, 1), (1, 0)]
+    assert match_lab_results(names('钾', '钠'), names('氯', '钾'), .6) == [(0, 1)]
+    assert match_lab_results(names('甘油三酯'), names('甘油三脂'), .6) == [(0, 0)]
+    assert match_lab_results(names('甘油三酯'), names('甘油三脂'), .8) == []
+    assert match_lab_results([], names('钾'), .6) == match_lab_results(names('钾'), [], .6) == []
     # One alone needs no name; of several without names those go together that agree.
-    assert match_entries([Entry('钾', '4')], [Entry('', '4')], .6) == [(0, 0)]
-    assert match_entries([Entry('', '4'), Entry('', '5')], [Entry('', '5'), Entry('', '4')], .6) == [(0, 1), (1, 0)]
+    assert match_lab_results([LabResult('钾', '4')], [LabResult('', '4')], .6) == [(0, 0)]
+    assert match_lab_results([LabResult('', '4'), LabResult('', '5')],
+                             [LabResult('', '5'), LabResult('', '4')], .6) == [(0, 1), (1, 0)]
 
 
 def test_doubled_names_go_by_their_cells():
-    gold = [Entry('白细胞', '5.2', '', '10^9/L'), Entry('白细胞', '3', '0-5', '/HPF')]
-    assert match_entries(gold, gold[::-1], .6) == [(0, 1), (1, 0)]
-    assert match_entries(gold, gold[1:], .6) == [(1, 0)]
+    gold = [LabResult('白细胞', '5.2', '', '10^9/L'), LabResult('白细胞', '3', '0-5', '/HPF')]
+    assert match_lab_results(gold, gold[::-1], .6) == [(0, 1), (1, 0)]
+    assert match_lab_results(gold, gold[1:], .6) == [(1, 0)]
 
 
 def test_candidates_for_the_judge():
-    gold = [Entry('丙氨酸氨基转移酶', '35', '9-50', 'U/L'), Entry('钾', '4.1'), Entry('氯', '100')]
-    predicted = [Entry('ALT', '35', '9~50', 'u/l'), Entry('K+', '4.10'), Entry('Na', '140')]
-    pairs = match_entries(gold, predicted, .6)
-    assert pairs == [] and candidates(gold, predicted, pairs) == [(0, 0), (1, 1)]
-    assert candidates(gold, predicted, [(0, 0)]) == [(1, 1)]
+    gold = [LabResult('丙氨酸氨基转移酶', '35', '9-50', 'U/L'), LabResult('钾', '4.1'), LabResult('氯', '100')]
+    predicted = [LabResult('ALT', '35', '9~50', 'u/l'), LabResult('K+', '4.10'), LabResult('Na', '140')]
+    pairs = match_lab_results(gold, predicted, .6)
+    assert pairs == [] and possible_synonyms(gold, predicted, pairs) == [(0, 0), (1, 1)]
+    assert possible_synonyms(gold, predicted, [(0, 0)]) == [(1, 1)]
 
 
 def test_no_entry_is_lost():
     generator = np.random.default_rng(2)
     pool = ['白细胞', '红细胞', '血红蛋白', 'WBC', '白细胞(WBC)', '血小板', '血小板计数', '']
     for _ in range(100):
-        gold, predicted = ([Entry(pool[i], str(generator.integers(3))) for i in generator.integers(0, len(pool), n)]
+        gold, predicted = ([LabResult(pool[i], str(generator.integers(3))) for i in generator.integers(0, len(pool), n)]
                            for n in generator.integers(0, 6, 2))  # yapf: disable
-        pairs = match_entries(gold, predicted, .6)
+        pairs = match_lab_results(gold, predicted, .6)
         assert len({i for i, _ in pairs}) == len({j for _, j in pairs}) == len(pairs)
         for i, j in pairs:
-            assert gold[i].entry_name == predicted[j].entry_name or similarity(
+            assert gold[i].entry_name == predicted[j].entry_name or name_similarity(
                 gold[i].entry_name.casefold(), predicted[j].entry_name.casefold()) >= .6 or len(gold) == 1
 
 
@@ -273,7 +276,7 @@ def test_documents_by_hand(gold, predicted, right, num_predicted, num_gold):
     assert case.values['document_f1'] == pytest.approx(2 * right / (num_predicted + num_gold))
     assert ('no_answer' in case.flags) == (predicted is None)
     # Whatever is wrong on either side is told.
-    counted = TASK('parsing')._counted(pair(answer, markdown(gold)), 'parsing')[0]
+    counted = TASK('parsing')._count_fields(pair(answer, markdown(gold)), 'parsing')[0]
     assert bool(counted.wrong) == (not right == num_predicted == num_gold)
 
 
@@ -442,7 +445,7 @@ def test_references_that_cannot_be_read(subtask, reference, message):
 
 @pytest.mark.parametrize('options, message', [
     ({'subtask': 'tables'}, '--subtask'), ({'name_threshold': 0.}, '--name-threshold'),
-    ({'subtask': 'gmd'}, 'by a judge alone'), ({'judge': 'http://x'}, '--judge-model'),
+    ({'subtask': 'gmd'}, 'only a judge'), ({'judge': 'http://x'}, '--judge-model'),
     ({'judge_model': 'm'}, '--judge URL'),
     ({'judge_record': 'f'}, '--judge URL'), ({'judge_replay': 'f'}, '--judge-model'),
     ({'judge_concurrency': 0}, '1 or more'),
@@ -470,14 +473,14 @@ def test_rows_say_their_subtask():
     assert found['average'] == pytest.approx((1 + .5 + .5) / 3)
     assert task.measures[0].columns[0] == 'rows' and all(case.values['rows'] == 1 for case in cases)
     assert list(found)[0] == 'average' and not any('gmd' in name for name in found)
-    for said, message in ((None, 'None'), ('ocr', "'ocr'"), ('gmd', 'a judge alone')):
+    for said, message in ((None, 'None'), ('ocr', "'ocr'"), ('gmd', 'only a judge')):
         with pytest.raises(RowError, match=message):
             task.score(pair('x', 'y', subtask=said))
 
 
 def test_without_a_judge_it_is_counted():
     task = DocumentsTask('simple_qa')
-    table = Table()
+    table = CaseTable()
     for answer in ('5.2', '6', None, '七'):
         table.add_row('r', 'r', {}, task.score(pair(answer, '5.2')))
     table.close()

@@ -15,13 +15,13 @@ from PIL import Image
 from typing import Any, ClassVar
 
 from swift_citrusv.scoring.cases import Case, Pair, PredictionError
-from swift_citrusv.scoring.evaluate import Evaluation, Settings, evaluate
-from swift_citrusv.scoring.html_report.charts import Row, axis_of, bars, forest, histogram, ticks_of
-from swift_citrusv.scoring.html_report.markup import escaped, folded, shortened
-from swift_citrusv.scoring.html_report.report import KINDS, report_html, write_report
-from swift_citrusv.scoring.html_report.report_cases import choose, data_uri
+from swift_citrusv.scoring.evaluate import Evaluation, EvaluationSettings, evaluate
+from swift_citrusv.scoring.html_report.charts import ForestRow, bar_chart, forest_plot, histogram, make_axis, nice_ticks
+from swift_citrusv.scoring.html_report.markup import escaped, shortened, text_block
+from swift_citrusv.scoring.html_report.report import PROBLEM_TEXTS, report_html, write_report
+from swift_citrusv.scoring.html_report.report_cases import image_data_url, select_cases
 from swift_citrusv.scoring.html_report.report_groups import MAX_CHARTED, MAX_LISTED
-from swift_citrusv.scoring.task import Corpus, Shown, mean, ratio
+from swift_citrusv.scoring.task import CaseCard, CorpusMeasure, mean, ratio
 
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 in_browser = pytest.mark.skipif(BROWSER is None, reason='no browser here: apt-get install chromium')
@@ -53,11 +53,11 @@ class DiscsTask:
     def measures(self) -> tuple[Any, ...]:
         every = (mean('dice'), mean('iou'), ratio('ciou', 'intersection', 'union'), mean('hit'),
                  mean('far', percent=False, higher_is_better=False),
-                 Corpus('count', lambda data, weights: float(weights.sum()), percent=False))  # yapf: disable
+                 CorpusMeasure('count', lambda data, weights: float(weights.sum()), percent=False))  # yapf: disable
         if self.per_case:
             return every
         return tuple(
-            dataclasses.replace(measure, per_case=None) if not isinstance(measure, Corpus) else measure
+            dataclasses.replace(measure, per_case=None) if not isinstance(measure, CorpusMeasure) else measure
             for measure in every)
 
     @property
@@ -84,10 +84,10 @@ class DiscsTask:
     def complete(self, table: Any) -> None:
         pass
 
-    def show(self, pair: Pair, index: int) -> Shown:
+    def show(self, pair: Pair, index: int) -> CaseCard:
         if (pair.prediction or {}).get('disc', '') is None:
             raise PredictionError("'disc' is null")
-        return Shown(pair.reference.get('title', f'{pair.name}, disc {index}'), picture_of(pair, index, self.noisy),
+        return CaseCard(pair.reference.get('title', f'{pair.name}, disc {index}'), picture_of(pair, index, self.noisy),
                      (('question', pair.reference.get('question', 'Where?')),
                       ('answer', str((pair.prediction or {}).get('response', '')))))  # yapf: disable
 
@@ -132,7 +132,7 @@ def evaluated(tmp_path):
         files = [folder / 'ref.jsonl', folder / 'pred.jsonl']
         for file, lines in zip(files, (rows, answers_to(rows) if answers is None else answers)):
             file.write_text(''.join(f'{json.dumps(line)}\n' for line in lines), encoding='utf-8')
-        return evaluate(task, str(files[0]), str(files[1]), Settings(**{'repeats': 100, **settings}))
+        return evaluate(task, str(files[0]), str(files[1]), EvaluationSettings(**{'repeats': 100, **settings}))
 
     return run
 
@@ -181,9 +181,9 @@ def test_everything_is_there(evaluated):
                  "joined by 'id'", 'patient: 20', 'Macro means', 'Best cases by dice', 'Worst cases by dice',
                  'Random cases', 'no_answer', 'None are failed.'):
         assert text in page.text, text
-    for kind, count in evaluation.found.counts.items():
+    for kind, count in evaluation.problems.counts.items():
         assert not count or f'{kind} {count}' in re.sub(r'(?<=[a-z])(?=\d)', ' ', page.text), kind
-        for example in evaluation.found.examples.get(kind, ()):
+        for example in evaluation.problems.examples.get(kind, ()):
             assert example in page.text
     for measure in evaluation.task.measures:
         score = evaluation.scores[measure.name]
@@ -199,8 +199,8 @@ def test_everything_is_there(evaluated):
 def test_it_says_when_nothing_is_wrong(evaluated):
     evaluation = evaluated(rows_of(10))
     page = page_of(evaluation)
-    assert set(KINDS) == set(evaluation.found.counts)
-    assert 'Nothing is wrong: 10 of 10 rows have one prediction that can be read' in page.text
+    assert set(PROBLEM_TEXTS) == set(evaluation.problems.counts)
+    assert 'No problems: 10 of 10 rows have one valid prediction' in page.text
     assert 'None are missing, doubled, unknown, malformed, reordered, failed.' in page.text
     assert 'No case has a flag.' in page.text and 'each row has its prediction' in page.text
 
@@ -254,18 +254,18 @@ def test_the_same_input_gives_the_same_bytes(evaluated, tmp_path):
 ])
 def test_choice_of_cases(values, higher, best, worst, num_others):
     size = 8 if values is None else len(values)
-    chosen = choose(None if values is None else np.array(values, float), higher, size, seed=3)
+    chosen = select_cases(None if values is None else np.array(values, float), higher, size, seed=3)
     assert [*chosen.best] == best and [*chosen.worst] == worst and len(chosen.others) == num_others
     everything = [*chosen.best, *chosen.worst, *chosen.others]
     assert len(set(everything)) == len(everything) and all(0 <= case < size for case in everything)
-    assert choose(None if values is None else np.array(values, float), higher, size, seed=3) == chosen
+    assert select_cases(None if values is None else np.array(values, float), higher, size, seed=3) == chosen
 
 
 def test_cases_that_are_alike_are_drawn():
     values = np.array([1.] * 100 + [0.] * 3)
-    chosen = choose(values, True, 103, 0)
+    chosen = select_cases(values, True, 103, 0)
     assert set(chosen.worst) >= {100, 101, 102} and [*chosen.best] != [0, 1, 2, 3, 4, 5]
-    assert choose(values, True, 103, 1).best != chosen.best
+    assert select_cases(values, True, 103, 1).best != chosen.best
 
 
 def test_pictures_are_those_of_the_cases(evaluated):
@@ -289,13 +289,13 @@ def test_pictures_are_those_of_the_cases(evaluated):
 def test_any_picture_fits(size):
     generator = np.random.default_rng(0)
     noise = Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), np.uint8))
-    head, _, content = data_uri(noise).partition(';base64,')
+    head, _, content = image_data_url(noise).partition(';base64,')
     found = Image.open(io.BytesIO(base64.b64decode(content)))
     assert len(content) <= 140_000 and head == f'data:image/{str(found.format).lower()}' and max(found.size) <= 800
     # A narrow picture keeps at least a pixel.
     if min(size) > 40:
         assert found.width / found.height == pytest.approx(size[0] / size[1], rel=.02)
-    plain = data_uri(Image.new('L', size, 7))
+    plain = image_data_url(Image.new('L', size, 7))
     assert plain.startswith('data:image/png') and len(plain) < 6000
 
 
@@ -335,7 +335,7 @@ def test_one_case(evaluated):
 def test_no_groups_and_no_intervals(evaluated):
     rows = [{key: value for key, value in row.items() if key != 'organ'} for row in rows_of(12)]
     page = page_of(evaluated(rows, repeats=0))
-    assert 'The rows have no columns that make groups.' in page.text and 'none (--repeats 0)' in page.text
+    assert 'The rows have no columns that define groups.' in page.text and 'none (--repeats 0)' in page.text
     assert 'interval' not in page.text.partition('both empty')[0]
 
 
@@ -364,7 +364,7 @@ def test_groups_stand_by_their_score(evaluated):
 def test_without_scores_of_single_cases(evaluated):
     page = page_of(evaluated(rows_of(20), task=DiscsTask(per_case=False)))
     assert 'these are random ones' in page.text and 'Best cases' not in page.text and len(page.named('img')) == 6
-    assert 'No score of this evaluation says how good a single case is.' in page.text
+    assert 'No score of this evaluation is defined for single cases.' in page.text
 
 
 def test_rows_without_a_picture(evaluated):
@@ -406,8 +406,8 @@ def test_escaped(text, expected):
 
 def test_long_texts_are_folded():
     for text, is_folded in (('word ' * 50, False), ('word ' * 80, True), ('\n' * 9, True), ('', False)):
-        assert ('<details' in folded(text)) == is_folded
-    found = folded('x' * 1_000_000)
+        assert ('<details' in text_block(text)) == is_folded
+    found = text_block('x' * 1_000_000)
     assert len(found) < 5000 and 'all 1,000,000 characters' in found and '997,000 more characters are cut off' in found
     assert shortened('a  b\nc', 10) == 'a b c' and shortened('abcdef', 4) == 'abc…'
     assert len(shortened('é' * 10**6, 9)) == 9
@@ -419,27 +419,27 @@ def test_long_texts_are_folded():
 @pytest.mark.parametrize('low, high', [(0, 1), (0, .3), (-.2, .7), (0, 97.3), (0, 1e6), (3, 3), (0, 0), (-1e-5, 2e-5),
                                        (0, 271.5), (1e3, 1.001e3)])
 def test_ticks(low, high):
-    ticks = ticks_of(low, high)
+    ticks = nice_ticks(low, high)
     steps = np.diff(ticks)
     assert ticks[0] <= low + 1e-9 and ticks[-1] >= high * (1 - 1e-9) and 3 <= len(ticks) <= 8
     np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
     mantissa = steps[0] / 10**math.floor(math.log10(steps[0]) + 1e-9)
     assert min(abs(mantissa - step) for step in (1, 2, 2.5, 5)) < 1e-6
-    assert all(tick == int(tick) for tick in ticks_of(low, high, whole=True))
+    assert all(tick == int(tick) for tick in nice_ticks(low, high, whole=True))
 
 
 def test_axis():
-    axis = axis_of([math.nan, 3, math.inf, 100 + 1e-12], 'x', True)
+    axis = make_axis([math.nan, 3, math.inf, 100 + 1e-12], 'x', True)
     assert (axis.low, axis.high) == (0, 100) and axis.at(25) == '25%' and axis.at(math.inf) == '100%'
-    assert axis_of([], 'x', False).high == 1 and axis_of([-40, 20], 'x', True).low == -50
-    assert axis_of([-40, 20], 'x', True).at(-50) == '0%' and axis.width(25, 1000) == '75%'
+    assert make_axis([], 'x', False).high == 1 and make_axis([-40, 20], 'x', True).low == -50
+    assert make_axis([-40, 20], 'x', True).at(-50) == '0%' and axis.width(25, 1000) == '75%'
 
 
 def test_bars_of_a_histogram_are_the_counts():
     values = np.random.default_rng(0).uniform(0, 100, 200).round(1)
     values[:3] = 0, 100, 50
     found = {}
-    axis = axis_of(values, 'x', True)
+    axis = make_axis(values, 'x', True)
     html = histogram(values, axis)
     for low, high, count, x, height in re.findall(
             r'<title>([\d.]+) to ([\d.]+): (\d+)</title><rect class="bar" x="([\d.]+)%" y="[\d.]+" width="5%" '
@@ -455,15 +455,15 @@ def test_bars_of_a_histogram_are_the_counts():
     assert found == slow and sum(found.values()) == 200
     median, = re.findall(r'class="median" x1="([\d.]+)%"', html)
     assert float(median) == pytest.approx(np.median(values), abs=1e-3)
-    few = bars(np.array([0, 100, 100, 100.]), axis)
+    few = bar_chart(np.array([0, 100, 100, 100.]), axis)
     assert '1 (25.0 %)' in few and '3 (75.0 %)' in few and 'width="75%"' in few
 
 
 def test_marks_of_a_forest_plot():
-    axis = axis_of([0], 'x', True)
+    axis = make_axis([0], 'x', True)
     cases = np.arange(101.)
-    html = forest([Row('a', 'n = 101', 50, 40, 60, '50', cases), Row('b', '', math.nan, math.nan, math.nan, '–'),
-                   Row('c', '', 10, math.nan, math.nan, '10', np.array([1., 2.]))], axis)  # yapf: disable
+    html = forest_plot([ForestRow('a', 'n = 101', 50, 40, 60, '50', cases), ForestRow('b', '', math.nan, math.nan, math.nan, '–'),
+                   ForestRow('c', '', 10, math.nan, math.nan, '10', np.array([1., 2.]))], axis)  # yapf: disable
     assert [float(x) for x in re.findall(r'class="value" cx="([\d.]+)%"', html)] == [50, 10]
     assert re.findall(r'class="interval" x1="([\d.]+)%" x2="([\d.]+)%"', html)[0] == ('40', '60')
     assert re.findall(r'class="whisker" x1="([\d.]+)%" x2="([\d.]+)%"', html) == [('5', '95')]

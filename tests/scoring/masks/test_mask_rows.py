@@ -10,7 +10,7 @@ from typing import Any
 
 from swift_citrusv.errors import RowError
 from swift_citrusv.scoring.cases import PredictionError
-from swift_citrusv.scoring.mask_rows import targets_of
+from swift_citrusv.scoring.mask_rows import target_masks
 
 # ---- references
 
@@ -63,7 +63,7 @@ def test_all_forms_of_a_mask(tmp_path, monkeypatch):
                                    {'height': [SIZE[0]], 'width': [SIZE[1]]}]  # yapf: disable
     for form, columns in itertools.product(forms, sized):
         for masks in ([form], json.dumps([form])):
-            target, = targets_of({'masks': masks, **columns}, 'row')
+            target, = target_masks({'masks': masks, **columns}, 'row')
             np.testing.assert_array_equal(target.array, MASKS[0] > 0)
             assert target.array.dtype == bool
             case, = cases(reference(MASKS[0], **columns), {'masks': masks})
@@ -71,10 +71,10 @@ def test_all_forms_of_a_mask(tmp_path, monkeypatch):
             case, = cases({'masks': masks, **columns}, prediction(MASKS[0]))
             assert main_values(case) == ONES
     # A file says its own size; polygons do not, but another mask of the same image does.
-    assert len(targets_of({'masks': [forms[3]]}, 'row')) == 1
-    assert len(targets_of({'masks': [forms[2], forms[0]]}, 'row')) == 2
+    assert len(target_masks({'masks': [forms[3]]}, 'row')) == 1
+    assert len(target_masks({'masks': [forms[2], forms[0]]}, 'row')) == 2
     with pytest.raises(RowError, match='polygons need the size of image 0'):
-        targets_of({'masks': [polygons]}, 'row')
+        target_masks({'masks': [polygons]}, 'row')
 
 
 @pytest.mark.parametrize('row, message', [
@@ -102,8 +102,8 @@ def test_references_that_cannot_be_read_end_the_evaluation(row, message, tmp_pat
 
 @pytest.mark.parametrize('line, message', [
     ({}, "neither 'masks' nor 'response'"),
-    ({'response': 3}, 'not a text'),
-    ({'response': 'It is [SEG] and [SEG].'}, r"says \[SEG\] 2 times, but has no 'masks'"),
+    ({'response': 3}, 'not a string'),
+    ({'response': 'It is [SEG] and [SEG].'}, r"has 2 \[SEG\] tokens, but there are no 'masks'"),
     ({'masks': 'nonsense'}, 'not JSON'),
     ({'masks': 3}, 'not a list'),
     ({'masks': [3]}, r'masks\[0\] is 3'),

@@ -22,7 +22,7 @@ from swift_citrusv.errors import RowError
 from swift_citrusv.model.overlap_metrics import dice_score, iou_score
 from swift_citrusv.scoring.cases import Case, Pair
 from swift_citrusv.scoring.mask_rows import ImageMask
-from swift_citrusv.scoring.masks.mask_matching import iou_table, match
+from swift_citrusv.scoring.masks.mask_matching import mask_ious, match_masks
 from swift_citrusv.scoring.masks.segmentation import SegmentationTask, mask_values
 from swift_citrusv.scoring.task import Measure
 
@@ -204,14 +204,14 @@ def test_hungarian_has_the_highest_sum_of_all_permutations(seed):
     sizes = rng.integers(1, 5, 2)
     masks = [[ImageMask(rng.random((6, 7)) < rng.choice([0, 0.2, 0.6]), 0) for _ in range(size)] for size in sizes]
     targets, predicted = masks
-    table = iou_table([mask.array for mask in targets], [mask.array for mask in predicted])
+    table = mask_ious([mask.array for mask in targets], [mask.array for mask in predicted])
     for i, j in np.ndindex(table.shape):
         assert table[i, j] == pytest.approx(iou_score(targets[i].array, predicted[j].array))
     places = range(max(sizes))
     best = max(
         sum(table[i, j] for i, j in enumerate(order[:sizes[0]]) if j < sizes[1])
         for order in itertools.permutations(places))
-    found = match(targets, predicted, 'hungarian')
+    found = match_masks(targets, predicted, 'hungarian')
     total = sum(iou_score(item.predicted.array, item.target.array) for item in found if item.predicted and item.target)
     assert total == pytest.approx(best)
     assert [item.target for item in found[:sizes[0]]] == targets and len(found) == max(sizes)
@@ -295,7 +295,7 @@ def test_cases_without_an_image_or_an_answer_are_shown_too(tmp_path):
     shown = task.show(Pair('ref.jsonl:7', reference(MASKS[0]), {'masks': 3, 'response': 'x'}), 0)
     assert 'not a list' in dict(shown.lines)['problem'] and dict(shown.lines)['answer'] == 'x'
     shown = task.show(Pair('ref.jsonl:7', reference(), prediction(MASKS[1])), 0)
-    assert dict(shown.lines)['target'] == 'none: a mask too many'
+    assert dict(shown.lines)['target'] == 'none: an extra mask'
     row = reference(MASKS[0], images=['a', 'b'], mask_images=[0])
     shown = task.show(Pair('ref.jsonl:7', row, prediction(MASKS[0], images=(1, ))), 0)
     assert dict(shown.lines)['drawn on'] == 'image 2, not image 1'

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from scipy.ndimage import gaussian_filter
 from typing import Any
 
-from swift_citrusv.scoring.masks.surface_distance import SurfaceDistances, diagonal, outline, surface_distances
+from swift_citrusv.scoring.masks.surface_distance import (SurfaceDistances, border_pixels, image_diagonal,
+                                                          surface_distances)
 
 SPACINGS = [(1., 1.), (0.7, 0.7), (3., 0.5)]
 TOLERANCES = [0., 1., 2., 2.1]
@@ -127,17 +128,17 @@ def test_scores_worked_out_by_hand():
 
 
 def test_the_border_of_the_image_is_outline():
-    assert outline(np.ones((4, 5), bool)).sum() == 14
-    assert outline(box((5, 5), slice(1, 4), slice(1, 4))).sum() == 8
-    assert not outline(np.zeros((3, 3), bool)).any()
+    assert border_pixels(np.ones((4, 5), bool)).sum() == 14
+    assert border_pixels(box((5, 5), slice(1, 4), slice(1, 4))).sum() == 8
+    assert not border_pixels(np.zeros((3, 3), bool)).any()
 
 
 def test_no_distance_is_as_long_as_the_diagonal():
     shape = (7, 11)
     corners = box(shape, slice(0, 1), slice(0, 1)), box(shape, slice(6, 7), slice(10, 11))
     for spacing in SPACINGS:
-        assert surface_distances(*corners, spacing).hd95() < diagonal(shape, spacing)
-    assert diagonal((3, 4), (1., 1.)) == 5. and diagonal((3, 4), (2., 2.)) == 10.
+        assert surface_distances(*corners, spacing).hd95() < image_diagonal(shape, spacing)
+    assert image_diagonal((3, 4), (1., 1.)) == 5. and image_diagonal((3, 4), (2., 2.)) == 10.
 
 
 def test_empty_masks_and_other_shapes_are_refused():

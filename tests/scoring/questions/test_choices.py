@@ -3,10 +3,10 @@ import pytest
 import random
 import time
 
-from swift_citrusv.scoring.questions.choices import choose
-from swift_citrusv.scoring.questions.final_answer import boxed, stated
-from swift_citrusv.scoring.questions.open_answers import overlap, same, tokens
-from swift_citrusv.scoring.questions.yes_no import is_polar, polarity
+from swift_citrusv.scoring.questions.choices import find_choice
+from swift_citrusv.scoring.questions.final_answer import final_answer, last_boxed
+from swift_citrusv.scoring.questions.open_answers import answer_tokens, same_words, token_overlap
+from swift_citrusv.scoring.questions.yes_no import is_yes_or_no, yes_or_no
 
 LUNG = {'A': 'Viral pneumonia', 'B': 'Pneumonia', 'C': 'Lung cancer', 'D': 'Asthma', 'E': 'Pulmonary embolism'}
 TEN = dict(zip('ABCDEFGHIJ', ('Aspirin', 'Heparin', 'Warfarin', 'E. coli', 'Vitamin C', 'tPA', 'Clopidogrel', 'Insulin',
@@ -89,7 +89,7 @@ SETS = [
 
 
 def _read(text: str, options: dict[str, str]) -> str:
-    choice = choose(text, options)
+    choice = find_choice(text, options)
     assert (choice.letters == '') == (choice.problem is not None)
     return '?' if choice.problem == 'ambiguous' else choice.letters
 
@@ -111,7 +111,7 @@ def test_chinese(text, expected):
 
 @pytest.mark.parametrize('text, expected', SETS)
 def test_sets(text, expected):
-    choice = choose(text, LUNG, several=True)
+    choice = find_choice(text, LUNG, several=True)
     assert (choice.letters, choice.problem) == (expected, None if expected else 'no_answer')
 
 
@@ -150,18 +150,18 @@ def test_any_text_gives_a_verdict():
     for _ in range(400):
         text = ''.join(random.choices(pieces, k=random.randrange(12)))
         for several in (False, True):
-            choice = choose(text, LUNG, several)
+            choice = find_choice(text, LUNG, several)
             assert set(choice.letters) <= set(LUNG) and (several or len(choice.letters) < 2)
-        assert polarity(text) in (None, 'yes', 'no', 'ambiguous')
+        assert yes_or_no(text) in (None, 'yes', 'no', 'ambiguous')
 
 
 def test_long_answers_take_no_longer_than_their_length():
     """Lists, cues and boxes again and again, as a model writes that has lost its thread."""
     start = time.perf_counter()
     for piece in ('A, ', 'A and ', 'answer is ', '\\boxed{', '选', 'A. x\n', 'not A '):
-        choose(piece * 3000 + 'x', LUNG)
-        polarity(piece * 3000)
-        stated(piece * 3000)
+        find_choice(piece * 3000 + 'x', LUNG)
+        yes_or_no(piece * 3000)
+        final_answer(piece * 3000)
     assert time.perf_counter() - start < 10
 
 
@@ -180,12 +180,12 @@ POLAR = [
 
 @pytest.mark.parametrize('text, expected', POLAR)
 def test_polarity(text, expected):
-    assert polarity(text) == expected
+    assert yes_or_no(text) == expected
 
 
 def test_what_is_a_polar_reference():
-    assert all(map(is_polar, ('Yes', 'no', 'TRUE', '是', '没有', 'No.', '存在')))
-    assert not any(map(is_polar, ('Lung', 'No, on the left', '右肺', '', 'not seen')))
+    assert all(map(is_yes_or_no, ('Yes', 'no', 'TRUE', '是', '没有', 'No.', '存在')))
+    assert not any(map(is_yes_or_no, ('Lung', 'No, on the left', '右肺', '', 'not seen')))
 
 
 # ---- open answers
@@ -200,13 +200,16 @@ def test_what_is_a_polar_reference():
     ('T2-weighted', ['t2', 'weighted']), ('', []), ('!?', []),
 ])  # yapf: disable
 def test_tokens(text, expected):
-    assert tokens(text) == expected
+    assert answer_tokens(text) == expected
 
 
 def test_same():
-    assert same('The right lung.', 'right lung') and same('x-ray', 'X ray') and same('右肺。', '右肺') and same('three', '3')
-    assert not same('right lung', 'left lung') and not same('2, 3', '23') and not same('HER2+', 'HER2-')
-    assert not same('<5', '>5') and not same('5%', '5') and not same('vitamin', 'vitamin A') and not same('', 'lung')
+    assert same_words('The right lung.', 'right lung') and same_words('x-ray', 'X ray') and same_words(
+        '右肺。', '右肺') and same_words('three', '3')
+    assert not same_words('right lung', 'left lung') and not same_words('2, 3', '23') and not same_words(
+        'HER2+', 'HER2-')
+    assert not same_words('<5', '>5') and not same_words('5%', '5') and not same_words(
+        'vitamin', 'vitamin A') and not same_words('', 'lung')
 
 
 @pytest.mark.parametrize('answer, reference, f1, recall', [
@@ -217,7 +220,7 @@ def test_same():
     ('?', 'lung', 0, 0), ('', '', 1, 1), ('2 cm', 'two cm', 1, 1),
 ])  # yapf: disable
 def test_overlap(answer, reference, f1, recall):
-    assert overlap(answer, reference) == pytest.approx((f1, recall))
+    assert token_overlap(answer, reference) == pytest.approx((f1, recall))
 
 
 def test_overlap_against_torchmetrics():
@@ -228,8 +231,8 @@ def test_overlap_against_torchmetrics():
         answer, reference = (' '.join([*random.choices(words, k=random.randrange(6)), 'end']) for _ in range(2))
         expected = squad([{'prediction_text': answer, 'id': '1'}],
                          [{'answers': {'answer_start': [0], 'text': [reference]}, 'id': '1'}])  # yapf: disable
-        assert overlap(answer, reference)[0] == pytest.approx(float(expected['f1']) / 100, abs=1e-6)
-        assert same(answer, reference) == bool(expected['exact_match'])
+        assert token_overlap(answer, reference)[0] == pytest.approx(float(expected['f1']) / 100, abs=1e-6)
+        assert same_words(answer, reference) == bool(expected['exact_match'])
 
 
 @pytest.mark.parametrize('text, expected', [
@@ -238,9 +241,9 @@ def test_overlap_against_torchmetrics():
     ('The answer is A. The answer is B.', 'B'), ('# Findings\n`x`', 'Findings\nx'), ('> 5 cm', '> 5 cm'),
 ])  # yapf: disable
 def test_stated(text, expected):
-    assert stated(text) == expected
+    assert final_answer(text) == expected
 
 
 def test_boxed():
-    assert boxed(r'\boxed{a} then \boxed{\frac{1}{2}}') == r'\frac{1}{2}'
-    assert boxed(r'\boxed{a') is None and boxed('none') is None and boxed(r'\boxed{a} \boxed{b') == 'a'
+    assert last_boxed(r'\boxed{a} then \boxed{\frac{1}{2}}') == r'\frac{1}{2}'
+    assert last_boxed(r'\boxed{a') is None and last_boxed('none') is None and last_boxed(r'\boxed{a} \boxed{b') == 'a'

@@ -16,8 +16,8 @@ from typing import Any
 from swift_citrusv.cli.eval import qa as _cli_eval_qa
 from swift_citrusv.errors import RowError
 from swift_citrusv.scoring.cases import Pair
-from swift_citrusv.scoring.questions.presets import PRESETS, rows
-from swift_citrusv.scoring.questions.qa import QATask, question_of_row
+from swift_citrusv.scoring.questions.presets import QA_PRESETS, preset_rows
+from swift_citrusv.scoring.questions.qa import QATask, read_question
 from swift_citrusv.settings import SettingError
 
 
@@ -54,9 +54,9 @@ def _png(shade: int) -> bytes:
 
 def _read(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
     """The rows; each is a question that the task scores as right when its own answer is given."""
-    found = list(rows(*args, **kwargs))
+    found = list(preset_rows(*args, **kwargs))
     for row in found:
-        question = question_of_row(row, row['id'])
+        question = read_question(row, row['id'])
         assert question.kind == row['kind']
         case, = QATask().score(Pair(row['id'], row, {'response': f'The answer is {row["answer"]}.'}))
         assert case.values['correct'] == 1 and case.groups['dataset'] == row['dataset']
@@ -151,7 +151,7 @@ def test_medmcqa(tmp_path, form, cops, answers):
     assert (found[0]['id'], found[0]['topic'], found[0]['options']) == ('medmcqa:q0', 'Anatomy', ['w', 'x', 'y', 'z'])
 
 
-@pytest.mark.parametrize('cops, said', [((0, 4), 'two releases'), ((-1, -1), 'has no answers'), ((1, 7, 4), "'7'")])
+@pytest.mark.parametrize('cops, said', [((0, 4), 'mixes two releases'), ((-1, -1), 'has no answers'), ((1, 7, 4), "'7'")])
 def test_medmcqa_refuses(tmp_path, cops, said):
     path = _jsonl(tmp_path / 'dev.json', _medmcqa(*cops))
     with pytest.raises(ValueError, match=said):
@@ -315,7 +315,7 @@ def test_path_vqa(tmp_path):
         'answer': answer
     } for shade, answer in ((1, 'yes'), (1, 'in the canals of hering'), (2, 'no'))]
     _parquet(tmp_path / 'data' / 'test-00000-of-00003-e9adadb4799f44d3.parquet', content)
-    found = _read('path-vqa', str(tmp_path), target=str(tmp_path / 'out'))
+    found = _read('path-vqa', str(tmp_path), image_output=str(tmp_path / 'out'))
     assert [row['kind'] for row in found] == ['closed', 'open', 'closed']
     first, second, third = (row['images'][0] for row in found)
     assert first == second != third and Image.open(third).getpixel((0, 0)) == 2
@@ -353,16 +353,16 @@ def test_pmc_vqa(tmp_path):
     ('medqb', None, 'a.jsonl', '', "no preset 'medqb'"),
     ('medqa', 'tset', 'a.jsonl', '{}', "no split 'tset': give one of test, dev"),
     ('medqa', None, 'none.jsonl', None, 'neither a file nor a folder'),
-    ('medqa', None, 'a.txt', '{}', 'is none of .json'),
+    ('medqa', None, 'a.txt', '{}', 'is not supported: give a .json'),
     ('medqa', None, 'a.jsonl', '{"question": "x"', 'a.jsonl cannot be read'),
     ('medqa', None, 'a.jsonl', '[1]', 'row 1 is'),
     ('medqa', None, 'a.json', '[]', 'has no rows'),
     ('medqa', None, 'a.jsonl', '{"question": "x", "options": "y"}', 'a.jsonl:1: the options are'),
-    ('medqa', None, 'a.jsonl', '{"question": "x", "options": ["y", "z"], "answer": "w"}', "the answer 'w' is none of"),
+    ('medqa', None, 'a.jsonl', '{"question": "x", "options": ["y", "z"], "answer": "w"}', "the answer 'w' is not one of"),
     ('slake', None, 'a.json', '[{"question": "x"}]', "a.json:1: the row has no 'img_name'; it has question"),
     ('supergpqa', None, 'a.jsonl', '{"discipline": "Law"}', "the discipline 'Medicine'"),
     ('pmc-vqa', None, 'a.parquet', 'PAR1', 'a.parquet cannot be read'),
-    ('vqa-rad', None, 'a.json', '[{"question": "x", "answer": "y", "image": 3}]', 'not the bytes of a picture'),
+    ('vqa-rad', None, 'a.json', '[{"question": "x", "answer": "y", "image": 3}]', 'not the bytes of an image'),
 ])  # yapf: disable
 def test_errors(tmp_path, preset, split, name, content, said):
     if content is not None:
@@ -388,9 +388,9 @@ def _args(*words: str) -> argparse.Namespace:
 
 
 def test_the_command_line_knows_all_presets():
-    assert _cli_eval_qa.PRESETS == tuple(PRESETS)
+    assert _cli_eval_qa.PRESET_NAMES == tuple(QA_PRESETS)
     assert all(preset.source.startswith('https://') and set(preset.counts) <= set(preset.files)
-               for preset in PRESETS.values())  # yapf: disable
+               for preset in QA_PRESETS.values())  # yapf: disable
 
 
 def test_prepare(tmp_path, capsys):
@@ -415,9 +415,9 @@ def test_prepare(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('words, said', [
-    (('--preset', 'medqa'), 'Name the file of medqa'), (('--split', 'dev'), 'belong to a benchmark'),
-    (('--preset', 'medqa', '--preset', 'slake=x', '--ref', 'y'), 'Name the file of medqa'),
-    (('--preset', 'medqa=x', '--ref', 'y'), 'leave --ref y out'),
+    (('--preset', 'medqa'), 'Give the file of medqa'), (('--split', 'dev'), 'need a benchmark'),
+    (('--preset', 'medqa', '--preset', 'slake=x', '--ref', 'y'), 'Give the file of medqa'),
+    (('--preset', 'medqa=x', '--ref', 'y'), 'remove --ref y'),
 ])  # yapf: disable
 def test_options_that_do_not_fit(tmp_path, words, said):
     with pytest.raises(SettingError, match=said):

@@ -11,7 +11,7 @@ from typing import Any
 
 from swift_citrusv.errors import RowError
 from swift_citrusv.scoring.cases import Case, Pair, PredictionError
-from swift_citrusv.scoring.questions.qa import QATask, question_of_row
+from swift_citrusv.scoring.questions.qa import QATask, read_question
 from swift_citrusv.scoring.task import Measure
 
 OPTIONS = ['Pneumonia', 'Asthma', 'Lung cancer', 'Normal']
@@ -95,7 +95,7 @@ def test_open_answers_have_f1_and_recall():
     ({'options': ['x', 'y'], 'answer': 'no', 'kind': 'closed'}, 'closed', {}, 'no'),
 ])  # yapf: disable
 def test_questions(reference, kind, options, answer):
-    question = question_of_row(reference, 'test.jsonl:1')
+    question = read_question(reference, 'test.jsonl:1')
     assert (question.kind, question.options, question.answer) == (kind, options, answer)
 
 
@@ -113,7 +113,7 @@ def test_references_that_cannot_be_read(reference, said):
 
 
 def test_a_response_that_is_no_text_is_malformed():
-    with pytest.raises(PredictionError, match='not a text'):
+    with pytest.raises(PredictionError, match='not a string'):
         TASK.score(Pair('test.jsonl:1', {'answer': 'x'}, {'response': 3}))
 
 
@@ -194,7 +194,7 @@ def test_show(tmp_path):
         'question': 'Which?', 'options': 'A. Pneumonia\nB. Asthma\nC. Lung cancer\nD. Normal', 'answer': 'I choose B',
         'read as': 'B (statement)', 'reference': 'B'}  # yapf: disable
     shown = TASK.show(Pair('test.jsonl:1', {**row, 'images': [str(tmp_path / 'none.png')]}, None), 0)
-    assert shown.picture is None and shown.title.endswith('wrong') and dict(shown.lines)['answer'] == 'there is none'
+    assert shown.picture is None and shown.title.endswith('wrong') and dict(shown.lines)['answer'] == 'none'
     assert 'none.png' in dict(shown.lines)['image']
 
 

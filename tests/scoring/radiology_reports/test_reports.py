@@ -15,12 +15,12 @@ from PIL import Image
 from swift_citrusv.cli.eval import reports as _cli_eval_reports
 from swift_citrusv.errors import RowError
 from swift_citrusv.scoring.cases import Pair, PredictionError
-from swift_citrusv.scoring.evaluate import Settings, evaluate
+from swift_citrusv.scoring.evaluate import EvaluationSettings, evaluate
 from swift_citrusv.scoring.radiology_reports.cider import DocumentFrequencies, cider
 from swift_citrusv.scoring.radiology_reports.ratescore import check_ratescore, ratescore
 from swift_citrusv.scoring.radiology_reports.reports import ReportsTask
 from swift_citrusv.scoring.radiology_reports.text_metrics import (BLEU_COLUMNS, bleu, bleu_counts, has_wordnet, meteor,
-                                                                  rouge_l, rouge_l_medevalkit, tokens)
+                                                                  report_tokens, rouge_l, rouge_l_medevalkit)
 from swift_citrusv.settings import SettingError
 
 ORGANS = ('heart', 'left lung', 'right lung', 'mediastinum', 'pleura', 'aorta', 'right upper lobe', 'bones')
@@ -39,7 +39,7 @@ def corpus(seed, num=12):
     predictions = [text if random.random() < 0.3 else report(random) for text in references]
     predictions[0], predictions[1], references[2] = '', 'normal', 'normal'
     predictions[3], references[3] = '双肺纹理清晰，心影不大。', '双肺清晰，心影增大。CT normal'
-    return [tokens(text) for text in predictions], [tokens(text) for text in references]
+    return [report_tokens(text) for text in predictions], [report_tokens(text) for text in references]
 
 
 # ---- words
@@ -66,7 +66,7 @@ PTB = {
 
 @pytest.mark.parametrize('text', PTB)
 def test_english_words_are_those_of_ptbtokenizer(text):
-    assert ' '.join(tokens(text)) == PTB[text]
+    assert ' '.join(report_tokens(text)) == PTB[text]
 
 
 @pytest.mark.parametrize('text, words', [
@@ -78,7 +78,7 @@ def test_english_words_are_those_of_ptbtokenizer(text):
     (' \n。—- ** __', ''),
 ])
 def test_words_of_other_texts(text, words):
-    assert tokens(text) == words.split()
+    assert report_tokens(text) == words.split()
 
 
 # ---- ROUGE-L
@@ -109,7 +109,7 @@ def test_rouge_l_is_that_of_rouge_score_on_plain_words():
     random = np.random.default_rng(8)
     for _ in range(10):
         one, two = report(random), report(random)
-        assert rouge_l(tokens(one), tokens(two)) == scorer.score(two, one)['rougeL'].fmeasure
+        assert rouge_l(report_tokens(one), report_tokens(two)) == scorer.score(two, one)['rougeL'].fmeasure
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_rouge_l_of_medevalkit_reads_an_answer_without_an_end():
         ('', 'effusion', 0, 0),
     ])
 def test_meteor_by_hand(prediction, reference, matches, chunks):
-    one, two = tokens(prediction), tokens(reference)
+    one, two = report_tokens(prediction), report_tokens(reference)
     value = 0
     if matches:
         precision, recall = matches / len(one), matches / len(two)
@@ -189,7 +189,7 @@ class FakeWordNet:
 
 def test_meteor_uses_synonyms_where_asked(monkeypatch):
     monkeypatch.setattr('nltk.corpus.wordnet', FakeWordNet)
-    one, two = tokens('the ticker is normal'), tokens('the heart is normal')
+    one, two = report_tokens('the ticker is normal'), report_tokens('the heart is normal')
     assert has_wordnet()
     assert meteor(one, two, synonyms=True) == pytest.approx(1 - .5 / 4**3)
     assert meteor(one, two, synonyms=False) == pytest.approx(.75 * (1 - .5 * (2 / 3)**3))
@@ -374,7 +374,7 @@ def test_ratescore(ratescore_package, tmp_path):
 
 
 def test_ratescore_is_never_downloaded(ratescore_package, monkeypatch):
-    with pytest.raises(ValueError, match="'Angelakeke/RaTE-NER-Deberta' is no folder with a config.json"):
+    with pytest.raises(ValueError, match="'Angelakeke/RaTE-NER-Deberta' is not a folder with a config.json"):
         options_of('--rate-ner', 'Angelakeke/RaTE-NER-Deberta', '--rate-embeddings', ratescore_package)
     monkeypatch.setattr('sys.path', [])
     with pytest.raises(ValueError, match='pip install RaTEScore'):
@@ -387,7 +387,8 @@ def test_ratescore_is_never_downloaded(ratescore_package, monkeypatch):
 def scored(folder, references, predictions, **options):
     for name, rows in (('ref', references), ('pred', predictions)):
         (folder / f'{name}.jsonl').write_text('\n'.join(json.dumps(row, ensure_ascii=False) for row in rows))
-    return evaluate(ReportsTask(**options), str(folder / 'ref.jsonl'), str(folder / 'pred.jsonl'), Settings(repeats=50))
+    return evaluate(
+        ReportsTask(**options), str(folder / 'ref.jsonl'), str(folder / 'pred.jsonl'), EvaluationSettings(repeats=50))
 
 
 def rows_of(num=60):
@@ -424,7 +425,14 @@ def test_what_is_wrong_with_predictions_is_counted(tmp_path):
     predictions[3]['error'] = 'out of memory'
     predictions[3]['response'] = None
     found = scored(tmp_path, rows, predictions[:7] + [predictions[0]])
-    assert found.found.counts == {'missing': 1, 'doubled': 1, 'unknown': 0, 'malformed': 1, 'reordered': 0, 'failed': 1}
+    assert found.problems.counts == {
+        'missing': 1,
+        'doubled': 1,
+        'unknown': 0,
+        'malformed': 1,
+        'reordered': 0,
+        'failed': 1
+    }
     assert found.table.flag_counts() == {'empty_prediction': 1}
     assert found.scores['rouge_l'].value == pytest.approx(4 / 8) and found.scores['cider'].count == 8
     assert found.table.columns['cider_d'][[1, 2, 3, 7]].tolist() == [0] * 4
@@ -493,7 +501,7 @@ def test_an_empty_reference_names_its_row(reference):
 def test_errors():
     with pytest.raises(RowError, match='no answer'):
         case({'id': 1}, 'a')
-    with pytest.raises(PredictionError, match='not a text'):
+    with pytest.raises(PredictionError, match='not a string'):
         case({'answer': 'a'}, ['a'])
     with pytest.raises(SettingError, match="'findngs'"):
         ReportsTask(section='findngs')

@@ -40,12 +40,14 @@ class RankError(AssertionError):
 class Ended:
     """What a run left behind.
 
+    start: The trained parameters before the first step, by name; of a run of one rank, else empty.
     weights: The trained parameters after the last step, whole ones, by name; of rank 0.
     digests: For each rank a text that is the same where all of them are, bit by bit.
     logs: For each rank what it logged.
     rows: For each rank the rows of each batch that it trained on, as "file.jsonl:line".
     text: What rank 0 wrote to the console.
     """
+    start: dict[str, torch.Tensor]
     weights: dict[str, torch.Tensor]
     digests: list[str]
     logs: list[list[dict[str, float]]]
@@ -115,8 +117,10 @@ class Launcher:
         if fault is not None:
             raise RankError(_report(fault, folder, world_size, time.monotonic() - started))
         results = [json.loads((folder / f'rank_{rank}.json').read_text()) for rank in range(world_size)]
+        weights = torch.load(folder / 'weights.pt')
         return Ended(
-            weights=torch.load(folder / 'weights.pt'),
+            start=weights['start'],
+            weights=weights['end'],
             digests=[result['digest'] for result in results],
             logs=[result['logs'] for result in results],
             rows=[result['rows'] for result in results],

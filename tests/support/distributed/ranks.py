@@ -25,15 +25,21 @@ COMMON = (
 
 
 class Report(TrainerCallback):
-    """Keeps the logs, and the trained parameters after the last step."""
+    """Keeps the logs, and the trained parameters before the first step and after the last."""
     last: 'Report'
 
     def __init__(self, args: Any, trainer: Any) -> None:
         self.logs: list[dict[str, float]] = []
         self.rows: list[list[str]] = []
         self.step = 0
+        self.start: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}
         Report.last = self
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        # A run of several ranks is compared with one of a single rank, whose start is enough.
+        if args.world_size == 1:
+            self.start = _trained(model)
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.step = state.global_step + 1
@@ -42,11 +48,15 @@ class Report(TrainerCallback):
         self.logs.append({**(logs or {}), 'step': state.global_step})
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
-        # The wrapper is FSDP2's, for activation checkpointing.
-        self.weights = {
-            name.replace('_checkpoint_wrapped_module.', ''): _whole(p)
-            for name, p in model.named_parameters() if p.requires_grad
-        }
+        self.weights = _trained(model)
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    # The wrapper is FSDP2's, for activation checkpointing.
+    return {
+        name.replace('_checkpoint_wrapped_module.', ''): _whole(p)
+        for name, p in model.named_parameters() if p.requires_grad
+    }
 
 
 def _whole(parameter: nn.Parameter) -> Tensor:
@@ -64,8 +74,8 @@ def _digest(weights: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in weights.items():
         digest.update(name.encode())
-        # bfloat16 is in float32 exactly, and numpy does not know it.
-        digest.update(value.cpu().float().numpy().tobytes())
+        # numpy has no bfloat16; float32 holds its values exactly.
+        digest.update(value.cpu().to(torch.promote_types(value.dtype, torch.float32)).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -131,6 +141,6 @@ def run_rank(rank: int, world_size: int, port: int, folder: str, arguments: list
     sft_main([*COMMON, *backend, '--callbacks', 'report', *arguments])
     report = Report.last
     if rank == 0:
-        torch.save(report.weights, os.path.join(folder, 'weights.pt'))
+        torch.save({'start': report.start, 'end': report.weights}, os.path.join(folder, 'weights.pt'))
     result = {'digest': _digest(report.weights), 'logs': report.logs, 'rows': report.rows}
     Path(folder, f'rank_{rank}.json').write_text(json.dumps(result), encoding='utf-8')

@@ -1,0 +1,213 @@
+"""Every command and every Python block of the README and the docs runs.
+
+`citrusv` and Python: here, in a folder with the files that they name. `swift`: by the laptop block below, by the
+scripts in `examples/`, or by the tests of `swift infer`, `deploy` and `app`, with the same flags. `make`: by CI.
+`pip`: by the packaging tests.
+"""
+import ast
+import os
+import pytest
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from support.docs import PAGES, ROOT, Command, blocks_of, commands_of
+from support.docs_workspace import STAND_INS, make_workspace
+from support.rows import Maker, write_jsonl
+from support.serving import answering
+
+from swift_citrusv import __version__
+from swift_citrusv.cli.main import main
+
+ALL = [command for page in PAGES for command in commands_of(page)]
+CITRUSV = {command.words: command for command in ALL if command.program == 'citrusv' and command.whole}
+PYTHON = [(page, text) for page in PAGES if page != 'README.md' for language, text in blocks_of(page)
+          if language == 'python']  # yapf: disable
+SERVER = 'http://host:8000'
+# Only in prose, and run by tests of their own.
+PAGE, VERSION = 'citrusv app --model DIR'.split(), 'citrusv --version'.split()
+# Which files run a subcommand of `swift`, and give it its flags.
+SWIFT_TESTS = {
+    'infer': ('tests/support/infer_run.py', 'tests/runs/test_infer.py'),
+    'deploy': ('tests/support/serving.py', 'tests/runs/test_deploy.py'),
+    'app': ('tests/app', ),
+}
+# What makes them run it.
+SWIFT_CALLS = {'infer': 'infer_main(', 'deploy': 'SwiftDeploy(', 'app': 'SwiftApp('}
+
+
+@pytest.fixture(scope='module')
+def workspace(tmp_path_factory, tiny_mllm, tiny_checkpoint, talkative_checkpoint) -> Path:
+    return make_workspace(tmp_path_factory.mktemp('docs'), tiny_mllm, tiny_checkpoint, talkative_checkpoint)
+
+
+@pytest.fixture
+def inside(workspace, monkeypatch) -> Path:
+    monkeypatch.chdir(workspace)
+    return workspace
+
+
+@pytest.fixture(scope='module')
+def server() -> Iterator[str]:
+    with answering(lambda body, number: (200, 'The cell: [SEG].')) as (url, _):
+        yield url
+
+
+def outputs_of(words: list[str]) -> list[Path]:
+    """What a command writes, where it names it."""
+    named = [words[i + 1] for i, word in enumerate(words) if word in ('--output', '--pictures')]
+    return [Path(name) for name in named] or ([Path(f'output/eval-{words[1]}')] if words[0] == 'eval' else [])
+
+
+@pytest.mark.parametrize('command', CITRUSV.values(), ids=lambda command: ' '.join(command.words))
+def test_citrusv(command, inside, server):
+    words = [STAND_INS.get(word, server if word == SERVER else word) for word in command.words[1:]]
+    if words[0] == 'compare':
+        for run, answers in (('a', 'out.jsonl'), ('b', 'answers.jsonl')):
+            evaluation = f'eval segmentation --pred {answers} --ref rows.jsonl --no-report --output output/{run}'
+            assert main(evaluation.split()) == 0
+    for path in outputs_of(words):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    assert main(words) == 0
+    for path in outputs_of(words):
+        assert path.exists(), f'{path} was not written'
+
+
+def test_citrusv_app(inside, monkeypatch):
+    from swift_citrusv.app import server
+    served = []
+    monkeypatch.setattr(server, 'serve', lambda pipe, listener, **settings: served.append(pipe))
+    assert main([*PAGE[1:], '--port', '0']) == 0
+    assert len(served) == 1
+
+
+def test_citrusv_version(capsys):
+    with pytest.raises(SystemExit, match='^0$'):
+        main(VERSION[1:])
+    assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('page, text', PYTHON, ids=[f'{page}-{i}' for i, (page, _) in enumerate(PYTHON)])
+def test_python(page, text, inside):
+    exec(compile(text, page, 'exec'), {})
+
+
+def test_laptop_block(tmp_path):
+    """The commands and the Python of "Your own rows in ten minutes", as they stand."""
+    maker = Maker(tmp_path / 'images')
+    write_jsonl(tmp_path / 'rows.jsonl', [row for row in maker.every_kind() if 'videos' not in row])
+    Path(maker.image()).rename(tmp_path / 'image.png')
+    environment = {**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
+    for command in (['bash', '-euc', laptop_block()], [sys.executable, '-c', dict(blocks_of('README.md'))['python']]):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, errors='replace')
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert list((tmp_path / 'pictures').glob('*.png'))
+    assert list((tmp_path / 'output' / 'first' / 'images').glob('eval_step_*.png'))
+    assert list((tmp_path / 'output' / 'first' / 'runs').glob('*tfevents*'))
+
+
+def laptop_block() -> str:
+    return next(text for language, text in blocks_of('README.md') if language == 'bash' and 'swift sft' in text)
+
+
+# ---- who runs a command
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_every_command_is_run(page):
+    commands = commands_of(page)
+    for command in commands:
+        assert runner_of(command) is not None, f'{page}: no test runs `{shlex.join(command.words)}` with these flags'
+    # A parser that finds nothing would pass.
+    assert commands or page == 'docs/module_names.md'
+
+
+def runner_of(command: Command) -> str | None:
+    """Who runs a command with all of its flags; None: nobody."""
+    program, first = command.words[:2]
+    if program == 'citrusv':
+        runs = [*CITRUSV, tuple(PAGE), tuple(VERSION)]
+        return next(('this file' for run in runs if covers(run, command)), None)
+    if program == 'swift':
+        return swift_runner(command)
+    if program == 'make':
+        return 'CI' if first in made_by_ci() else 'by hand' if first in ('bench', 'clean', 'help') else None
+    if program == 'bash':
+        return 'test_examples' if Path(first).name in scripts_that_are_run() else None
+    if program == 'pip':
+        return 'test_packaging' if first == 'install' and all(map(is_installable, command.words[2:])) else None
+    # pre-commit, build, and pytest on parts of the tests: tools of others, with files of ours.
+    files = [word for word in command.words if word.startswith('tests/')]
+    return 'others' if all((ROOT / file).exists() for file in files) else None
+
+
+def covers(run: tuple[str, ...], command: Command) -> bool:
+    """Whether a command that is run has the subcommands and all the flags of another."""
+    flags = {word for word in run if word.startswith('--')}
+    same = run[1] == command.words[1]
+    if same and run[1] == 'eval' and len(command.words) > 2 and not command.words[2].startswith('-'):
+        same = run[2] == command.words[2]
+    return same and command.flags <= flags
+
+
+def swift_runner(command: Command) -> str | None:
+    name = command.words[1]
+    # The laptop block is run as it stands.
+    lines = [line for text in [laptop_block(), *map(Path.read_text, (ROOT / 'examples').glob('*.sh'))]
+             for line in text.replace('\\\n', ' ').splitlines()]  # yapf: disable
+    for line in lines:
+        match = re.match(rf'(?:\w+=\S+\s+)*swift {name} .*', line.strip())
+        if match and command.flags <= set(re.findall(r'--\w+', line)):
+            return 'test_examples'
+    files = [file for entry in SWIFT_TESTS.get(name, ()) for path in [ROOT / entry]
+             for file in ([path] if path.is_file() else sorted(path.glob('*.py')))]  # yapf: disable
+    texts = [file.read_text(encoding='utf-8') for file in files]
+    if not any(SWIFT_CALLS[name] in text for text in texts):
+        return None
+    given = {word for text in texts for word in string_words(text)}
+    return ', '.join(SWIFT_TESTS[name]) if command.flags <= given else None
+
+
+def string_words(source: str) -> set[str]:
+    """The words of all string constants of a file but its docstrings."""
+    tree = ast.parse(source)
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node.value for node in ast.walk(tree)
+                 if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+                 ]  # yapf: disable
+    return {word for text in constants for word in text.split()}
+
+
+def made_by_ci() -> set[str]:
+    """The targets that `.ci/run` makes, and what they need."""
+    targets = dict(re.findall(r'^(\w+):([^=#\n]*)', (ROOT / 'Makefile').read_text(encoding='utf-8'), re.MULTILINE))
+    made = re.findall(r'^make (\w+)', (ROOT / '.ci' / 'run').read_text(encoding='utf-8'), re.MULTILINE)
+    for target in made:
+        made += [name for name in targets[target].split() if name in targets and name not in made]
+    return set(made)
+
+
+def scripts_that_are_run() -> set[str]:
+    tree = ast.parse((ROOT / 'tests/project/test_examples.py').read_text(encoding='utf-8'))
+    table = next(node.value for node in tree.body
+                 if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == 'RECIPES')  # yapf: disable
+    return set(ast.literal_eval(table))
+
+
+def is_installable(name: str) -> bool:
+    """Whether it is `.`, a wheel, or `swift-citrusv[app]` with an extra that exists."""
+    extra = re.fullmatch(r"swift-citrusv\[(\w+)\]", name)
+    setup = (ROOT / 'setup.cfg').read_text(encoding='utf-8').partition('[options.extras_require]')[2]
+    return name in ('.', 'dist/*.whl') if extra is None else f'\n{extra[1]} =' in setup.partition('\n[')[0]
+
+
+def test_unknown_commands_are_found():
+    """The checks above can fail."""
+    lines = ('citrusv eval segmentation --model DIR --nothing 1', 'citrusv nothing', 'swift infer --nothing 1',
+             'swift rlhf --model DIR', 'swift sft --nothing 1', 'make nothing', 'bash examples/nothing.sh',
+             'pip install swift-citrusv[nothing]', 'pytest tests/nothing')  # yapf: disable
+    for line in lines:
+        assert runner_of(Command('', tuple(line.split()), True)) is None, line

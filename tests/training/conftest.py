@@ -1,0 +1,2 @@
+"""What the tests of this folder share."""
+from support.resumed_run import start  # noqa: F401
