@@ -1,5 +1,5 @@
-# `make demo` and `make test` need Python 3.11 (3.10 or newer), a C compiler, and a network for the first install. Everything
-# is installed into .venv; remove it to install anew. `make help` lists the targets.
+# `make demo` and `make test` need Python 3.11 (3.10 or newer), a C compiler, and a network for the first install.
+# Everything is installed into .venv; remove it to install anew. `make help` lists the targets.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 WORKERS ?= 2
@@ -27,7 +27,8 @@ demo: setup ## Train and score a tiny model on real images: about ten minutes.
 # One thread per worker by default: two workers with a thread for each core would compete for the cores. The caller may
 # set OMP_NUM_THREADS, WORKERS (processes), PYTEST_ARGS, and ATEN_CPU_CAPABILITY (default, avx2) for other kernels.
 test: lint ## Run the linters and all CPU tests (PYTEST_ARGS="-x -n 0 tests/rows" for some).
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m 'not gpu' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
+	  $(BIN)/python -m pytest -m 'not gpu' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 # About 20 minutes on a quiet machine.
 bench: setup ## Measure the figures of docs/packing.md, memory.md, inference.md and medical.md.

@@ -2,7 +2,7 @@
 # Adds segmentation to a LoRA run on a plain Qwen2.5-VL: trains LoRA on the language model, and the projector, SAM2 and
 # the embedding of [SEG] in full. All of them are saved with the adapter and loaded with it.
 #
-# With --model_type citrusv, --modules_to_save defaults to seg_projector segmenter, and [SEG] is a trainable token of PEFT.
+# --model_type citrusv saves the modules seg_projector and segmenter by default, and makes [SEG] a trainable token of PEFT.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

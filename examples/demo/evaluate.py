@@ -1,4 +1,4 @@
-"""Scores a checkpoint on the demo's held-out tiles, and draws what it sees."""
+"""Scores the answers of a checkpoint to the demo's held-out questions, and draws its masks."""
 import json
 import numpy as np
 from collections import defaultdict
@@ -27,18 +27,18 @@ def _mean(values: list[float]) -> float:
 
 
 def answered(rows: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Joins rows with what `swift infer` made of them, line by line.
+    """Joins rows with their answers from `swift infer`, line by line.
 
     An answer without exactly one `[SEG]` to a question about one structure gives an empty mask, which scores 0.
 
     Args:
-        rows: Of the held-out file.
+        rows: The rows of the held-out file.
         lines: Of the result file: `response`, `masks` (the answer's) and `label_masks` (the row's).
     """
     results = []
     for row, line in zip(rows, lines, strict=True):
         entries = row.get('masks') or []
-        # Earlier turns are part of the question.
+        # Masks of earlier turns belong to the question.
         first = max(len(entries) - row['messages'][-1]['content'].count('[SEG]'), 0)
         targets = [_mask(entry) for entry in entries[first:]]
         masks = [_mask(mask['rle']) for mask in line['masks']]
@@ -65,9 +65,9 @@ def answered(rows: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[di
 
 
 def free_running(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """How `swift infer` did on all held-out rows, by kind.
+    """Scores of `swift infer` on all held-out rows, by kind.
 
-    Answers are generated, so that a `[SEG]` may be missing, one too many, or on another image: such a mask scores 0.
+    Answers are generated, so a `[SEG]` may be missing, surplus, or on another image; such a mask scores 0.
     """
     kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for result in results:
@@ -81,7 +81,7 @@ def free_running(results: list[dict[str, Any]]) -> dict[str, Any]:
             for i, (target, image) in enumerate(zip(result['targets'], result['wanted'])):
                 same = i < len(drawn) and drawn[i][1] == image
                 values.append(dice_score(drawn[i][0], target) if same else 0.)
-            # One too many is a mask of nothing.
+            # A surplus mask scores 0.
             values += [0.] * max(len(drawn) - len(result['targets']), 0)
         return values
 
@@ -98,7 +98,7 @@ def free_running(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def scores(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Dice overall and by structure, and that of predictions against another structure's mask on the same image."""
+    """Dice overall and by structure, and Dice of predictions against another structure's mask on the same image."""
     by_structure: dict[str, list[float]] = defaultdict(list)
     by_image: dict[str, dict[str, Any]] = defaultdict(dict)
     for result in results:
@@ -127,14 +127,14 @@ def scores(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def draw(results: list[dict[str, Any]], path: Path, tiles_per_source: int = 2) -> None:
-    """Image, targets and predictions of a few held-out tiles of each source, a colour for each structure."""
+    """Draws image, targets and predictions of a few held-out tiles of each source, one colour per structure."""
     groups: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
         groups[result['source']][result['image']].append(result)
     pictures = []
     for source in sorted(groups):
         names = sorted({r['structure'] for group in groups[source].values() for r in group})
-        # Tiles with the most structures, and among them spread over the file.
+        # Tiles with the most structures, spread evenly over the file.
         full = max(len(group) for group in groups[source].values())
         chosen = [item for item in groups[source].items() if len(item[1]) == full]
         step = max(1, len(chosen) // tiles_per_source)

@@ -1,11 +1,11 @@
-"""Makes the demo data: tiles of four medical images, their masks, and rows that ask for them.
+"""Makes the demo data: tiles of four medical images, their masks, and rows with questions about them.
 
     python examples/demo/make_data.py --output DIR [--seed 0]
 
 writes `train.jsonl`, `val.jsonl`, `images/*.png`, `contact_sheet.png` (look at it) and `data.json` (counts). Each
-source image is split by region: held-out tiles are cut from a rectangle that no training tile touches.
+source image is split by region: held-out tiles come from a rectangle that no training tile touches.
 
-Beside the columns of a row, each row says its `kind`, `language`, `structure` (one id for each mask), `modality`,
+Besides the usual columns, each row has `kind`, `language`, `structure` (one id for each mask), `modality`,
 `source` and `box` (for each image `[x0, y0, x1, y1]` in source pixels).
 """
 import argparse
@@ -41,7 +41,7 @@ def make_data(output: str | Path, seed: int = 0) -> dict[str, Any]:
     """Writes the demo data below `output` and returns the contents of `data.json`.
 
     Args:
-        output: folder, made if need be; images are named in the rows by absolute paths below it.
+        output: folder, created if necessary; rows name images by absolute paths below it.
         seed: the same seed writes the same rows and pixels.
     """
     output = Path(output).resolve()
@@ -82,7 +82,7 @@ def _make_rows(tiles: list[Tile], split: str, rng: np.random.Generator) -> list[
     rows = []
     for tile in tiles:
         names = list(tile.masks)
-        # Every held-out structure is scored. Training takes two: the smallest, which is learned last, and another.
+        # Held-out rows ask for every structure; training rows for two, the smallest (learned last) and another.
         asked = names
         if split == 'train':
             smallest = min(names, key=lambda name: tile.masks[name].sum())
@@ -95,7 +95,7 @@ def _make_rows(tiles: list[Tile], split: str, rng: np.random.Generator) -> list[
 
 
 def _other_row(kind: str, index: int, tiles: list[Tile], rng: np.random.Generator) -> dict[str, Any]:
-    # The sources take turns; so do the languages of the definitions.
+    # Sources alternate, and so do the languages of the definitions.
     names = sorted({tile.source.name for tile in tiles})
     own = [tile for tile in tiles if tile.source.name == names[index % len(names)]]
     first, second = (own[i] for i in rng.choice(len(own), 2, replace=False))
@@ -173,7 +173,7 @@ def _write_turns(kind: str, tiles: list[Tile], targets: list[tuple[int, str]], l
         covers = [(STRUCTURES[name], float(mask.mean())) for name, mask in tiles[0].masks.items()]
         return [(_pick(wording.DESCRIBE_QUESTIONS[language], rng), wording.describe(covers, language))]
     if kind == 'presence':
-        # The sources take turns of four, so yes and no change after each turn.
+        # The four sources alternate, so yes and no alternate after each round of four.
         present = index // 4 % 2 == 0
         structure = STRUCTURES[_pick(tiles[0].masks if present else wording.ABSENT[tiles[0].source.name], rng)]
         question = wording.ask(_pick(wording.PRESENCE_QUESTIONS[language], rng), structure, language)
@@ -189,7 +189,7 @@ def _pick(options: Iterable[str], rng: np.random.Generator) -> str:
 
 
 def _encode(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed RLE of a bool `[h, w]`, with counts as text so that JSON takes them."""
+    """Compressed COCO RLE of a bool `[h, w]`, with counts as text for JSON."""
     rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {'size': [int(side) for side in rle['size']], 'counts': rle['counts'].decode('ascii')}
 

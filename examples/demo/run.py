@@ -1,9 +1,9 @@
-"""The whole job on a laptop: data, a tiny model, four training stages through stock `swift sft`, held-out scores.
+"""The whole pipeline on a laptop: data, a tiny model, four training stages with stock `swift sft`, held-out scores.
 
     python examples/demo/run.py --output output/demo
 
-The model is random and tiny, so its learning rates are far above the paper's; everything else is what
-`templates/stage1.yaml` to `stage4.yaml` say. About 12 minutes on two cores.
+The model is random and tiny, so its learning rates are far above the paper's; everything else is as in
+`templates/stage1.yaml` to `stage4.yaml`. About 12 minutes on two cores.
 """
 import argparse
 import json
@@ -26,7 +26,7 @@ PACKAGES = ('swift-citrusv', 'ms-swift', 'torch', 'transformers', 'sam2', 'peft'
 LAPTOP = ('--torch_dtype float32 --fp16 false --bf16 false --use_cpu true --gradient_checkpointing false '
           '--max_length 1024 --gradient_accumulation_steps 1 --dataset_num_proc 1 --dataloader_num_workers 1 '
           '--add_version false --save_strategy epoch --seed 0 --data_seed 0').split()
-# What differs from the stage files because the model starts from noise.
+# Differences from the stage files, because the model starts from noise.
 STAGES: dict[int, tuple[str, str]] = {
     1: ('captions', '--num_train_epochs 2 --vit_lr 1e-3 --aligner_lr 1e-3'),
     2: ('dialogues', '--num_train_epochs 8 --packing_length 256 --learning_rate 1e-3 --vit_lr 5e-4 --aligner_lr 5e-4'),
@@ -36,15 +36,15 @@ STAGES: dict[int, tuple[str, str]] = {
 
 
 def without_images(row: dict[str, Any]) -> dict[str, Any]:
-    """A segmentation row as a dialogue in words: `[SEG]` in the answer, no image, no mask."""
+    """A segmentation row as text only: `[SEG]` in the answer, no image, no mask."""
     messages = [{**message, 'content': message['content'].replace('<image>', '')} for message in row['messages']]
     return {'messages': messages}
 
 
 def write_splits(folder: Path) -> dict[str, str]:
-    """The rows of each stage in files of their own.
+    """Writes the rows of each stage to its own file.
 
-    As in sections 4.1 and 4.2 of the paper: first captions; then other dialogues and, as text, the use of `[SEG]`; then
+    As in sections 4.1 and 4.2 of the paper: captions; then other dialogues and, as text, the use of `[SEG]`; then
     everything; then rows with masks.
     """
     rows = read_rows(folder / 'train.jsonl')
@@ -65,14 +65,14 @@ def write_splits(folder: Path) -> dict[str, str]:
 
 
 def run(command: list[str], log: Path) -> float:
-    """Runs a command, its output to a log file; returns its seconds.
+    """Runs a command with its output in a log file; returns the seconds that it took.
 
     Raises:
-        SystemExit: The command failed; the end of its log is printed.
+        SystemExit: The command failed. The message has the end of its log.
     """
     print(f'  {" ".join(command)}\n  log: {log}', flush=True)
     start = time.perf_counter()
-    # One thread: OpenMP's threads spin while they wait, and on a machine with other work they wait for each other.
+    # One thread: OpenMP threads spin while they wait for each other, which is slow on a busy machine.
     environment = {'OMP_NUM_THREADS': '1', **os.environ, 'HF_HUB_OFFLINE': '1', 'PYTHONUNBUFFERED': '1'}
     with log.open('w', encoding='utf-8') as f:
         status = subprocess.run(command, stdout=f, stderr=subprocess.STDOUT, env=environment, cwd=ROOT).returncode
@@ -83,7 +83,7 @@ def run(command: list[str], log: Path) -> float:
 
 
 def train(stage: int, model: str, splits: dict[str, str], output: Path) -> tuple[str, dict[str, Any]]:
-    """One stage through stock `swift sft`; returns its checkpoint and what the report says of it."""
+    """Trains one stage with stock `swift sft`; returns its checkpoint and its entry for the report."""
     data, extra = STAGES[stage]
     arguments = extra.split()
     if '--seg_lr' in arguments:
@@ -126,7 +126,7 @@ def train(stage: int, model: str, splits: dict[str, str], output: Path) -> tuple
 
 
 def infer(checkpoint: str, dataset: Path, output: Path) -> list[dict[str, Any]]:
-    """Asks all questions of a file through stock `swift infer`; returns the lines of its result file."""
+    """Answers all questions of a file with stock `swift infer`; returns the lines of its result file."""
     result = output / 'answers.jsonl'
     run([
         str(Path(sys.executable).parent / 'swift'), 'infer', '--model', checkpoint, '--val_dataset',
@@ -139,7 +139,7 @@ def infer(checkpoint: str, dataset: Path, output: Path) -> list[dict[str, Any]]:
 
 
 def evaluate(dataset: Path, output: Path) -> dict[str, Any]:
-    """Scores the answers of `infer`, by source and by kind of row, with `citrusv eval`; its scores.json."""
+    """Scores the answers of `infer` with `citrusv eval`, by source and kind of row; returns its scores.json."""
     folder = output / 'eval'
     run([
         str(Path(sys.executable).parent / 'citrusv'), 'eval', 'segmentation', '--pred',
@@ -176,14 +176,14 @@ def main() -> None:
         print(f'{stage + 2}. training stage {stage}', flush=True)
         checkpoint, stages[f'stage{stage}'] = train(stage, checkpoint, splits, output)
 
-    print('7. held-out tiles, through stock `swift infer`', flush=True)
+    print('7. answers to held-out questions, with stock `swift infer`', flush=True)
     held_out = output / 'data' / 'val.jsonl'
     answers = infer(checkpoint, held_out, output)
     results = answered(read_rows(held_out), answers)
     single = [result for result in results if result['kind'] == 'single']
     draw(single, output / 'overlays.png')
 
-    print('8. their scores, with `citrusv eval`', flush=True)
+    print('8. scores of the answers, with `citrusv eval`', flush=True)
     evaluation = evaluate(held_out, output)
     print((output / 'eval.log').read_text(encoding='utf-8'))
     report = {

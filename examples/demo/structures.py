@@ -1,8 +1,8 @@
 """Images that ship inside scikit-image and pydicom, with structures found in them by classical methods.
 
-Every mask is computed from the image itself with one threshold per image, so that the same appearance has the same
-label everywhere; nothing is downloaded. Left out on purpose: the optic disc (one exemplar without a closed border), the
-microaneurysms (two lesions of a few pixels), the nuclei inside the stained glands (too faint for an honest threshold).
+Every mask is computed from the image itself with one threshold per image, so the same appearance has the same label
+everywhere. Nothing is downloaded. Not used: the optic disc (a single one, without a closed border), the microaneurysms
+(two lesions of a few pixels), the nuclei inside the stained glands (too faint for a threshold).
 """
 import numpy as np
 import pydicom
@@ -16,7 +16,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Structure:
-    """Something that can be asked for: its stable id, its names, and its colour on the contact sheet."""
+    """A structure to segment: its stable id, its names, and its colour on the contact sheet."""
 
     id: str
     english: str
@@ -54,7 +54,7 @@ class Source:
         image: uint8 RGB `[H, W, 3]`.
         masks: structure id to bool `[H, W]`; no pixel is in two of them.
         held_out: `(x0, y0, x1, y1)` in source pixels; no training tile touches it.
-        excluded: boxes that no tile touches, because a label there would be a guess.
+        excluded: boxes that no tile touches, because labels there are uncertain.
         scale: source pixels per tile pixel.
         num_train: training tiles to draw.
         num_val: held-out tiles to draw, at most.
@@ -73,22 +73,22 @@ class Source:
 
 
 def load_sources() -> list[Source]:
-    """Loads the four images and finds their structures; takes some seconds."""
+    """Loads the four images and finds their structures; takes several seconds."""
     return [_load_ihc(), _load_retina(), _load_ct(), _load_cell()]
 
 
 def _load_ihc() -> Source:
-    """Colon tissue, haematoxylin and DAB (512x512): stain separation, one threshold a stain."""
+    """Colon tissue, haematoxylin and DAB (512x512): stain separation, one threshold per stain."""
     image = data.immunohistochemistry()
     stains = color.rgb2hed(image)
     haematoxylin = filters.gaussian(stains[..., 0], 1.0)
     dab = filters.gaussian(stains[..., 2], 1.2)
 
-    # The glands are filled, for their pale nuclei belong to them; a white lumen does not.
+    # The glands are filled: their pale nuclei belong to them, a white lumen does not.
     lumen = _smooth(filters.gaussian(color.rgb2gray(image), 1.5) > 0.77, 2)
     tissue = _without_specks(_smooth(dab > 0.04, 4), speck=200, hole=600) & ~_components_from(lumen, 60)
     tissue = _without_specks(_smooth(tissue, 2), speck=200, hole=150)
-    # The glands' blurred brown rim reads as haematoxylin too, so nuclei keep a pixel's distance from it.
+    # The glands' blurred brown rim looks like haematoxylin too, so nuclei stay a pixel away from it.
     nuclei = (haematoxylin > 0.026) & ~morphology.dilation(tissue, morphology.disk(1))
     nuclei = _without_specks(_smooth(nuclei, 2), speck=40, hole=40) & ~tissue
     unstained = _without_specks(~tissue & ~nuclei, speck=60, hole=0)
@@ -109,21 +109,21 @@ def _load_ihc() -> Source:
 def _load_retina() -> Source:
     """Colour fundus photograph (1411x1411): black top-hat of the green channel, hysteresis threshold."""
     image = data.retina()
-    # Half resolution: large vessels are still 4-8 pixels wide there and the filters cost a quarter.
+    # At half resolution large vessels are still 4-8 pixels wide, and the filters cost a quarter.
     small = transform.downscale_local_mean(image.astype(float), (2, 2, 1))
     field = filters.gaussian(small[..., 0], 2, preserve_range=True) > 40
-    # Outside the field the nearest retina goes on; with any other filling the rim would look like a vessel or hide one.
+    # Outside the field, repeat the nearest retina pixel: other fillings make the rim look like a vessel, or hide one.
     _, nearest = ndimage.distance_transform_edt(~morphology.erosion(field, morphology.disk(3)), return_indices=True)
     green = filters.gaussian(small[..., 1][tuple(nearest)], 1, preserve_range=True)
     closed = morphology.closing(green, morphology.disk(10))
-    # Relative depth, so that the darker periphery has the threshold of the bright centre.
+    # Relative depth, so that one threshold fits the darker periphery and the bright centre.
     depth = (closed - green) / closed * field
     vessels = filters.apply_hysteresis_threshold(depth, 0.135, 0.22)
     vessels = _without_specks(_smooth(vessels, 1), speck=200, hole=30)
 
     height, width = image.shape[:2]
     field, vessels = (np.kron(mask, np.ones((2, 2), bool))[:height, :width] for mask in (field, vessels))
-    # Doubling leaves stairs of two pixels.
+    # Smooths the two-pixel steps of the doubling.
     field, vessels = (filters.gaussian(mask.astype(float), 1.5) > 0.5 for mask in (field, vessels))
     masks = {'vessels': vessels & field, 'retinal_background': field & ~vessels, 'dark_surround': ~field}
     return Source(
@@ -147,12 +147,12 @@ def _load_ct() -> Source:
     hounsfield = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
     smoothed = filters.gaussian(hounsfield, 0.6, preserve_range=True)
     lung = _without_specks(_smooth(smoothed < -400, 1), speck=40, hole=60)
-    # The contrast-filled aorta is as dense as cancellous bone; only bone holds together with dense cortex.
+    # The contrast-filled aorta is as dense as cancellous bone, but only bone is connected to dense cortex.
     bone = filters.apply_hysteresis_threshold(smoothed, 150, 300)
     bone = _without_specks(_smooth(bone, 1), speck=20, hole=40) & ~lung
     window = np.clip((hounsfield + 600) / 1400, 0, 1)
     image = np.repeat((255 * window).round().astype(np.uint8)[..., None], 3, axis=2)
-    # The right half has the aorta: training there shows that bright is not yet bone.
+    # The right half has the aorta, so training shows that not everything bright is bone.
     masks = {'lung': lung, 'bone': bone, 'soft_tissue': ~lung & ~bone}
     return Source(
         'ct',
@@ -187,7 +187,7 @@ def _load_cell() -> Source:
 
 
 def _smooth(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Closing, then opening: takes away notches and spurs thinner than twice the radius."""
+    """Closing, then opening: removes notches and spurs thinner than twice the radius."""
     disk = morphology.disk(radius)
     return morphology.opening(morphology.closing(mask, disk), disk)
 

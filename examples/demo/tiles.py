@@ -1,6 +1,6 @@
-"""Cuts tiles from the source images, on the right side of the split.
+"""Cuts training and held-out tiles from the source images.
 
-A tile is resized after it is cut, so that no held-out pixel reaches training through the interpolation.
+A tile is resized after it is cut, so no held-out pixel leaks into training through the interpolation.
 """
 import numpy as np
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from PIL import Image
 from structures import Box, Source
 from tqdm import tqdm
 
-# Width and height. Multiples of 28, the pixels of a vision token of Qwen2.5-VL, so its processor resizes nothing.
+# Width and height. Multiples of 28, the side of a vision token of Qwen2.5-VL, so that its processor does not resize.
 TILE_SIZES = ((112, 112), (112, 112), (112, 112), (140, 140), (112, 140))
-# A structure outside these shares of a tile is not asked for.
+# Structures that cover a smaller or larger share of a tile are not asked for.
 MIN_COVER, MAX_COVER = 0.03, 0.85
-# Held-out regions are small: two tiles may share pixels, but not nearly all of them.
+# Held-out regions are small: two tiles may overlap, by at most this share.
 MAX_SHARED = 0.75
-# A draw may fall on the wrong side of the split or on bare ground.
+# Many draws fall on the wrong side of the split or on empty background.
 DRAWS_PER_TILE = 200
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A cut-out as it is stored: image uint8 RGB `[h, w, 3]`, masks bool `[h, w]`, box in source pixels."""
+    """A tile as it is stored: image uint8 RGB `[h, w, 3]`, masks bool `[h, w]`, box in source pixels."""
 
     source: Source
     path: str
@@ -53,7 +53,7 @@ def cut_tiles(source: Source, split: str, folder: Path, rng: np.random.Generator
             continue
         image, masks = _resample(source, box, size)
         masks = {name: mask for name, mask in masks.items() if MIN_COVER <= mask.mean() <= MAX_COVER}
-        # With one structure alone nothing would show that the prompt, not the image, chooses the mask.
+        # With a single structure, nothing would show that the prompt, not the image, selects the mask.
         if len(masks) < 2:
             continue
         if split == 'train':
@@ -69,7 +69,7 @@ def cut_tiles(source: Source, split: str, folder: Path, rng: np.random.Generator
 
 
 def _draw_box(source: Source, split: str, rng: np.random.Generator) -> tuple[Box | None, tuple[int, int]]:
-    """Draws a tile's size and place; the box is None where it falls on the wrong side of the split."""
+    """Draws the size and place of a tile; the box is None if it falls on the wrong side of the split."""
     size = TILE_SIZES[rng.integers(len(TILE_SIZES))]
     width, height = (round(side * source.scale) for side in size)
     x0, y0, x1, y1 = source.held_out if split == 'val' else (0, 0, source.image.shape[1], source.image.shape[0])
@@ -82,14 +82,14 @@ def _draw_box(source: Source, split: str, rng: np.random.Generator) -> tuple[Box
 
 
 def _share(box: Box, other: Box) -> float:
-    """The part of `box` that lies in `other`, in 0..1."""
+    """The share of `box` that lies in `other`, in 0..1."""
     width = min(box[2], other[2]) - max(box[0], other[0])
     height = min(box[3], other[3]) - max(box[1], other[1])
     return max(width, 0) * max(height, 0) / ((box[2] - box[0]) * (box[3] - box[1]))
 
 
 def _resample(source: Source, box: Box, size: tuple[int, int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Cuts, then resizes; masks stay disjoint because each pixel goes to the largest share."""
+    """Cuts, then resizes; masks stay disjoint because each pixel goes to the mask with the largest share."""
     x0, y0, x1, y1 = box
     image = np.asarray(Image.fromarray(source.image[y0:y1, x0:x1]).resize(size, Image.Resampling.BICUBIC))
     shares = [

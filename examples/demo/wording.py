@@ -1,8 +1,8 @@
 """The questions and answers of the demo rows, in English and Chinese.
 
-Questions come in several wordings; an answer has one wording a kind, so that a language model of two layers learns it.
-A structure's name always stands right after its `[SEG]`: to predict it, the hidden state at `[SEG]` must hold which
-structure is meant. A pretrained MLLM knows that anyway; one that starts from noise learns it from these words.
+Questions have several wordings; answers have one wording per kind, so that a language model of two layers can learn it.
+A structure's name always follows its `[SEG]`: to predict the name, the hidden state at `[SEG]` must encode which
+structure is meant. A pretrained MLLM does that anyway; one that starts from noise learns it from these texts.
 """
 from structures import Structure
 
@@ -56,7 +56,7 @@ DESCRIBE_QUESTIONS = {
     'en': ('Describe the image.', 'What does the image show?', 'Give a short description.'),
     'zh': ('请描述这张图。', '图中有什么？', '请简短描述。'),
 }
-# Only what no other image could be said to show: a tissue section shows cells, a CT shows a large vessel.
+# Only structures that the image certainly does not show: a tissue section shows cells, a CT shows a large vessel.
 ABSENT = {
     'ihc': ('lung', 'bone', 'retinal_background'),
     'retina': ('lung', 'bone', 'stromal_nuclei', 'dab_tissue'),
@@ -128,7 +128,7 @@ def answer_modality(modality: str, language: str) -> str:
 
 
 def describe(covers: list[tuple[Structure, float]], language: str) -> str:
-    """Says what a tile shows, the largest structure first, with its share of the tile to the next 10 %.
+    """Describes a tile, the largest structure first, with its share of the tile rounded to 10 %.
 
     Args:
         covers: structures with their share of the tile, in 0..1.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from ..files.windowing import AUTO, PERCENTILE, PRESETS
+from ..files.windowing import AUTO, PERCENTILE, WINDOW_PRESETS
 from .session import Session
 from .texts import PageTexts
 from .view import OPACITY, view_html
@@ -64,7 +64,7 @@ class Layout:
 
     def _slices(self) -> None:
         texts = self.texts
-        windows = [texts.run_window, AUTO, PERCENTILE, *PRESETS]
+        windows = [texts.run_window, AUTO, PERCENTILE, *WINDOW_PRESETS]
         with gr.Group(visible=False, elem_id='cv-slice') as self.slice:
             with gr.Row():
                 self.plane = gr.Radio(label=texts.plane, scale=3, min_width=220, elem_id='cv-plane')

@@ -74,7 +74,7 @@ class Upload:
     def _read_nifti(self) -> None:
         from ..files.nifti import NiftiFile
         file = NiftiFile(self.path, self.rules)
-        self.counts = {plane: len(SliceOrientation.of(file.affine, file.shape, plane)) for plane in PLANES}
+        self.counts = {plane: len(SliceOrientation.from_affine(file.affine, file.shape, plane)) for plane in PLANES}
         self.num_volumes = file.num_volumes
         self.has_window = not file.colours
 

@@ -1,7 +1,7 @@
 """HTML of the page: images under masks, the legend of the masks, and chips in place of `[SEG]` tokens.
 
-Each mask is drawn as two images of the size of its box: a fill, whose opacity the page changes, and an outline. Text from
-users and models is escaped.
+Each mask is drawn as two images of the size of its box: a fill, whose opacity the page changes, and an outline. Text
+from users and models is escaped.
 """
 import html
 import numpy as np

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--multimask-output', action='store_true', help='use the best of the three multimask outputs of SAM2')
     parser.add_argument(
-        '--dtype', choices=DTYPES, help='of the MLLM (default: the dtype of its checkpoint); SAM2 stays float32')
+        '--dtype', choices=DTYPES, help='dtype of the MLLM (default: the dtype of its checkpoint); SAM2 stays float32')
     parser.add_argument(
         '--corpus',
         metavar='FILE',

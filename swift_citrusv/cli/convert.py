@@ -25,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--padding-points',
         type=int,
         choices=(0, 1, 2),
-        metavar='N',
         help='number of "not a point" embeddings before [SEG] in the SAM2 prompt (default: 2, as in the code published '
         'with the weights: one padding point, and the one that SAM2 adds)')
     parser.add_argument(

@@ -1,7 +1,7 @@
 """`citrusv`: parses the command line and runs a subcommand.
 
-Each subcommand is a module with NAME, HELP, DESCRIPTION, `add_arguments` and `run`. `citrusv --help` is fast, because only
-`run` imports anything heavy.
+Each subcommand is a module with NAME, HELP, DESCRIPTION, `add_arguments` and `run`. Only `run` imports anything
+heavy, so `citrusv --help` is fast.
 """
 import argparse
 import os

@@ -32,7 +32,7 @@ def add_adapters_option(parser: argparse.ArgumentParser) -> None:
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', help="'cpu', 'cuda', 'cuda:1', ... (default: the best one available)")
     parser.add_argument(
-        '--dtype', choices=DTYPES, help='of the language model (default: the dtype stored in the checkpoint)')
+        '--dtype', choices=DTYPES, help='dtype of the language model (default: the dtype of the checkpoint)')
 
 
 def load_pipeline(args: argparse.Namespace, **settings: Any) -> 'CitrusVPipeline':

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--timeout', type=float, metavar='SECONDS', help='time limit for one answer (default: 600)')
     add('--overlay-dir', metavar='DIR', help='write pictures of the masks on their images to this directory')
     add('--batch-size', type=positive_int, default=8, metavar='N', help='answers per batch (default: 8)')
-    add('--max-tokens', type=positive_int, metavar='N', help='most tokens of an answer (default: 512)')
+    add('--max-tokens', type=positive_int, metavar='N', help='maximum tokens per answer (default: 512)')
     add('--temperature', type=float, help='sampling temperature; 0: greedy decoding (default: 0)')
     add('--top-p', type=float, help="nucleus sampling (default: the model's own value)")
     add('--seed', type=int, help='random seed for sampling')

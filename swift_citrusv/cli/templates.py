@@ -7,8 +7,8 @@ from ..package_files import shipped_files, templates_dir
 
 NAME = 'templates'
 HELP = 'list, locate or copy the stage files and prompts'
-DESCRIPTION = ('Lists the stage files and prompt templates. With NAME it prints only the path of that file, e.g. for '
-               'swift sft $(citrusv templates stage4) --model DIR --dataset rows.jsonl')
+DESCRIPTION = ('Lists the stage files and prompt templates. With NAME it prints only the path of that file: '
+               '`swift sft $(citrusv templates stage4) --model DIR --dataset rows.jsonl`.')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--label', help='one label for all masks (default: the phrase of each mask)')
     add_option(parser, '--batch-size', type=int, default=8, metavar='N', help='slices per batch (default: 8)')
     add_option(
-        parser, '--max-new-tokens', type=int, default=256, metavar='N', help='most tokens of an answer (default: 256)')
+        parser, '--max-new-tokens', type=int, default=256, metavar='N', help='maximum tokens per answer (default: 256)')
     add_device_options(parser)
 
 

@@ -1,4 +1,4 @@
-"""Opening what a user named: images, videos, DICOM and NIfTI, under the rules of `FileRules`.
+"""Opens images, videos, DICOM and NIfTI files, within the limits of `rules.FileRules`.
 
-It knows nothing of rows, models or ms-swift, and opens nothing that the rules refuse.
+Independent of rows, models and ms-swift.
 """

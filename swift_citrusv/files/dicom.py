@@ -1,4 +1,4 @@
-"""DICOM images: one frame, decoded by pydicom, as its file says that it should be seen."""
+"""Reads frames of DICOM images with pydicom, and applies their modality and VOI transformations."""
 import numpy as np
 import warnings
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from typing import Any
 from .dicom_size import DEFLATED, check_inflated_size, compressed_frame_size
 from .errors import REPAIR_REMEDY, FileError, import_medical, reader_errors
 from .rules import FileRules
-from .windowing import AUTO, PERCENTILE, PRESETS, Window, apply_window
+from .windowing import AUTO, PERCENTILE, WINDOW_PRESETS, Window, apply_window
 
 _JPEG_LS = '1.2.840.10008.1.2.4.8'
-# Compressed syntaxes by the start of their UID, with packages that decode what pydicom and PIL alone do not.
+# Packages that decode compressed transfer syntaxes (by the start of their UID) beyond pydicom and PIL.
 _DECODERS = {
     _JPEG_LS: 'pyjpegls',
     '1.2.840.10008.1.2.4.9': 'pylibjpeg pylibjpeg-openjpeg',
@@ -21,29 +21,29 @@ _DECODERS = {
 }
 _GREY, _PALETTE = ('MONOCHROME1', 'MONOCHROME2'), 'PALETTE COLOR'
 _COLOURS = ('RGB', 'YBR_FULL', 'YBR_FULL_422', 'YBR_ICT', 'YBR_RCT')
-_MISSING = 'Export the image again, or save it as PNG, windowed as it should be seen.'
-_OTHER_WINDOW = "Name another window, e.g. '#window=percentile' or '#window=40,400' behind the file's name."
+_MISSING = 'Export the image again, or save it as PNG with a suitable window.'
+_OTHER_WINDOW = "Set another window, e.g. '#window=percentile' or '#window=40,400' after the file name."
 
-# pydicom warns of each value that breaks a rule of its type, with the value, which may be a patient's.
+# pydicom's warnings about invalid values contain the values, which may be patient data.
 warnings.filterwarnings('ignore', module=r'pydicom\.')
 
 
 class DicomFile:
-    """A DICOM image, of which the header has been read and checked.
+    """A DICOM image whose header is read and checked on construction.
 
     Args:
-        source: A path, the file's bytes, or pydicom's `Dataset`.
-        rules: Their `max_pixels` bounds a frame.
-        force: Whether a file without the preamble "DICM" is taken for one too.
+        source: A path, the content of a file, or a pydicom `Dataset`.
+        rules: `max_pixels` limits the size of a frame.
+        force: Whether to accept a file without the preamble "DICM".
 
     Attributes:
-        header: pydicom's dataset, without the pixels unless it was given with them.
-        num_frames: Frames.
+        header: The pydicom `Dataset`, without pixels unless the source is a `Dataset` with pixels.
+        num_frames: The number of frames.
         size: (height, width) of a frame.
-        colours: Whether the frames have colours.
+        colours: Whether the frames are colour images.
 
     Raises:
-        FileError: It is no DICOM file, holds no image, or one of more pixels than the rules allow.
+        FileError: The file is not DICOM, has no image, or has more pixels than the rules allow.
     """
 
     def __init__(self, source: Any, rules: FileRules, force: bool = False) -> None:
@@ -56,7 +56,7 @@ class DicomFile:
             # Absent or empty: one.
             self.num_frames = 1 if frames is None else int(frames)
             if 'Rows' not in self.header:
-                raise FileError('it holds no image (no Rows)', 'Name a file that does.', 'no-image')
+                raise FileError('it contains no image (no Rows)', 'Name a DICOM file with an image.', 'no-image')
             rows, columns, samples = (int(self._required(name)) for name in ('Rows', 'Columns', 'SamplesPerPixel'))
             photometric = str(self._required('PhotometricInterpretation'))
         if rows < 1 or columns < 1 or self.num_frames < 1:
@@ -64,110 +64,111 @@ class DicomFile:
                             'medical-file')
         if rows * columns > rules.max_pixels:
             raise FileError(f'it has {columns} x {rows} pixels, more than max_image_pixels={rules.max_pixels}',
-                            'Cut it into tiles or shrink it; raise max_image_pixels only for files that you trust.',
+                            'Cut it into tiles or shrink it; raise max_image_pixels only for trusted files.',
                             'too-many-pixels')
         known = (*_GREY, _PALETTE) if samples == 1 else _COLOURS if samples == 3 else ()
         if photometric not in known:
-            raise FileError(f'it has {samples} samples a pixel, of the photometric interpretation {photometric!r}',
+            raise FileError(f'it has {samples} samples a pixel and the photometric interpretation {photometric!r}',
                             'Save it as MONOCHROME2 or RGB.', 'medical-file')
         self.photometric = photometric
         self.colours = photometric not in _GREY
         self.size = (rows, columns)
 
-    # ---- what a frame holds
-
     def pixels(self, frame: int) -> np.ndarray:
-        """A frame as it is stored, [h, w]; of colours RGB [h, w, 3].
+        """The stored values of a frame, [h, w]; RGB [h, w, 3] for a colour image.
 
         Raises:
-            FileError: It cannot be decoded: the file is damaged, or its compression needs another package.
+            FileError: The frame cannot be decoded: the file is damaged, or its compression needs another package.
         """
         from pydicom import dcmread
         from pydicom.pixels import apply_color_lut, pixel_array
         with self._decoding(), self._stream() as source:
-            self._check_code(source, frame)
+            self._check_compressed_size(source, frame)
             if self._syntax == DEFLATED and source is not self.header:
-                # pydicom's way of reading one frame does not know it.
+                # pydicom cannot read a single frame of this syntax.
                 source = dcmread(source)
             pixels = pixel_array(source, index=frame)
             if self.photometric == _PALETTE:
                 pixels = apply_color_lut(pixels, self.header)[..., :3]
         if pixels.shape[:2] != self.size:
-            raise FileError(f'its pixels have the shape {list(pixels.shape)}, its header says {list(self.size)}',
+            raise FileError(f'its pixels have the shape {list(pixels.shape)}, but its header has {list(self.size)}',
                             REPAIR_REMEDY, 'medical-file')
         return pixels
 
     def values(self, pixels: np.ndarray, frame: int) -> np.ndarray:
-        """Stored grey values as the device means them (of a CT: Hounsfield units), by the modality LUT."""
+        """Applies the modality LUT or rescale to stored grey values [h, w] (CT: Hounsfield units)."""
         from pydicom.pixels import apply_modality_lut
         with dicom_errors():
             if self.header.get('ModalityLUTSequence'):
                 return apply_modality_lut(pixels, self.header)
-            item = self.item('PixelValueTransformationSequence', frame)
+            item = self.functional_group('PixelValueTransformationSequence', frame)
             slope, intercept = item.get('RescaleSlope'), item.get('RescaleIntercept')
             if slope is None or intercept is None:
                 return pixels
             return pixels.astype(np.float64) * float(slope) + float(intercept)
 
     def window(self, frame: int, window: str | Window | None, default: str | Window) -> str | Window:
-        """The window of a frame, from the header alone.
+        """The window of a frame; reads only the header.
 
         Args:
             frame: Counted from 0.
-            window: What the row asks for, if it does: see `windowing.WINDOW_FORMS`.
-            default: What the run has set; colours pass it over.
+            window: The window that the row sets (`windowing.WINDOW_FORMS`), or None.
+            default: The window of the run; ignored for colour images.
+
+        Returns:
+            A `Window`, a preset or 'percentile'; 'auto' for a colour image or a VOI LUT.
 
         Raises:
-            FileError: It cannot be used on this image.
+            FileError: The window cannot be used on this image.
         """
         if self.colours:
             if window is None:
                 return AUTO
-            raise FileError(f'it is a colour image ({self.photometric}), for which a window means nothing',
-                            "Leave 'window' out.", 'image-window')
+            raise FileError(f'it is a colour image ({self.photometric}), which cannot be windowed', "Remove 'window'.",
+                            'image-window')
         window = default if window is None else window
         with dicom_errors():
             modality = self.header.get('Modality')
-        if isinstance(window, str) and window in PRESETS and modality not in (None, '', 'CT'):
-            raise FileError(f"the window '{window}' is for CT (Hounsfield units), and its modality is {modality}",
+        if isinstance(window, str) and window in WINDOW_PRESETS and modality not in (None, '', 'CT'):
+            raise FileError(f"the window '{window}' is for CT (Hounsfield units), but its modality is {modality}",
                             _OTHER_WINDOW, 'image-window')
         if window != AUTO:
             return window
         with dicom_errors():
-            by_table = self.item('FrameVOILUTSequence', frame).get('VOILUTSequence')
-        return AUTO if by_table else self.own_window(frame) or PERCENTILE
+            has_lut = self.functional_group('FrameVOILUTSequence', frame).get('VOILUTSequence')
+        return AUTO if has_lut else self.own_window(frame) or PERCENTILE
 
     def image(self, frame: int, window: str | Window) -> np.ndarray:
-        """A frame as it is shown; MONOCHROME1 is inverted.
+        """A frame as an 8-bit image; MONOCHROME1 is inverted.
 
         Args:
             frame: Counted from 0.
-            window: As the method `window` gives it.
+            window: A result of `self.window`.
 
         Returns:
-            uint8 [h, w], or [h, w, 3] of colours, which have no window.
+            uint8 [h, w], or [h, w, 3] for a colour image, which is not windowed.
 
         Raises:
             FileError: As `pixels`.
         """
         pixels = self.pixels(frame)
         if self.colours:
-            return self._eight_bits(pixels)
+            return self._to_uint8(pixels)
         values = self.values(pixels, frame)
         if window == AUTO:
-            grey = self._by_table(values, self.item('FrameVOILUTSequence', frame))
+            grey = self._apply_voi_lut(values, self.functional_group('FrameVOILUTSequence', frame))
         else:
-            grey = apply_window(values, window, self._valid(pixels))
+            grey = apply_window(values, window, self._not_padding(pixels))
         return 255 - grey if self.photometric == 'MONOCHROME1' else grey
 
     def own_window(self, frame: int) -> Window | None:
-        """The (first) window that the file asks for.
+        """The (first) window in the header, or None.
 
         Raises:
-            FileError: One that makes no sense, e.g. of width 0.
+            FileError: The window is invalid, e.g. of width 0.
         """
         with dicom_errors():
-            item = self.item('FrameVOILUTSequence', frame)
+            item = self.functional_group('FrameVOILUTSequence', frame)
             level, width = _first(item.get('WindowCenter')), _first(item.get('WindowWidth'))
             function = str(item.get('VOILUTFunction') or 'LINEAR')
         if level is None or width is None:
@@ -175,19 +176,17 @@ class DicomFile:
         try:
             return Window(float(level), float(width), function)
         except (TypeError, ValueError) as e:
-            raise FileError(f'its header asks for {e}', _OTHER_WINDOW, 'image-window') from e
+            raise FileError(f'its header has {e}', _OTHER_WINDOW, 'image-window') from e
 
-    # ---- windows
-
-    def _by_table(self, values: np.ndarray, item: Any) -> np.ndarray:
+    def _apply_voi_lut(self, values: np.ndarray, item: Any) -> np.ndarray:
         from pydicom.pixels import apply_voi
         with dicom_errors():
             bits = int(item.VOILUTSequence[0].LUTDescriptor[2])
-            table = apply_voi(np.rint(values).astype(np.int64), item)
-        return np.rint(table.astype(np.float64) * 255 / (2**bits - 1)).clip(0, 255).astype(np.uint8)
+            grey = apply_voi(np.rint(values).astype(np.int64), item)
+        return np.rint(grey.astype(np.float64) * 255 / (2**bits - 1)).clip(0, 255).astype(np.uint8)
 
-    def _valid(self, pixels: np.ndarray) -> np.ndarray | None:
-        """Where there is an image: not what fills the corners around a round field of view."""
+    def _not_padding(self, pixels: np.ndarray) -> np.ndarray | None:
+        """Excludes padding pixels, e.g. the corners around a round field of view: bool [h, w]; None without padding."""
         padding = self.header.get('PixelPaddingValue')
         if padding is None:
             return None
@@ -196,15 +195,13 @@ class DicomFile:
             low, high = sorted((int(padding), int(padding if limit is None else limit)))
             return (pixels < low) | (pixels > high)
 
-    def _eight_bits(self, pixels: np.ndarray) -> np.ndarray:
+    def _to_uint8(self, pixels: np.ndarray) -> np.ndarray:
         if pixels.dtype.kind != 'u':
-            raise FileError(f'its colours are {pixels.dtype}', 'Save it as RGB of 8 bits.', 'medical-file')
-        # Of a palette the entries count, not the indices.
+            raise FileError(f'its colours are {pixels.dtype}', 'Save it as 8-bit RGB.', 'medical-file')
+        # The bits of the palette entries, not of the indices.
         bits = 8 * pixels.itemsize if self.photometric == _PALETTE else int(self.header.BitsStored)
-        # The high byte, as `images.to_rgb` keeps it.
+        # The high byte, as in `images.to_rgb`.
         return (pixels >> bits - 8 if bits > 8 else pixels).astype(np.uint8)
-
-    # ---- reading
 
     def _required(self, name: str) -> Any:
         value = self.header.get(name)
@@ -212,8 +209,8 @@ class DicomFile:
             raise FileError(f'its header has no {name}', _MISSING, 'medical-file')
         return value
 
-    def item(self, sequence: str, frame: int) -> Any:
-        """What describes a frame: its own or the shared item of an enhanced image, else the header."""
+    def functional_group(self, sequence: str, frame: int) -> Any:
+        """The item of a functional group sequence for a frame: per-frame, else shared, else the header itself."""
         with dicom_errors():
             own = self.header.get('PerFrameFunctionalGroupsSequence') or ()
             shared = self.header.get('SharedFunctionalGroupsSequence') or ()
@@ -237,7 +234,7 @@ class DicomFile:
 
     @contextmanager
     def _stream(self) -> Iterator[Any]:
-        """What pydicom takes: a stream at its start, or the dataset."""
+        """The source for pydicom: a stream at its start, or the dataset."""
         if isinstance(self._source, str):
             with open(self._source, 'rb') as file:
                 yield file
@@ -246,8 +243,8 @@ class DicomFile:
                 self._source.seek(0)
             yield self._source
 
-    def _check_code(self, source: Any, frame: int) -> None:
-        """Decoders make room for what the compressed frame says of its size, not for what the header says."""
+    def _check_compressed_size(self, source: Any, frame: int) -> None:
+        """Checks the size in the compressed frame, by which decoders allocate memory, against the header."""
         from pydicom import Dataset
         from pydicom.encaps import get_frame
         if not self._syntax.startswith('1.2.840.10008.1.2.4.'):
@@ -260,36 +257,36 @@ class DicomFile:
         else:
             from pydicom import dcmread
             dcmread(source, stop_before_pixels=True, force=True)
-            # Behind tag, VR and length of the pixel data.
+            # Skips tag, VR and length of the pixel data.
             source.seek(12, 1)
             code = get_frame(source, frame, number_of_frames=self.num_frames, extended_offsets=offsets)
             source.seek(0)
-        # Without the marker of its end, the decoder reads on behind the stream, for seconds.
+        # Without an end marker, the decoder would read beyond the stream, for seconds.
         if self._syntax.startswith(_JPEG_LS) and b'\xff\xd9' not in code[-4:]:
-            raise FileError(f'its frame {frame} is cut short', REPAIR_REMEDY, 'medical-file')
+            raise FileError(f'its frame {frame} is truncated', REPAIR_REMEDY, 'medical-file')
         size = compressed_frame_size(code)
         if size != self.size:
-            claim = 'of no known size' if size is None else f'of [height, width] {list(size)}'
+            claim = 'has no known size' if size is None else f'has [height, width] {list(size)}'
             raise FileError(
-                f'its frame {frame} is {claim} where it is compressed ({self._syntax}), and of '
-                f'{list(self.size)} by its header', REPAIR_REMEDY, 'medical-file')
+                f'its frame {frame} {claim} in its compressed data ({self._syntax}), but '
+                f'{list(self.size)} in its header', REPAIR_REMEDY, 'medical-file')
 
     def _decoding(self) -> Any:
         package = next((name for start, name in _DECODERS.items() if self._syntax.startswith(start)), None)
         if package is None:
             return dicom_errors()
-        return dicom_errors(f"Where the file is whole, a decoder is missing: pip install {package}; or save it "
-                             'uncompressed.')
+        return dicom_errors(f'If the file is complete, a decoder is missing: pip install {package}; or save it '
+                            'uncompressed.')
 
 
 def dicom_errors(remedy: str = REPAIR_REMEDY) -> Any:
-    """Turns what pydicom raises on a broken file into a FileError (`extras.reader_errors`)."""
+    """Converts what pydicom raises on a broken file to a FileError (`errors.reader_errors`)."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
     return reader_errors('DICOM', BytesLengthException, InvalidDicomError, remedy=remedy)
 
 
 def _first(value: Any) -> Any:
-    """The first of several values, None where there is none."""
+    """The first of several values; None if there is none."""
     from pydicom.multival import MultiValue
     if isinstance(value, MultiValue):
         return value[0] if len(value) else None

@@ -1,4 +1,4 @@
-"""The errors of files: what PIL and other readers raise on a broken file, and what a user is told of it."""
+"""Errors of files: the exceptions that readers raise on broken files, and their conversion to user errors."""
 import importlib
 import re
 import struct
@@ -10,17 +10,23 @@ from typing import Any
 
 from ..errors import RowError
 
-# What PIL and its decoders raise on files that are missing, cut short, forged or not images (found by fuzzing), and on
-# what names no file at all.
+# What PIL and its decoders raise (found by fuzzing) on files that are missing, truncated, forged or not images, and on
+# values that are not file names.
 IMAGE_ERRORS = (OSError, ValueError, SyntaxError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError,
                 ArithmeticError, Image.DecompressionBombError)
 REPAIR_REMEDY = 'Repair or remove the file.'
-# Beside what PIL raises: streams that are cut short, and headers that do not fit their format.
+# What other readers raise on truncated streams and on headers that do not fit their format.
 _STREAM_ERRORS = (EOFError, struct.error, zlib.error)
 
 
 class FileError(OSError):
-    """A file, URL or image that is refused, with a remedy and a kind of its own."""
+    """A file, URL or image that is rejected.
+
+    Args:
+        problem: What is wrong, with the value.
+        remedy: What the user can do about it.
+        kind: A short, stable name of the problem, as in `RowError`.
+    """
 
     def __init__(self, problem: str, remedy: str, kind: str) -> None:
         super().__init__(problem)
@@ -29,23 +35,22 @@ class FileError(OSError):
 
 
 def unreadable_file(row: str, what: str, error: Exception, kind: str, remedy: str = REPAIR_REMEDY) -> RowError:
-    """The error of a row whose file cannot be used.
+    """The RowError of a file that cannot be used.
 
     Args:
         row: The row's name.
-        what: The place in the row and what stands there, e.g. "images[0]='a.png'".
+        what: The position in the row and its value, e.g. "images[0]='a.png'".
         error: One of `IMAGE_ERRORS`.
-        kind: The kind, where the error has none of its own.
-        remedy: As `kind`.
+        kind, remedy: Used if the error has none of its own (see `FileError`).
     """
-    # PIL names what it cannot identify by its address; two reports of one file should not differ.
+    # Without the memory address in PIL's message, so that the same file always gives the same error.
     problem = re.sub(r' object at 0x[0-9a-f]+>', '>', str(error)) or type(error).__name__
     return RowError(row, f'{what} cannot be read: {problem}.', getattr(error, 'remedy', remedy),
                     getattr(error, 'kind', kind))
 
 
 def file_repr(reference: Any) -> str:
-    """A repr of what a row has in the place of a file, cut where it holds the file itself."""
+    """A repr of a row's file reference, truncated if it is the content of the file."""
     if isinstance(reference, dict):
         reference = reference.get('path') or reference.get('bytes')
     if isinstance(reference, (str, bytes)) and len(reference) > 300:
@@ -54,10 +59,10 @@ def file_repr(reference: Any) -> str:
 
 
 def import_medical(name: str) -> Any:
-    """Imports pydicom, nibabel, highdicom or a module of theirs.
+    """Imports pydicom, nibabel, highdicom or one of their modules.
 
     Raises:
-        FileError: It is not installed (kind 'medical-extra').
+        FileError: The package is not installed (kind 'medical-extra').
     """
     try:
         return importlib.import_module(name)
@@ -68,11 +73,11 @@ def import_medical(name: str) -> Any:
 
 @contextmanager
 def reader_errors(what: str, *errors: type[Exception], remedy: str = REPAIR_REMEDY) -> Iterator[None]:
-    """Turns what a library raises on a broken file into a FileError of kind 'medical-file'.
+    """Converts what a library raises on a broken file to a FileError of kind 'medical-file'.
 
     Args:
         what: The kind of file, e.g. 'DICOM'.
-        errors: The library's own errors, where they are none of the usual.
+        errors: Further exceptions of the library.
         remedy: What the user can do about it.
     """
     known: tuple[type[Exception], ...] = (*IMAGE_ERRORS, *_STREAM_ERRORS, *errors)

@@ -1,4 +1,4 @@
-"""Opens images and videos under `rules.FileRules`: their headers first, and pixels only where the size is allowed."""
+"""Opens images and videos within the limits of `rules.FileRules`; checks the size before decoding pixels."""
 import base64
 import binascii
 import numpy as np
@@ -12,28 +12,28 @@ from typing import Any
 
 from .errors import REPAIR_REMEDY, FileError
 from .medical import medical_format, open_medical, open_object
-from .rules import URL, FileRules, file_rules
+from .rules import URL_SCHEMES, FileRules, file_rules
 
 _DATA_URL = re.compile(r'data:[^,]{0,200};base64,')
-# Decoders that start another program.
+# PIL formats whose decoders start another program.
 _PROGRAMS = {'EPS': 'Ghostscript'}
-# Their values have no fixed range; PIL would cut them off at 255.
+# PIL modes without a fixed range of values; PIL clips them at 255.
 _NO_RANGE = ('I', 'F')
-# Files that make a video decoder open others.
+# The first bytes of playlists, which make a video decoder open other files.
 _PLAYLISTS = (b'#EXTM3U', b'ffconcat', b'<?xml', b'<MPD', b'v=0')
 
 
 def open_image(reference: Any, rules: FileRules | None = None) -> Image.Image:
-    """Opens an image of `images`, or a frame, by its header; no pixel is decoded.
+    """Opens an image or a video frame of a row; reads only its header.
 
     Args:
         reference: A file name, a file:// or data: URL, base64 text, bytes, an object with 'bytes' or 'path', an
-            open image, an array or a pydicom `Dataset`, or, where they are allowed, an http(s) URL. Names and URLs
-            of DICOM and NIfTI files may name a slice behind a `#` (see `medical`).
-        rules: Those of this run by default.
+            open image, an array, a pydicom `Dataset`, or, if allowed, an http(s) URL. Names and URLs of DICOM and
+            NIfTI files may select a slice after a `#` (see `medical`).
+        rules: By default the rules of this run.
 
     Raises:
-        One of `IMAGE_ERRORS`; a FileError names its own remedy and kind.
+        One of `IMAGE_ERRORS`; a FileError has its own remedy and kind.
     """
     rules = rules or file_rules()
     if isinstance(reference, dict):
@@ -51,39 +51,39 @@ def open_image(reference: Any, rules: FileRules | None = None) -> Image.Image:
         image = _checked(opened, rules)
     if image.mode in _NO_RANGE:
         raise FileError(f'its mode {image.mode!r} has no fixed range of values',
-                        'Save it with 8 or 16 bits a channel, windowed as it should be seen.', 'image-mode')
+                        'Save it with 8 or 16 bits a channel, with a suitable window.', 'image-mode')
     return image
 
 
 def open_image_file(name: str, rules: FileRules | None = None, labels: bool = False) -> Image.Image:
-    """Opens an image file by its header; no pixel is decoded.
+    """Opens an image file; reads only its header.
 
     Args:
-        name: The file, and behind a `#` a slice of it: see `medical`.
-        rules: Those of this run by default.
-        labels: Of a DICOM or NIfTI file, give the values themselves, and no window.
+        name: The file name, optionally with a slice after a `#` (see `medical`).
+        rules: By default the rules of this run.
+        labels: Whether a DICOM or NIfTI file is a label map, whose values are read without a window.
 
     Raises:
-        One of `IMAGE_ERRORS`; a FileError names its own remedy and kind.
+        One of `IMAGE_ERRORS`; a FileError has its own remedy and kind.
     """
     rules = rules or file_rules()
-    path, fragment = rules.image_path(name)
+    path, fragment = rules.resolve_image(name)
     return _opened(path, rules, fragment, labels)
 
 
 def open_label_map(name: str) -> Image.Image:
-    """Opens a mask file under the rules of this run: `open_image_file` with `labels`."""
+    """Opens a mask file: `open_image_file` with `labels` and the rules of this run."""
     return open_image_file(name, labels=True)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Decodes an image to 8-bit RGB. Of several frames it takes the first; transparency is left out.
+    """Decodes an image to 8-bit RGB: its first frame, without transparency.
 
-    Grey values of 16 bits keep their high byte, as PIL keeps it of 16-bit colours; PIL itself would cut them off at
-    255, and make a radiograph white.
+    16-bit grey values keep their high byte, as PIL does for 16-bit colours. PIL would clip grey values at 255, so that
+    radiographs become white.
 
     Raises:
-        One of `IMAGE_ERRORS`: the file is cut short or damaged.
+        One of `IMAGE_ERRORS`: the file is truncated or damaged.
     """
     with _pil_limit(file_rules().max_pixels):
         image.load()
@@ -94,50 +94,51 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def checked_video(reference: Any, rules: FileRules | None = None) -> Any:
-    """A video as a row names it, ready for qwen_vl_utils.
+    """Checks a video of a row, and converts it for qwen_vl_utils.
 
     Args:
         reference: The name of a video file, a URL, or a list of frames.
-        rules: Those of this run by default.
+        rules: By default the rules of this run.
 
     Returns:
-        The absolute path of a file; a list of frames as `checked_frame` gives them; the URL; anything else as it is.
+        The absolute path of a file; a list of frames from `checked_frame`; the URL; any other value unchanged.
 
     Raises:
-        One of `IMAGE_ERRORS`; a FileError names its own remedy and kind.
+        One of `IMAGE_ERRORS`; a FileError has its own remedy and kind.
     """
     rules = rules or file_rules()
     if isinstance(reference, (list, tuple)):
         return [checked_frame(frame, rules) for frame in reference]
     if not isinstance(reference, str) or reference.startswith('data:'):
         return reference
-    if reference.strip().startswith(URL):
+    if reference.strip().startswith(URL_SCHEMES):
         rules.check_url(reference)
         return reference.strip()
-    path = rules.path_of(reference)
+    path = rules.resolve(reference)
     with open(path, 'rb') as file:
         start = file.read(16).lstrip()
     if start.startswith(_PLAYLISTS):
-        raise FileError('it is a playlist, which names other files', 'Name the video itself.', 'video-playlist')
+        raise FileError('it is a playlist, which refers to other files', 'Name the video file itself.',
+                        'video-playlist')
     return path
 
 
 def checked_frame(frame: Any, rules: FileRules | None = None) -> Any:
-    """A frame of a video: the absolute path of a file, or an image that is open. Its pixels are not decoded."""
+    """Checks a frame of a video. Returns the absolute path of a file, or an open image; decodes no pixels."""
     image = open_image(frame, rules)
     path = getattr(image, 'filename', '')
     if image.mode.startswith('I;16') or image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):
-        # qwen_vl_utils would cut off the values, or refuse the file by PIL's own limit.
+        # qwen_vl_utils would clip the values, or reject the file by PIL's own limit.
         return to_rgb(image)
     if not isinstance(frame, str) or not path:
         return image
-    # Not the open file: a video may have more frames than a process may have files.
+    # Not the open file: a video may have more frames than a process can open files.
     image.close()
     return path
 
 
 def _open_text(text: str, rules: FileRules) -> Image.Image:
-    if text.startswith(URL):
+    if text.startswith(URL_SCHEMES):
         rules.check_url(text)
         url, _, fragment = text.partition('#')
         return _opened(_download(url, 8 * rules.max_pixels), rules, fragment)
@@ -165,8 +166,8 @@ def _opened(file: str | BytesIO, rules: FileRules, fragment: str = '', labels: b
     if kind is not None:
         return _checked(open_medical(file, kind, rules, fragment, labels), rules)
     if fragment and isinstance(file, str):
-        raise FileError(f"'#{fragment}' names a slice of a DICOM or NIfTI file, and it is neither",
-                        'Leave it out of the name.', 'image-fragment')
+        raise FileError(f"'#{fragment}' selects a slice of a DICOM or NIfTI file, but it is neither",
+                        'Remove it from the name.', 'image-fragment')
     with _pil_limit(None):
         image = Image.open(file)
     try:
@@ -185,13 +186,13 @@ def _checked(image: Image.Image, rules: FileRules) -> Image.Image:
         raise FileError(
             f'it has {image.width} x {image.height} pixels, more than max_image_pixels='
             f'{rules.max_pixels}', 'Cut it into tiles or shrink it; raise max_image_pixels only for '
-            'files that you trust.', 'too-many-pixels')
+            'trusted files.', 'too-many-pixels')
     return image
 
 
 @contextmanager
 def _pil_limit(max_pixels: int | None) -> Iterator[None]:
-    # PIL has one limit for the whole process. Ours is another, and its error names the setting.
+    # PIL's limit is global to the process. Ours differs, and its error names the setting.
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = max_pixels
     try:
@@ -211,11 +212,11 @@ def _download(url: str, max_bytes: int) -> BytesIO:
     import requests
     from requests.adapters import HTTPAdapter, Retry
 
-    # As ms-swift's own loader, but in bounded memory.
+    # As ms-swift's loader, but with bounded memory.
     seconds = float(os.environ.get('SWIFT_TIMEOUT', '20'))
     content = BytesIO()
     with requests.Session() as session:
-        for scheme in URL:
+        for scheme in URL_SCHEMES:
             session.mount(scheme, HTTPAdapter(max_retries=Retry(total=3, backoff_factor=1, allowed_methods=['GET'])))
         with session.get(url, stream=True, timeout=seconds if seconds > 0 else None) as response:
             response.raise_for_status()

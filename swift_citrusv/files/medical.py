@@ -1,18 +1,18 @@
-"""DICOM and NIfTI among the images of rows and requests: which of their slices is meant, and how it is shown.
+"""Opens slices of DICOM and NIfTI files as images of rows and requests.
 
-What stands behind a `#` in the name says so, in the form of a query:
+A fragment after a `#` in the name selects the slice and the window, in the form of a query:
 
-    ct.dcm#window=bone              a DICOM image, by the window for bone
+    ct.dcm#window=bone              a DICOM image with the bone window
     cine.dcm#frame=3                the fourth frame of several
     scan.nii.gz#index=40            axial slice 40 of a volume
     scan.nii.gz#plane=coronal&index=12&window=40,400
-    fmri.nii.gz#index=20&volume=5   of a series of volumes, the sixth
+    fmri.nii.gz#index=20&volume=5   a slice of the sixth volume of several
 
-All numbers count from 0. A file of several slices needs `index`, of several frames `frame`, of several volumes
-`volume`; nothing is chosen in silence. A file whose own name ends so is that file. `planes` says which way slices lie,
-`windows` which windows there are.
+All numbers count from 0. A file with several slices needs `index`, with several frames `frame`, with several volumes
+`volume`; there is no default. A file whose name itself contains the fragment takes precedence. `slices` defines the
+orientation of slices, `windowing` the windows.
 
-A slice is opened by its header, and decoded when its pixels are asked for: as PIL does it with its own files.
+Opening reads only the header; pixels are decoded when they are needed, as PIL does for its own formats.
 """
 import numpy as np
 import re
@@ -27,7 +27,7 @@ from urllib.parse import parse_qsl
 from .errors import FileError
 from .rules import FileRules
 from .slices import PLANES, SliceOrientation
-from .windowing import WINDOW_FORMS, Window, rgb_image, parse_window, array_to_image
+from .windowing import WINDOW_FORMS, Window, array_to_image, parse_window, rgb_image
 
 DICOM, NIFTI = 'DICOM', 'NIFTI'
 _KEYS = {DICOM: ('frame', 'window'), NIFTI: ('plane', 'index', 'volume', 'window')}
@@ -39,7 +39,7 @@ _NUMBER = re.compile('[0-9]{1,9}')
 
 @dataclass(frozen=True)
 class SliceSelection:
-    """What a row's name asks for behind its `#`; None: nothing."""
+    """The slice and window that the fragment of a name selects; None for a key that is not given."""
     frame: int | None = None
     plane: str | None = None
     index: int | None = None
@@ -48,31 +48,32 @@ class SliceSelection:
 
     @classmethod
     def parse(cls, fragment: str, kind: str) -> 'SliceSelection':
-        """Reads a fragment.
+        """Parses a fragment.
 
         Args:
-            fragment: Without its `#`; may be empty.
+            fragment: The fragment without `#`; may be empty.
             kind: 'DICOM' or 'NIFTI'.
 
         Raises:
-            FileError: A key that this kind of file does not have, or a value that is none (kind 'image-fragment').
+            FileError: A key or value is not valid for this kind of file (kind 'image-fragment' or 'image-window').
         """
         values: dict[str, Any] = {}
         try:
             pairs = parse_qsl(fragment, keep_blank_values=True, strict_parsing=True) if fragment else []
         except ValueError as e:
-            raise _wrong(fragment, kind, str(e)) from None
+            raise _fragment_error(fragment, kind, str(e)) from None
         for key, value in pairs:
             if key not in _KEYS[kind] or key in values:
-                raise _wrong(fragment, kind, f'it has no {key!r}' if key not in values else f'{key!r} stands twice')
+                problem = f'{key!r} is not a key' if key not in values else f'{key!r} occurs twice'
+                raise _fragment_error(fragment, kind, problem)
             if key in ('plane', 'window'):
                 values[key] = value
             elif _NUMBER.fullmatch(value):
                 values[key] = int(value)
             else:
-                raise _wrong(fragment, kind, f'{key}={value!r} is no number, counted from 0')
+                raise _fragment_error(fragment, kind, f'{key}={value!r} is not an integer >= 0')
         if values.get('plane', PLANES[0]) not in PLANES:
-            raise _wrong(fragment, kind, f"plane={values['plane']!r} is none of {', '.join(PLANES)}")
+            raise _fragment_error(fragment, kind, f"plane={values['plane']!r} is not one of {', '.join(PLANES)}")
         if 'window' in values:
             try:
                 values['window'] = parse_window(values['window'])
@@ -81,21 +82,21 @@ class SliceSelection:
         return cls(**values)
 
 
-def _wrong(fragment: str, kind: str, problem: str) -> FileError:
-    return FileError(f"'#{fragment}' asks for what a {kind} file does not have: {problem}",
-                     f'Its keys are {", ".join(_KEYS[kind])}, as in {_EXAMPLES[kind]!r}.', 'image-fragment')
+def _fragment_error(fragment: str, kind: str, problem: str) -> FileError:
+    return FileError(f"'#{fragment}' is not valid for a {kind} file: {problem}",
+                     f'The keys are {", ".join(_KEYS[kind])}, as in {_EXAMPLES[kind]!r}.', 'image-fragment')
 
 
 class MedicalImage(Image.Image):
-    """An image whose pixels are read when they are asked for.
+    """An image whose pixels are read on first use.
 
     Args:
         size: (height, width).
         kind: 'DICOM' or 'NIFTI'.
-        read: Gives uint8 [h, w] or [h, w, 3]; or, of mode 'I', int32 [h, w].
+        read: Returns uint8 [h, w] or [h, w, 3]; for mode 'I' int32 [h, w].
         mode: 'RGB' for images, 'I' for label maps.
     """
-    # What unpickling makes has its pixels.
+    # Unpickled images already have their pixels.
     _read: Callable[[], np.ndarray] | None = None
 
     def __init__(self, size: tuple[int, int], kind: str, read: Callable[[], np.ndarray], mode: str = 'RGB') -> None:
@@ -113,22 +114,22 @@ class MedicalImage(Image.Image):
 
 
 def medical_format(file: str | BytesIO) -> str | None:
-    """'DICOM', 'NIFTI', or None for any other file, by its first bytes; a DICOM file without its preamble by its name.
+    """Detects 'DICOM' or 'NIFTI' by the first bytes, or DICOM without preamble by the file name; else None.
 
     Args:
-        file: A path, or the file's bytes.
+        file: A path, or the content of a file.
     """
     if isinstance(file, BytesIO):
         file.seek(0)
-        kind = _kind_of(file)
+        kind = _format_of(file)
         file.seek(0)
         return kind
     with open(file, 'rb') as stream:
-        kind = _kind_of(stream)
+        kind = _format_of(stream)
     return DICOM if kind is None and file.lower().endswith(_DICOM_NAMES) else kind
 
 
-def _kind_of(stream: BinaryIO | BytesIO) -> str | None:
+def _format_of(stream: BinaryIO | BytesIO) -> str | None:
     from .nifti import GZIP, HEADER_BYTES, header_size
     start = stream.read(HEADER_BYTES)
     if start[_DICM_AT:_DICM_AT + 4] == b'DICM':
@@ -137,7 +138,7 @@ def _kind_of(stream: BinaryIO | BytesIO) -> str | None:
         import zlib
         stream.seek(0)
         try:
-            # Names and comments may stand before the data.
+            # A gzip header may contain a name and a comment before the data.
             start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(stream.read(1 << 16), HEADER_BYTES)
         except zlib.error:
             return None
@@ -145,17 +146,17 @@ def _kind_of(stream: BinaryIO | BytesIO) -> str | None:
 
 
 def open_medical(source: Any, kind: str, rules: FileRules, fragment: str = '', labels: bool = False) -> MedicalImage:
-    """Opens a slice by the header of its file.
+    """Opens a slice; reads only the header of its file.
 
     Args:
-        source: A path, a file's bytes, or pydicom's `Dataset`.
-        kind: As `medical_format` says.
-        rules: What may be opened, and the window of this run.
-        fragment: What stands behind the `#`.
-        labels: A label map, for masks: the values themselves instead of an image, int32.
+        source: A path, the content of a file, or a pydicom `Dataset`.
+        kind: 'DICOM' or 'NIFTI', from `medical_format`.
+        rules: The limits and the default window.
+        fragment: The part of the name after `#`.
+        labels: Whether to return a label map for masks, with int32 values, instead of an image.
 
     Raises:
-        FileError: The file, or what is asked of it, cannot be had; where only pixels tell, it is raised on loading.
+        FileError: The file or the fragment is invalid. Errors in the pixel data are raised on loading.
     """
     selection = SliceSelection.parse(fragment, kind)
     return (_open_dicom if kind == DICOM else _open_nifti)(source, rules, selection, labels)
@@ -167,7 +168,7 @@ def _open_dicom(source: Any, rules: FileRules, selection: SliceSelection, labels
     frame = select_index('frame', selection.frame, file.num_frames, DICOM, 'frames')
     if labels:
         if file.colours:
-            raise FileError('it has colours, and no labels', 'Name a grey image of labels.', 'medical-file')
+            raise FileError('it has colours, not labels', 'Name a grey label map.', 'medical-file')
         return MedicalImage(file.size, DICOM, lambda: _as_labels(file.pixels(frame)), 'I')
     window = file.window(frame, selection.window, rules.default_window)
     return MedicalImage(file.size, DICOM, partial(file.image, frame, window))
@@ -177,54 +178,61 @@ def _open_nifti(source: Any, rules: FileRules, selection: SliceSelection, labels
     from .nifti import NiftiFile
     file = NiftiFile(source, rules)
     plane = selection.plane or PLANES[0]
-    view = SliceOrientation.of(file.affine, file.shape, plane)
+    view = SliceOrientation.from_affine(file.affine, file.shape, plane)
     volume = select_index('volume', selection.volume, file.num_volumes, NIFTI, 'volumes')
     index = select_index('index', selection.index, len(view), NIFTI, f'{plane} slices')
     check_slice_size(view.size, rules)
     if file.colours and (labels or selection.window is not None):
-        raise FileError('it has colours, and no ' + ('labels' if labels else 'window'),
-                        "Leave 'window' out." if not labels else 'Name a volume of labels.', 'medical-file')
+        raise FileError('it has colours, ' + ('not labels' if labels else 'which cannot be windowed'),
+                        'Name a grey label map.' if labels else "Remove 'window'.", 'medical-file')
     if labels:
-        return MedicalImage(view.size, NIFTI, lambda: _as_labels(view.show(file.values(view, index, volume))), 'I')
+        return MedicalImage(view.size, NIFTI, lambda: _as_labels(view.to_image(file.values(view, index, volume))), 'I')
     window = selection.window or rules.default_window
     return MedicalImage(view.size, NIFTI, partial(file.image, view, index, volume, window))
 
 
 def check_slice_size(size: tuple[int, int], rules: FileRules) -> None:
-    """Raises a FileError where a slice (height, width) is larger than the rules allow."""
+    """Raises a FileError if a slice (height, width) has more pixels than the rules allow."""
     if size[0] * size[1] > rules.max_pixels:
         raise FileError(f'its slices have {size[1]} x {size[0]} pixels, more than max_image_pixels={rules.max_pixels}',
-                        'Cut it into parts; raise max_image_pixels only for files that you trust.', 'too-many-pixels')
+                        'Cut it into parts; raise max_image_pixels only for trusted files.', 'too-many-pixels')
 
 
 def select_index(key: str, value: int | None, count: int, kind: str, what: str) -> int:
-    """Which of several frames, slices or volumes is meant: `value`, or the only one.
+    """The index of a frame, slice or volume: `value`, or 0 if there is only one.
+
+    Args:
+        key: The key of the fragment, e.g. 'index'.
+        value: Its value, or None.
+        count: The number of frames, slices or volumes.
+        kind: 'DICOM' or 'NIFTI'.
+        what: What is counted, for the error message.
 
     Raises:
-        FileError: There is no such one, or there are several and nobody has said which.
+        FileError: `value` is out of range, or missing although there are several.
     """
     if value is None and count == 1:
         return 0
     if value is None or value >= count:
-        problem = f'the name does not say which, as {key}=N' if value is None else f'{key}={value} is none of them'
+        problem = f'the name selects none with {key}=N' if value is None else f'{key}={value} does not exist'
         raise FileError(f'it has {count} {what}, and {problem}',
-                        f"Name one from 0 to {count - 1}, as in {_EXAMPLES[kind]!r}.", 'image-fragment')
+                        f"Give one from 0 to {count - 1}, as in {_EXAMPLES[kind]!r}.", 'image-fragment')
     return value
 
 
 def _as_labels(values: np.ndarray) -> np.ndarray:
     labels = np.rint(values).astype(np.int32) if np.isfinite(values).all() and np.abs(values).max() < 2**31 else None
     if labels is None or not np.array_equal(labels, values):
-        raise FileError('its values are no labels: some are no integers', 'Name a label map, not an image.',
+        raise FileError('its values are not labels: some are not integers', 'Name a label map, not an image.',
                         'medical-file')
     return labels
 
 
 def open_object(reference: Any, rules: FileRules) -> Image.Image | None:
-    """An image from a Python object: an array (`windows.array_to_image`), or pydicom's `Dataset`; None from any other."""
+    """An image from an array (`windowing.array_to_image`) or a pydicom `Dataset`; None for other objects."""
     if isinstance(reference, np.ndarray):
         return array_to_image(reference)
-    # Who has no pydicom has no such object.
+    # Without importing pydicom, which is optional.
     if type(reference).__module__.partition('.')[0] == 'pydicom':
         return open_medical(reference, DICOM, rules)
     return None

@@ -1,7 +1,7 @@
-"""Image and video files: which of them a row may name, and how they are opened.
+"""Restricts the files and URLs that rows may name, and the size of images and volumes.
 
-What a row names comes from whoever wrote the data set. So nothing is opened, by us or by ms-swift, before `FileRules`
-has looked at its name, and nothing is decoded before it has looked at its size.
+Datasets may be untrusted. So `FileRules` checks each name before the package or ms-swift opens the file, and each size
+before anything is decoded.
 """
 import functools
 import os
@@ -12,22 +12,22 @@ from ..settings import SettingError, Settings
 from .errors import FileError
 from .windowing import WINDOW_FORMS, Window, parse_window
 
-URL = ('http://', 'https://')
-# Longer than any name of a file.
+URL_SCHEMES = ('http://', 'https://')
+# Longer than any file name.
 _MAX_NAME = 4096
 
 
 @dataclass(frozen=True)
 class FileRules:
-    """What a row may name, and how large it may be. `file_rules()` gives the rules of this run.
+    """Limits on the files of rows; `file_rules()` returns those of this run.
 
     Attributes:
-        data_root: The folder that all files must lie in, without symbolic links; None: anywhere.
+        data_root: The folder that must contain all files, with symbolic links resolved; None: no restriction.
         allow_urls: Whether a name may be an http or https URL.
-        max_pixels: Most pixels of an image.
-        image_dir: ms-swift's ROOT_IMAGE_DIR, where names are looked for that name nothing in the working directory.
-        max_voxels: Most voxels of a NIfTI file or a DICOM series.
-        window: How DICOM and NIfTI images are shown whose names do not say it.
+        max_pixels: Maximum number of pixels of an image.
+        image_dir: ms-swift's ROOT_IMAGE_DIR, searched for names that do not exist in the working directory.
+        max_voxels: Maximum number of voxels of a NIfTI file or a DICOM series.
+        window: Window for DICOM and NIfTI images whose names do not set one.
     """
     data_root: str | None = None
     allow_urls: bool = False
@@ -41,40 +41,39 @@ class FileRules:
         """`window`, parsed."""
         return parse_window(self.window)
 
-    # ---- names
-
-    def places(self, name: str) -> list[str]:
-        """The paths where a file of that name is looked for, in order."""
+    def candidate_paths(self, name: str) -> list[str]:
+        """The paths at which a file of this name is searched, in order."""
         name = name.strip().removeprefix('file://')
         if self.data_root is not None:
             return [os.path.join(self.data_root, name)]
         return [name, os.path.expanduser(os.path.join(self.image_dir or '', name))]
 
-    def path_of(self, name: str) -> str:
-        """The absolute path of a file that a row names.
+    def resolve(self, name: str) -> str:
+        """Finds a file that a row names, and returns its absolute path.
 
         Raises:
-            FileError: It lies outside `data_root` (kind 'outside-root').
-            OSError: There is no such file, or nothing in it, or it is no regular file.
-            ValueError: No file can have such a name.
+            FileError: The file is outside `data_root` (kind 'outside-root').
+            OSError: The file does not exist, is empty, or is not a regular file.
+            ValueError: The name is not a valid file name.
         """
         if not name.strip():
             raise FileNotFoundError('the name is empty')
         if len(name) > _MAX_NAME:
-            raise OSError(f'no file has a name of {len(name)} characters')
-        places = self.places(name)
-        found = next(((place, stat) for place in places if (stat := _stat(place)) is not None), None)
+            raise OSError(f'the name has {len(name)} characters, too many for a file')
+        candidates = self.candidate_paths(name)
+        found = next(((path, stat) for path in candidates if (stat := _stat(path)) is not None), None)
         if self.data_root is None:
-            path = os.path.abspath(found[0] if found else places[0])
+            path = os.path.abspath(found[0] if found else candidates[0])
         else:
-            path = os.path.realpath(places[0])
+            path = os.path.realpath(candidates[0])
             if not path.startswith(os.path.join(self.data_root, '')):
                 raise FileError(f'it is outside of data_root={self.data_root!r}, symbolic links followed',
-                                'Put the file there, name it from there, or set another data_root.', 'outside-root')
+                                'Move the file there, name it relative to it, or set another data_root.',
+                                'outside-root')
         if found is None:
-            start = 'the working directory, or to ROOT_IMAGE_DIR' if self.data_root is None else 'data_root'
-            raise FileNotFoundError(f'no such file (paths are relative to {start})')
-        # PIL would wait for ever on a pipe, and calls an empty file unidentified.
+            base = 'the working directory, or to ROOT_IMAGE_DIR' if self.data_root is None else 'data_root'
+            raise FileNotFoundError(f'no such file (paths are relative to {base})')
+        # PIL would block on a pipe, and reports an empty file as unidentified.
         if not S_ISREG(found[1].st_mode):
             raise OSError('not a regular file')
         if not found[1].st_size:
@@ -82,36 +81,34 @@ class FileRules:
         return path
 
     def check_url(self, url: str) -> None:
-        """Raises a FileError of kind 'url' where URLs are not allowed."""
+        """Raises a FileError of kind 'url' if URLs are not allowed."""
         if not self.allow_urls:
             raise FileError(
                 'URLs are not allowed', 'Download the file, or set allow_urls to true, so that training '
-                'asks whatever server a row names.', 'url')
+                'connects to any server that a row names.', 'url')
 
-    # ---- images
+    def resolve_image(self, name: str) -> tuple[str, str]:
+        """Splits the name of an image file into its absolute path and the fragment after `#`, which selects a slice.
 
-    def image_path(self, name: str) -> tuple[str, str]:
-        """The absolute path of an image file that a row names, and what the name says behind a `#` of a slice in it.
-
-        A file whose own name has the `#` goes before.
+        A file whose name itself contains the `#` takes precedence.
 
         Raises:
-            As `path_of`.
+            As `resolve`.
         """
         base, mark, fragment = name.rpartition('#')
         if mark and not self._exists(name) and self._exists(base):
-            return self.path_of(base), fragment
-        return self.path_of(name), ''
+            return self.resolve(base), fragment
+        return self.resolve(name), ''
 
     def _exists(self, name: str) -> bool:
-        return len(name) <= _MAX_NAME and any(_stat(place) is not None for place in self.places(name))
+        return len(name) <= _MAX_NAME and any(_stat(path) is not None for path in self.candidate_paths(name))
 
 
 def file_rules() -> FileRules:
     """The rules of this run, from its settings and ROOT_IMAGE_DIR.
 
     Raises:
-        SettingError: `data_root` is no folder, or another setting cannot be used.
+        SettingError: `data_root` is not a folder, or another setting cannot be used.
     """
     names = ('DATA_ROOT', 'ALLOW_URLS', 'MAX_IMAGE_PIXELS', 'MAX_VOLUME_VOXELS', 'IMAGE_WINDOW', 'ROOT_IMAGE_DIR')
     return _file_rules(tuple((name, os.environ[name]) for name in names if name in os.environ))
@@ -125,10 +122,11 @@ def _file_rules(env: tuple[tuple[str, str], ...]) -> FileRules:
     root = settings.data_root
     if root is not None:
         if not os.path.isdir(root):
-            raise SettingError(f'Setting data_root={root!r} is not a folder. Name the one that the data set lies in.')
+            raise SettingError(f'Setting data_root={root!r} is not a folder. Set it to the folder of the dataset.')
         if image_dir:
-            raise SettingError(f'Setting data_root={root!r} and ROOT_IMAGE_DIR={image_dir!r} both say where relative '
-                               'names start. Remove ROOT_IMAGE_DIR.')
+            raise SettingError(
+                f'Setting data_root={root!r} and ROOT_IMAGE_DIR={image_dir!r} both define where relative '
+                'names start. Unset ROOT_IMAGE_DIR.')
         root = os.path.realpath(root)
     try:
         parse_window(settings.image_window)
@@ -141,5 +139,5 @@ def _file_rules(env: tuple[tuple[str, str], ...]) -> FileRules:
 def _stat(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)
-    except (OSError, ValueError):  # ValueError: a name that no file can have
+    except (OSError, ValueError):  # ValueError: an invalid file name
         return None

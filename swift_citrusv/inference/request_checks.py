@@ -263,7 +263,7 @@ def _image(value: Any, rules: FileRules) -> tuple[str, int]:
     path = fragment = ''
     if not text.startswith('data:'):
         try:
-            path, fragment = rules.image_path(text)
+            path, fragment = rules.resolve_image(text)
         except (OSError, ValueError):
             # The image itself in base64, or a bad name, for which `open_image` raises the error.
             pass

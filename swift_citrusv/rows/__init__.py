@@ -1,4 +1,4 @@
-"""The row contract: what a JSONL row may say, what its masks are, and how both are read.
+"""The row contract: reads and checks JSONL rows and their masks.
 
-It knows neither tokens nor models, and never imports ms-swift.
+Independent of tokenizers and models; never imports ms-swift.
 """

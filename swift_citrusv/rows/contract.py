@@ -1,8 +1,8 @@
-"""The row contract of a segmentation data set: what a JSONL row must look like before anything is opened or decoded.
+"""The row contract of a segmentation dataset: the structure of a JSONL row.
 
 A row pairs each `[SEG]` of its assistant turns with one entry of `masks`, and each entry with one image. `parse_row`
-checks that pairing and the form of every entry; `masks.decode_mask` then turns an entry into pixels. Only what the
-row itself can tell is checked here, so a whole data set can be validated without touching its image files.
+checks that pairing and the form of every entry; `masks.decode_mask` then turns an entry into pixels. The checks read
+only the row itself, so a whole dataset can be validated without opening its image files.
 """
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from ..errors import RowError
 from .mask_format import MASK_FORMS, check_mask_entry, is_coordinate, is_integer, short_repr
 
 _MASK_IMAGES_REMEDY = ("'mask_images' lists for each mask the index of its image in 'images', counted from 0; with one "
-                       'image it may be left out.')
+                       'image it is optional.')
 _IMAGES_REMEDY = "Write 'images' as a list of file names."
 _BOXES_REMEDY = ("Write 'objects' as {'ref': [...], 'bbox': [[x1, y1, x2, y2], ...]}, a box with two or four numbers "
                  'in pixels.')
@@ -24,14 +24,14 @@ _MESSAGES_REMEDY = "Write 'messages' as a list of {'role': ..., 'content': ...},
 
 @dataclass(frozen=True)
 class Sample:
-    """The segmentation side of one row, checked.
+    """The checked masks of one row.
 
     Attributes:
-        row: The row's name in messages, e.g. 'train.jsonl:12'.
+        row: The row's name in error messages, e.g. 'train.jsonl:12'.
         masks: The mask entries, one for each `[SEG]` of the assistant turns, in order, without None-valued keys;
-            () for an ordinary row. `masks.decode_mask` reads them.
+            () for a row without masks. `masks.decode_mask` reads them.
         mask_images: For each mask the index of its image in `row['images']`.
-        seg_images: The distinct indices in `mask_images`, ascending: the images that SAM2 must see.
+        seg_images: The distinct indices in `mask_images`, ascending: the images that SAM2 must encode.
     """
     row: str
     masks: tuple[Any, ...]
@@ -46,7 +46,7 @@ class Sample:
 
 
 def count_seg_tokens(messages: Iterable[Mapping[str, Any]]) -> int:
-    """Counts `[SEG]` in the assistant turns; anywhere else (user, system, tool, tool_call) it is text.
+    """Counts `[SEG]` in the assistant turns; in other turns (user, system, tool, tool_call) it is plain text.
 
     Args:
         messages: The turns, each with 'role' and 'content'; content is a string or a list of typed parts.
@@ -55,46 +55,33 @@ def count_seg_tokens(messages: Iterable[Mapping[str, Any]]) -> int:
 
 
 def check_tags(messages: Iterable[Mapping[str, Any]], *, num_images: int, num_videos: int, row_id: str) -> None:
-    """Refuses more `<image>` or `<video>` than the row has: ms-swift would train on the tags left over as on words.
+    """Rejects more `<image>` or `<video>` tags than the row has images or videos.
 
-    Fewer are fine: ms-swift puts those that are missing in front.
+    ms-swift would train on the extra tags as plain text. Fewer tags are allowed: ms-swift inserts the missing ones at
+    the start.
 
     Raises:
-        RowError: Of kind 'image-tags' or 'video-tags'.
+        RowError: Kind 'image-tags' or 'video-tags'.
     """
-    # ms-swift writes what is no text in a tool's turn as JSON.
+    # ms-swift converts the content of a tool turn to JSON if it is not a string.
     texts = [json.dumps(m['content']) if 'tool' in m['role'] else _text(m['content']) for m in messages]
     for medium, count in (('image', num_images), ('video', num_videos)):
         num_tags = sum(text.count(f'<{medium}>') for text in texts)
         if num_tags > count:
-            raise RowError(row_id, f'the messages say <{medium}> {num_tags} times, but the row has {count} {medium}s.',
-                           f"List each in '{medium}s', or take out the tags that have none.", f'{medium}-tags')
-
-
-def num_seg_images(row: Mapping[str, Any]) -> int:
-    """The number of distinct images that have a mask, for the packer: `len(parse_row(row).seg_images)`, but cheap.
-
-    Args:
-        row: A row that `parse_row` accepts; nothing is checked again.
-    """
-    if row.get('mask_images'):
-        return len(set(row['mask_images']))
-    masks = row.get('masks')
-    if isinstance(masks, str):
-        masks = json.loads(masks)
-    return 1 if masks else 0
+            raise RowError(row_id, f'the messages have <{medium}> {num_tags} times, but the row has {count} {medium}s.',
+                           f"List each {medium} in '{medium}s', or remove the extra tags.", f'{medium}-tags')
 
 
 def parse_row(row: Mapping[str, Any], *, row_id: str) -> Sample:
     """Checks a row's structure. No file is opened, and a compressed RLE is not decoded.
 
-    `masks` may be a list, or a JSON string of that list (which carries mixed forms through Arrow); None and [] make an
-    ordinary row, whose assistant turns may still say `[SEG]` (text supervision only). `mask_images` may be left out
-    with one image. Images are those of `images`, or, where that is empty, the image parts of the messages.
+    `masks` is a list, or a JSON string of that list (which carries mixed forms through Arrow). None and [] make a row
+    without masks, whose assistant turns may still have `[SEG]` (text supervision only). `mask_images` is optional with
+    one image. Images are those of `images`, or, if that is empty, the image parts of the messages.
 
     Args:
-        row: One row, as JSON or as ms-swift's dataset loading leaves it.
-        row_id: The row's name in messages, e.g. 'train.jsonl:12'.
+        row: One row, from JSON or from ms-swift's dataset loading.
+        row_id: The row's name in error messages, e.g. 'train.jsonl:12'.
 
     Raises:
         RowError: The row breaks the contract; `kind` names the problem.
@@ -104,14 +91,14 @@ def parse_row(row: Mapping[str, Any], *, row_id: str) -> Sample:
     messages = _checked_messages(row.get('messages'), row_id)
     for key in ('system', 'system_prompt'):
         if not isinstance(row.get(key), (str, type(None))):
-            raise RowError(row_id, f'{key!r} is {short_repr(row[key])}.', f'Write {key!r} as a text.', 'message')
+            raise RowError(row_id, f'{key!r} is {short_repr(row[key])}.', f'Write {key!r} as a string.', 'message')
     settings = row.get('chat_template_kwargs')
     if not isinstance(settings, (Mapping, type(None))):
-        raise RowError(row_id, f"'chat_template_kwargs' is {short_repr(settings)}.", 'Write an object, or leave it out.',
+        raise RowError(row_id, f"'chat_template_kwargs' is {short_repr(settings)}.", 'Write an object, or remove it.',
                        'media-settings')
     _check_images(row.get('images'), row_id)
     _check_objects(row.get('objects'), row_id)
-    entries = _mask_list(row.get('masks'), row_id)
+    entries = mask_list(row.get('masks'), row_id)
     mask_images = row.get('mask_images')
     if mask_images is not None and not isinstance(mask_images, (list, tuple)):
         raise RowError(row_id, f"'mask_images' is {short_repr(mask_images)}.", _MASK_IMAGES_REMEDY, 'mask-images')
@@ -123,7 +110,7 @@ def parse_row(row: Mapping[str, Any], *, row_id: str) -> Sample:
     num_seg_tokens = count_seg_tokens(messages)
     if len(entries) != num_seg_tokens:
         raise RowError(
-            row_id, f"'masks' has {len(entries)} entries, but the assistant turns say {SEG_TOKEN} {num_seg_tokens} "
+            row_id, f"'masks' has {len(entries)} entries, but the assistant turns have {SEG_TOKEN} {num_seg_tokens} "
             'times.', f'Give one mask for each {SEG_TOKEN} of the assistant turns, in order.', 'mask-count')
     num_images = _num_media(row, messages, 'image')
     if not num_images:
@@ -141,7 +128,7 @@ def _checked_messages(messages: Any, row_id: str) -> Sequence[Mapping[str, Any]]
             problem = f'is {short_repr(message)}'
         elif not isinstance(message.get('role'), str) or not message['role']:
             problem = f'has the role {short_repr(message.get("role"))}'
-        # ms-swift takes an object as the content of a tool turn; what no turn can have is no content at all.
+        # ms-swift accepts an object as the content of a tool turn.
         elif not isinstance(message.get('content'), (str, list, tuple, Mapping)):
             problem = f'has the content {short_repr(message.get("content"))}'
         else:
@@ -150,7 +137,12 @@ def _checked_messages(messages: Any, row_id: str) -> Sequence[Mapping[str, Any]]
     return messages
 
 
-def _mask_list(masks: Any, row_id: str) -> Sequence[Any]:
+def mask_list(masks: Any, row_id: str) -> Sequence[Any]:
+    """The entries of the column `masks`: a list, a string with the JSON of a list, or None for no masks.
+
+    Raises:
+        RowError: It is none of these.
+    """
     decoded = masks
     if isinstance(masks, str):
         try:
@@ -161,12 +153,13 @@ def _mask_list(masks: Any, row_id: str) -> Sequence[Any]:
     if decoded is None:
         return ()
     if not isinstance(decoded, (list, tuple)):
-        raise RowError(row_id, f"'masks' is {short_repr(masks)}, not a list.", f'Give a list of entries. {MASK_FORMS}', 'masks')
+        raise RowError(row_id, f"'masks' is {short_repr(masks)}, not a list.", f'Give a list of entries. {MASK_FORMS}',
+                       'masks')
     return decoded
 
 
 def _parts(content: Any) -> list[Mapping[str, Any]]:
-    """The typed parts of a content; none for a string, for token ids and for the object of a tool turn."""
+    """The typed parts of a content; none for a string, token ids, or the object of a tool turn."""
     if not isinstance(content, (list, tuple)):
         return []
     return [part for part in content if isinstance(part, Mapping)]
@@ -175,13 +168,13 @@ def _parts(content: Any) -> list[Mapping[str, Any]]:
 def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    # ms-swift joins the parts like this too, so that `<image>`, and a `[SEG]` across two parts, count for both of us.
-    pieces = [(str(part.get('type')).removesuffix('_url'), part) for part in _parts(content)]
-    return ''.join(str(part.get('text')) if kind == 'text' else f'<{kind}>' for kind, part in pieces)
+    # As ms-swift joins the parts, so that `<image>`, and a `[SEG]` across two parts, count in the same way.
+    parts = [(str(part.get('type')).removesuffix('_url'), part) for part in _parts(content)]
+    return ''.join(str(part.get('text')) if kind == 'text' else f'<{kind}>' for kind, part in parts)
 
 
 def _has_media(part: Mapping[str, Any], medium: str) -> bool:
-    # A part without a value only marks the place of an entry of `images`, as `<image>` does in a string.
+    # A part without a value only marks the position of an entry of `images`, as `<image>` does in a string.
     kind = part.get('type')
     return kind in (medium, f'{medium}_url') and bool(part.get(kind))
 
@@ -191,17 +184,17 @@ def _check_images(images: Any, row_id: str) -> None:
         raise RowError(row_id, f"'images' is {short_repr(images)}.", _IMAGES_REMEDY, 'images')
     images = images if isinstance(images, (list, tuple)) else []
     for i, image in enumerate(images):
-        # What else may stand here, bytes or an open image, is for ms-swift to read.
+        # ms-swift checks other types, e.g. bytes and open images.
         if image is None or isinstance(image, (Real, list, tuple)):
             raise RowError(row_id, f'images[{i}] is {short_repr(image)}.', _IMAGES_REMEDY, 'image-unreadable')
-        # Of a list ms-swift looks at the first entry only.
+        # ms-swift checks only the first entry of a list.
         if isinstance(image, (str, Mapping)) and isinstance(image, str) != isinstance(images[0], str):
             raise RowError(row_id, f'images[{i}] is {short_repr(image)}, but images[0] is {short_repr(images[0])}.',
-                           'Write all as file names, or all as objects.', 'images')
+                           'Write all entries as file names, or all as objects.', 'images')
 
 
 def _check_objects(objects: Any, row_id: str) -> None:
-    """Refuses boxes that are no numbers: on their way through Arrow, NaN becomes None and a huge integer text."""
+    """Rejects boxes that are not finite numbers: Arrow would turn NaN into None and a huge integer into a string."""
     if objects is None:
         return
     boxes = objects.get('bbox') if isinstance(objects, Mapping) else None
@@ -227,7 +220,7 @@ def _num_media(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], me
 def _raise_no_image(row: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], num_masks: int,
                     row_id: str) -> NoReturn:
     if _num_media(row, messages, 'video'):
-        raise RowError(row_id, f"'masks' has {num_masks} entries, but the row has videos only.",
+        raise RowError(row_id, f"'masks' has {num_masks} entries, but the row has only videos.",
                        "Masks belong to images: list the frames in 'images', or remove 'masks'.", 'masks-on-video')
     raise RowError(row_id, f"'masks' has {num_masks} entries, but the row has no image.",
                    "List the masks' images in 'images', or remove 'masks'.", 'masks-without-image')

@@ -1,4 +1,4 @@
-"""Pictures of masks on images."""
+"""Draws masks on images."""
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,19 +14,19 @@ _COLOURS = colormaps['tab10']
 
 
 def colour(index: int) -> tuple[int, int, int]:
-    """The RGB colour (0 to 255) of the mask with this index."""
+    """The RGB colour (0 to 255) of the mask with this index; colours repeat after ten."""
     assert isinstance(_COLOURS, ListedColormap)
     red, green, blue = (round(255 * v) for v in _COLOURS(index % _COLOURS.N)[:3])
     return red, green, blue
 
 
 def overlay(image: np.ndarray, masks: Sequence[np.ndarray], opacity: float = 0.4) -> np.ndarray:
-    """Tints the masks into the image and draws their outlines.
+    """Draws translucent masks and their outlines on an image.
 
     Args:
         image: uint8 RGB [h, w, 3].
-        masks: uint8 or bool [h, w] each; each gets its own colour.
-        opacity: Of the tint, 0 to 1.
+        masks: uint8 or bool [h, w] each, drawn in the colours of `colour`.
+        opacity: Opacity of the masks, 0 to 1.
 
     Returns:
         uint8 RGB [h, w, 3].
@@ -43,7 +43,7 @@ def overlay(image: np.ndarray, masks: Sequence[np.ndarray], opacity: float = 0.4
 
 
 def captioned(picture: np.ndarray, caption: str) -> Image.Image:
-    """The picture with a line of text above it."""
+    """Adds a line of text above a picture, uint8 RGB [h, w, 3]."""
     canvas = Image.new('RGB', (picture.shape[1], picture.shape[0] + 14), 'white')
     canvas.paste(Image.fromarray(picture), (0, 14))
     ImageDraw.Draw(canvas).text((2, 1), caption, fill='black')
@@ -51,7 +51,7 @@ def captioned(picture: np.ndarray, caption: str) -> Image.Image:
 
 
 def tile(pictures: Sequence[Image.Image], columns: int, gap: int = 4) -> Image.Image:
-    """Pictures of one size in a grid, row by row."""
+    """Arranges pictures of one size in a grid, row by row; `gap` is in pixels."""
     width, height = pictures[0].size
     rows = -(-len(pictures) // columns)
     canvas = Image.new('RGB', (columns * (width + gap) - gap, rows * (height + gap) - gap), 'white')
@@ -61,20 +61,23 @@ def tile(pictures: Sequence[Image.Image], columns: int, gap: int = 4) -> Image.I
 
 
 def mask_grid(pictures: Sequence[tuple[Tensor, Tensor, Tensor]], side: int = 256) -> Image.Image:
-    """One row for each mask: image, target, prediction.
+    """A grid with one row for each mask: image, target, prediction.
 
     Args:
         pictures: (image uint8 [3, S, S], target uint8 [m, m], logits [m, m]) each.
-        side: Of a tile, in pixels.
+        side: Side of a tile, in pixels.
     """
     tiles = []
     for image, target, logits in pictures:
         pixels = _resize(image[None].float(), side).clamp(0, 255).round().byte()[0].permute(1, 2, 0).numpy()
-        wanted = F.interpolate(target[None, None].float(), size=(side, side), mode='nearest-exact')[0, 0].numpy() > 0
-        drawn = _resize(logits[None, None], side)[0, 0].numpy() > 0
+        target_mask = F.interpolate(
+            target[None, None].float(), size=(side, side), mode='nearest-exact')[0, 0].numpy() > 0
+        predicted_mask = _resize(logits[None, None], side)[0, 0].numpy() > 0
         tiles.append(captioned(pixels, 'image'))
-        tiles.append(captioned(overlay(pixels, [wanted]), 'target'))
-        tiles.append(captioned(overlay(pixels, [drawn]), f'prediction, Dice {dice_score(drawn, wanted):.2f}'))
+        tiles.append(captioned(overlay(pixels, [target_mask]), 'target'))
+        tiles.append(
+            captioned(
+                overlay(pixels, [predicted_mask]), f'prediction, Dice {dice_score(predicted_mask, target_mask):.2f}'))
     return tile(tiles, columns=3)
 
 

@@ -1,4 +1,4 @@
-"""The forms of a mask entry: what can be told of one before any file is opened or any pixel decoded."""
+"""Checks the form of a mask entry, without opening a file or decoding pixels."""
 import reprlib
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -8,13 +8,13 @@ from ..errors import RowError
 from ..files.rules import file_rules
 
 MASK_FORMS = ("Write an RLE {'size': [h, w], 'counts': ...}, a polygon list [[x1, y1, x2, y2, x3, y3], ...] or a file "
-         "{'path': 'm.png', 'label': 3} (label optional).")
+              "{'path': 'm.png', 'label': 3} (label optional).")
 _SIZE_REMEDY = "Write 'size' as [height, width] of the image, two positive integers."
 _COUNTS_REMEDY = ("Write 'counts' as a compressed string (.decode('ascii') if it is bytes), or as non-negative run "
                   'lengths, column by column and zeros first, that sum to height * width.')
-POLYGON_REMEDY = 'Write each polygon as a flat list of numbers [x1, y1, x2, y2, x3, y3, ...], three points or more.'
+POLYGON_REMEDY = 'Write each polygon as a flat list of numbers [x1, y1, x2, y2, x3, y3, ...] with three points or more.'
 _PATH_REMEDY = "Give 'path' the name of an image file."
-_LABEL_REMEDY = "Make 'label' an integer from 0 to 65535, or leave it out to take all non-zero pixels."
+_LABEL_REMEDY = "Make 'label' an integer from 0 to 65535, or remove it to use all non-zero pixels."
 
 
 def check_mask_entry(entry: Any, where: str, row_id: str) -> Any:
@@ -22,15 +22,15 @@ def check_mask_entry(entry: Any, where: str, row_id: str) -> Any:
 
     Args:
         entry: A COCO RLE, a COCO polygon list, or a file with or without a label.
-        where: Its place in the row, for messages ('masks[2]').
-        row_id: The row's name, for messages.
+        where: The position of the entry in the row, for error messages ('masks[2]').
+        row_id: The row's name, for error messages.
 
     Raises:
-        RowError: The entry has none of the forms (kind 'mask-form'), or breaks its own ('mask-rle', 'mask-polygon',
-            'mask-path', 'mask-label'), or is an RLE of more pixels than an image may have ('too-many-pixels').
+        RowError: The entry has none of these forms (kind 'mask-form'), a wrong value ('mask-rle', 'mask-polygon',
+            'mask-path', 'mask-label'), or is an RLE with more pixels than max_image_pixels ('too-many-pixels').
     """
     if isinstance(entry, Mapping):
-        # Arrow gives every object of a column the keys of all of them.
+        # Arrow adds the keys of all objects of a column to each of them.
         entry = {key: value for key, value in entry.items() if value is not None}
         if entry.keys() == {'size', 'counts'}:
             _check_rle(entry, where, row_id)
@@ -51,7 +51,7 @@ def _check_rle(entry: Mapping[str, Any], where: str, row_id: str) -> None:
     most = file_rules().max_pixels
     if size[0] * size[1] > most:
         raise RowError(row_id, f'{where} has the size {short_repr(size)}, more pixels than max_image_pixels={most}.',
-                       'Cut image and mask into tiles; raise max_image_pixels only for data that you trust.',
+                       'Cut image and mask into tiles; raise max_image_pixels only for trusted data.',
                        'too-many-pixels')
     if isinstance(counts, str) and counts:
         return
@@ -88,20 +88,20 @@ def _check_file(entry: Mapping[str, Any], where: str, row_id: str) -> None:
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is an integer; True and False are not."""
+    """Whether a value is an integer; bool does not count."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_coordinate(value: Any) -> bool:
-    """Whether a value is a finite number of pixels; True and False are not."""
+    """Whether a value is a coordinate in pixels: a number between -2^29 and 2^29; bool does not count."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    # A comparison, false for NaN too: math.isfinite overflows on a huge integer.
+    # The comparison is false for NaN too. math.isfinite overflows on a huge integer.
     return is_number and bool(-2**29 < value < 2**29)
 
 
 def short_repr(value: Any) -> str:
-    """A short repr for a message: a mask entry may hold a million characters."""
+    """A repr of limited length for error messages: a mask entry may have a million characters."""
     try:
         return reprlib.repr(value)
-    except ValueError:  # Python refuses to print an integer of more than 4,300 digits.
+    except ValueError:  # Python does not print an integer of more than 4,300 digits.
         return f'a huge {type(value).__name__}'

@@ -1,8 +1,7 @@
-"""Masks between the forms of a data set and arrays: decoding, resizing, and RLE for the way out.
+"""Decodes masks of a dataset to arrays, resizes them, and encodes them as RLE.
 
-pycocotools reads and writes RLE and rasterises polygons, but trusts its input: a broken RLE string comes back as
-whatever was in memory. So everything is checked here before it gets there, in time and memory bounded by the entry
-and the image.
+pycocotools reads and writes RLE and rasterises polygons, but does not check its input: a broken RLE string returns
+uninitialised memory. So every entry is checked first, in time and memory bounded by the entry and the image.
 """
 import numpy as np
 from collections.abc import Callable, Mapping, Sequence
@@ -15,20 +14,20 @@ from ..files.errors import IMAGE_ERRORS, file_repr, unreadable_file
 from ..files.images import open_label_map
 from .mask_format import POLYGON_REMEDY, check_mask_entry, short_repr
 
-# pycocotools gives each run of an encoded RLE six characters of five bits, sign included, and does not look further.
+# pycocotools reserves six characters of five bits, including the sign, for each run, without a check.
 _MAX_PIXELS = 2**29 - 1
-# The rasteriser walks along the outline in steps of a fifth of a pixel and keeps each step: some 60 MB at this length.
+# In pixels. pycocotools stores each step of a fifth of a pixel along the outline: about 60 MB at this length.
 _MAX_OUTLINE = 2**20
-# Polygons that pycocotools unites at a time.
+# Number of polygons that pycocotools merges at a time.
 _MERGED = 16
 _GREY_MODES = ('1', 'L', 'P', 'LA', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 _COLOUR_MODES = ('RGB', 'RGBA')
-# PIL stretches the values of 2- and 4-bit grey PNGs to 0-255: label 3 of a 2-bit file would be read as 255.
-_PNG_STRETCH = {'L;2': 85, 'L;4': 17}
+# PIL scales the values of 2- and 4-bit grey PNGs to 0-255: label 3 of a 2-bit file becomes 255.
+_PNG_SCALE = {'L;2': 85, 'L;4': 17}
 
 _RLE_REMEDY = ("Write the RLE as pycocotools does ('size' is [height, width]; 'counts' is its string, .decode('ascii') "
-               'if it is bytes, or a list of run lengths), e.g. with `swift_citrusv.masks.encode_rle`.')
-MASK_FILE_REMEDY = 'Check the path, and that the file there is a whole image that PIL can read.'
+               'if it is bytes, or a list of run lengths), e.g. with `swift_citrusv.rows.masks.encode_rle`.')
+MASK_FILE_REMEDY = 'Check the path, and that the file is a complete image that PIL can read.'
 
 
 def decode_mask(entry: Any,
@@ -39,24 +38,24 @@ def decode_mask(entry: Any,
                 load_image: Callable[[str], Image.Image] | None = None) -> np.ndarray:
     """Decodes one mask entry of a row.
 
-    An empty mask (no pixel set) is legal and says 'not present'. The exception is a polygon list: one that covers no
-    pixel cannot be meant, and is an error.
+    An empty mask (no pixel set) is valid and means 'not present', except for polygons: a polygon list that covers no
+    pixel is an error.
 
     - RLE, compressed or not: its size must be the image's.
-    - Polygons, in pixels from the upper left corner: rasterised and united by pycocotools, which takes a pixel when
-      its centre lies inside, to about a fifth of a pixel. What lies outside the image is cut off there; a polygon that
-      is wholly outside is an error.
+    - Polygons, in pixels from the upper left corner: rasterised and merged by pycocotools, which sets a pixel if its
+      centre lies inside, to about a fifth of a pixel. Parts outside the image are clipped; a polygon that is completely
+      outside is an error.
     - File: opened with PIL; its size must be the image's. Without `label` the mask is all non-zero pixels (for colour:
-      non-zero in red, green or blue; alpha is ignored), with `label` the pixels of just that value. In a palette file
-      the value is the palette index, never its colour. JPEG is read as any other file, but blurs the edges of a mask
-      into non-zero pixels.
+      non-zero in red, green or blue; alpha is ignored), with `label` the pixels of exactly that value. In a palette
+      file the value is the palette index, not the colour. JPEG works, but its compression adds non-zero pixels at the
+      edges of a mask.
 
     Args:
         entry: The entry, in one of the forms above; None-valued keys are ignored.
         size: (height, width) of the image that the mask belongs to, in pixels.
-        row: The row's name in messages, e.g. 'train.jsonl:12'.
-        position: The mask's index in the row, for messages ('masks[2]').
-        load_image: Opens the image at a path, by default `images.open_image`. Its image is closed after use.
+        row: The row's name in error messages, e.g. 'train.jsonl:12'.
+        position: The mask's index in the row, for error messages ('masks[2]').
+        load_image: Opens the image at a path, by default `images.open_label_map`. The image is closed after use.
 
     Returns:
         uint8 array of shape (height, width) with values 0 and 1.
@@ -77,10 +76,10 @@ def decode_mask(entry: Any,
 
 
 def resize_mask(mask: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
-    """Resizes a mask to its nearest pixels, so that no value appears that was not there.
+    """Resizes a mask by nearest-neighbour sampling, without new values.
 
-    The centre of each output pixel is mapped back into the mask (as PIL's NEAREST and torch's 'nearest-exact' do), in
-    exact integer arithmetic. A structure smaller than one output pixel may vanish.
+    Maps the centre of each output pixel to the mask (as PIL's NEAREST and torch's 'nearest-exact'), in exact integer
+    arithmetic. A structure smaller than one output pixel may vanish.
 
     Args:
         mask: uint8 array of shape (height, width).
@@ -102,22 +101,22 @@ def resize_mask(mask: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:
-    """Encodes a mask as compressed COCO RLE that `json.dumps` takes.
+    """Encodes a mask as compressed COCO RLE, serialisable as JSON.
 
     Args:
-        mask: uint8 or bool array of shape (height, width) with values 0 and 1. It may be empty (all 0).
+        mask: uint8 or bool array of shape (height, width) with values 0 and 1. An empty mask (all 0) is valid.
 
     Returns:
         {'size': [height, width], 'counts': str}.
 
     Raises:
-        ValueError: `mask` has another dtype or shape, another value than 0 and 1, or 2^29 pixels or more.
+        ValueError: `mask` has another dtype or shape, a value other than 0 and 1, or 2^29 pixels or more.
     """
     if mask.dtype == bool:
         mask = mask.astype(np.uint8)
     _check_array(mask)
     if mask.max() > 1:
-        raise ValueError(f'A mask holds the value {mask.max()}: give 0 and 1 only, e.g. mask > 0.')
+        raise ValueError(f'A mask has the value {mask.max()}: give only 0 and 1, e.g. mask > 0.')
     if mask.size > _MAX_PIXELS:
         raise ValueError(f'A mask of shape {mask.shape} is too large for RLE: cut it into tiles below 2^29 pixels.')
     rle = coco_mask.encode(np.asfortranarray(mask))
@@ -130,16 +129,26 @@ def _check_array(mask: np.ndarray) -> None:
 
 
 def check_mask_size(mask_size: Sequence[int], size: tuple[int, int], where: str, row: str) -> None:
+    """Checks that a mask has the size of its image.
+
+    Args:
+        mask_size, size: [height, width] of the mask and of the image.
+        where: The position of the mask in the row, for the error message.
+        row: The row's name, for the error message.
+
+    Raises:
+        RowError: The sizes differ (kind 'mask-size').
+    """
     if tuple(mask_size) != tuple(size):
-        raise RowError(
-            row, f'{where} has [height, width] {short_repr(list(mask_size))}, but its image has {list(size)}.',
-            "Draw the mask at the image's own size, or point 'mask_images' at the image that it belongs to.",
-            'mask-size')
+        raise RowError(row,
+                       f'{where} has [height, width] {short_repr(list(mask_size))}, but its image has {list(size)}.',
+                       "Draw the mask at the size of its image, or set 'mask_images' to the image that it belongs to.",
+                       'mask-size')
 
 
 def _decode_rle(entry: Mapping[str, Any], size: tuple[int, int], where: str, row: str) -> np.ndarray:
     counts = entry['counts']
-    # Before a compressed string is read: nothing is allocated for a size that only the entry claims.
+    # First, so that nothing is allocated for a size that only the entry claims.
     check_mask_size(entry['size'], size, where, row)
     if isinstance(counts, str):
         runs = _run_lengths(counts, where, row)
@@ -154,18 +163,18 @@ def _decode_rle(entry: Mapping[str, Any], size: tuple[int, int], where: str, row
 
 
 def _run_lengths(counts: str, where: str, row: str) -> list[int]:
-    """Reads a compressed counts string; the lengths themselves are checked by the caller.
+    """Reads a compressed counts string; the caller checks the lengths.
 
-    Each character holds five bits, lowest first, and 32 says that more follow; the top bit of the last is the sign.
-    From the fourth run on, a value is the difference to the run before the last one.
+    Each character has five bits, lowest first, and bit 32 if more follow; the top bit of the last is the sign. From
+    the fourth run on, a value is the difference to the run two before.
     """
     runs: list[int] = []
     value, shift = 0, 0
     for i, character in enumerate(counts):
         code = ord(character) - 48
-        # Six characters hold any run of a legal image; without a bound, a long string would build one huge integer.
+        # Six characters hold any run of a valid image. Without a limit, a long string would build one huge integer.
         if not 0 <= code <= 63 or shift == 30:
-            problem = 'an illegal character' if shift < 30 else 'a run of more than six characters'
+            problem = 'an invalid character' if shift < 30 else 'a run of more than six characters'
             raise RowError(row, f'{where} has a broken RLE: {problem} at counts[{i}] ({character!r}).', _RLE_REMEDY,
                            'mask-rle')
         value |= (code & 31) << shift
@@ -175,34 +184,34 @@ def _run_lengths(counts: str, where: str, row: str) -> list[int]:
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value, shift = 0, 0
     if shift:
-        raise RowError(row, f'{where} has a broken RLE: its counts end within a run ({short_repr(counts)}).', _RLE_REMEDY,
-                       'mask-rle')
+        raise RowError(row, f'{where} has a broken RLE: its counts end inside a run ({short_repr(counts)}).',
+                       _RLE_REMEDY, 'mask-rle')
     return runs
 
 
 def _decode_polygons(polygons: Sequence[Any], size: tuple[int, int], where: str, row: str) -> np.ndarray:
     height, width = int(size[0]), int(size[1])
-    outline = 0.
+    length = 0.
     for i, polygon in enumerate(polygons):
         points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
         low, high = points.min(axis=0), points.max(axis=0)
-        outline += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+        length += np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
         if (high <= 0).any() or low[0] >= width or low[1] >= height:
             raise RowError(
                 row, f'{where}: polygon {i} spans x, y {low.tolist()} to {high.tolist()}, but the image is {width} x '
                 f'{height} pixels.', POLYGON_REMEDY, 'mask-outside')
-        if outline > _MAX_OUTLINE:
+        if length > _MAX_OUTLINE:
             raise RowError(
-                row, f'{where}: polygon {i} brings the length of the outlines to {outline:g} pixels, of '
-                f'{_MAX_OUTLINE} allowed.', POLYGON_REMEDY, 'mask-polygon')
+                row, f'{where}: with polygon {i}, the outlines have a length of {length:g} pixels, more than '
+                f'{_MAX_OUTLINE}.', POLYGON_REMEDY, 'mask-polygon')
     rles = coco_mask.frPyObjects([[float(value) for value in polygon] for polygon in polygons], height, width)
-    # It goes through the united runs once more for each polygon, which takes hours for a million of them.
+    # In groups: a single merge scans the merged runs again for each polygon, hours for a million polygons.
     while len(rles) > 1:
         rles = [coco_mask.merge(rles[i:i + _MERGED]) for i in range(0, len(rles), _MERGED)]
     mask = np.ascontiguousarray(coco_mask.decode(rles[0]))
     if not mask.any():
         raise RowError(row, f'{where}: the polygons {short_repr(polygons)} cover no pixel of the image.',
-                       "Draw them larger; to say 'not present', give an RLE of zeros.", 'mask-outside')
+                       "Draw them larger; for 'not present', give an RLE of zeros.", 'mask-outside')
     return mask
 
 
@@ -212,37 +221,37 @@ def _decode_file(entry: Mapping[str, Any], size: tuple[int, int], where: str, ro
     where = f'{where} ({file_repr(path)})'
     try:
         with load_image(path) as image:
-            # The header tells all of this; only then is the file decoded.
+            # The checks need only the header; the file is decoded after them.
             check_mask_size((image.height, image.width), size, where, row)
-            stretch = _check_layout(image, label, where, row)
+            scale = _check_layout(image, label, where, row)
             pixels = np.asarray(image)
     except RowError:
         raise
     except IMAGE_ERRORS as error:
         raise unreadable_file(row, where, error, 'mask-file', MASK_FILE_REMEDY) from error
     if pixels.ndim == 3:
-        # With a label only LA comes here, whose one value channel is left without alpha.
+        # With a label, only mode LA gets here, with one channel besides alpha.
         pixels = (pixels[..., :-1] if image.mode.endswith('A') else pixels).max(axis=-1)
-    mask: np.ndarray = pixels != 0 if label is None else pixels == int(label) * stretch
+    mask: np.ndarray = pixels != 0 if label is None else pixels == int(label) * scale
     return mask.astype(np.uint8)
 
 
 def _check_layout(image: Image.Image, label: int | None, where: str, row: str) -> int:
-    """Refuses images whose pixels PIL cannot give as they are; returns the factor that PIL puts on their values."""
-    # How the pixels lie in a PNG file, e.g. 'L;2' (2-bit grey).
+    """Rejects images whose values PIL changes; returns the factor by which PIL scales the remaining ones."""
+    # The pixel format of a PNG file, e.g. 'L;2' (2-bit grey).
     tile = image.tile if image.format == 'PNG' and isinstance(image, ImageFile.ImageFile) else []
     raw_mode = str(tile[0][3]) if tile else image.mode
     num_frames = getattr(image, 'n_frames', 1)
     if num_frames != 1:
         problem = f'has {num_frames} frames'
-        remedy = 'Save each frame as a file of its own.'
+        remedy = 'Save each frame as a separate file.'
     elif image.mode in _COLOUR_MODES and label is not None:
-        problem = f"is a colour image (mode {image.mode!r}), in which 'label' {label} means nothing"
-        remedy = "Save the label map as a grey or palette image, or leave 'label' out to take all non-zero pixels."
+        problem = f"is a colour image (mode {image.mode!r}), which has no 'label' {label}"
+        remedy = "Save the label map as a grey or palette image, or remove 'label' to use all non-zero pixels."
     elif image.mode not in _GREY_MODES + _COLOUR_MODES or raw_mode in ('LA;16B', 'RGB;16B', 'RGBA;16B'):
-        # PIL drops the low byte of 16-bit PNGs with several channels: values below 256 would all become 0.
+        # PIL drops the low byte of 16-bit PNGs with several channels: values below 256 would become 0.
         problem = f'has the image mode {raw_mode!r}'
         remedy = 'Save it as an 8- or 16-bit grey, a palette or an 8-bit RGB image.'
     else:
-        return _PNG_STRETCH.get(raw_mode, 1)
+        return _PNG_SCALE.get(raw_mode, 1)
     raise RowError(row, f'{where} {problem}.', remedy, 'mask-mode')

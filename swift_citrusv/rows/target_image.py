@@ -1,16 +1,15 @@
-"""On which image of a conversation a `[SEG]` of an answer draws.
+"""Infers the image that a `[SEG]` of an answer refers to.
 
-A row of training data says so (`mask_images`); an answer has only its words. They are read by this rule, the first that
-applies:
+A training row specifies it (`mask_images`); an answer has only text. The first rule that applies decides:
 
-1. 'answer': the nearest image that the answer names before the `[SEG]` ("In image 2 the cell: [SEG]"; numbers count the
-   images of the conversation from 1; English and Chinese);
-2. 'question': the image that the last question names, where it names exactly one;
+1. 'answer': the last image that the answer names before the `[SEG]` ("In image 2 the cell: [SEG]"; images of the
+   conversation count from 1; English and Chinese);
+2. 'question': the image that the last question names, if it names exactly one;
 3. 'only': the only image of the last question, or else of the conversation;
 4. 'last': the last image before the answer.
 
-So training rows with several images should let the answer, or the question, name the image; `citrusv check-data` counts
-the masks that this rule would draw on another image than their row says.
+So in training rows with several images, the answer or the question should name the image. `citrusv check-data` counts
+the masks for which these rules choose another image than `mask_images`.
 """
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,13 +30,13 @@ _REFERENCE = re.compile(
 
 
 class TargetImage(NamedTuple):
-    """An image of the conversation (counted from 0), and the rule that chose it."""
+    """An image of the conversation (counted from 0), and the rule that chose it (see the module docstring)."""
     image: int
     rule: str
 
 
 def named_images(text: str, num_images: int) -> list[int]:
-    """The images that a text names, in order, counted from 0; numbers that no image has are passed over."""
+    """The images that a text names, in order, counted from 0; numbers above `num_images` are ignored."""
     found = []
     for match in _REFERENCE.finditer(text):
         ordinal, chinese = match['ordinal'], match['zh']
@@ -53,15 +52,15 @@ def named_images(text: str, num_images: int) -> list[int]:
 
 
 def infer_target_image(turns: Sequence[str], before: str, num_images: int) -> TargetImage | None:
-    """The image that a `[SEG]` draws on.
+    """Infers the image that a `[SEG]` refers to.
 
     Args:
-        turns: The texts of the turns before the answer, in order, with an `<image>` where an image stands.
+        turns: The texts of the turns before the answer, in order, with `<image>` placeholders.
         before: The answer up to the `[SEG]`.
-        num_images: Images of the conversation.
+        num_images: Number of images in the conversation.
 
     Returns:
-        None where there is no image.
+        None if there is no image.
     """
     if num_images < 1:
         return None
@@ -72,23 +71,25 @@ def infer_target_image(turns: Sequence[str], before: str, num_images: int) -> Ta
     named = named_images(question, num_images)
     if len(set(named)) == 1:
         return TargetImage(named[0], 'question')
-    # An image without a tag stands before everything.
-    seen = min(max(sum(turn.count(IMAGE_PLACEHOLDER) for turn in turns), 1), num_images)
+    # ms-swift puts images without a placeholder at the start.
+    last = min(max(sum(turn.count(IMAGE_PLACEHOLDER) for turn in turns), 1), num_images)
     rule = 'only' if question.count(IMAGE_PLACEHOLDER) == 1 or num_images == 1 else 'last'
-    return TargetImage(seen - 1, rule)
+    return TargetImage(last - 1, rule)
 
 
 def infer_target_images(messages: Iterable[Mapping[str, Any]], num_images: int) -> list[TargetImage | None]:
-    """For each `[SEG]` of the assistant's turns of a row, in order, the image that its words lead to."""
+    """`infer_target_image` for each `[SEG]` of the assistant turns of a row, in order."""
     turns: list[str] = []
-    choices = []
+    targets = []
     for message in messages:
         text = _text(message.get('content'))
         if message.get('role') == 'assistant':
             parts = text.split(SEG_TOKEN)
-            choices += [infer_target_image(turns, SEG_TOKEN.join(parts[:end]), num_images) for end in range(1, len(parts))]
+            targets += [
+                infer_target_image(turns, SEG_TOKEN.join(parts[:end]), num_images) for end in range(1, len(parts))
+            ]
         turns.append(text)
-    return choices
+    return targets
 
 
 def _text(content: Any) -> str:

@@ -1,5 +1,4 @@
 """The masks of reference rows and of predictions, as arrays, each with the index of its image."""
-import json
 import numpy as np
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +6,7 @@ from typing import Any
 
 from ..constants import SEG_TOKEN
 from ..errors import RowError
-from ..rows.contract import count_seg_tokens
+from ..rows.contract import count_seg_tokens, mask_list
 from ..rows.mask_format import check_mask_entry, is_integer, short_repr
 from ..rows.masks import decode_mask
 from .cases import PredictionError
@@ -46,11 +45,7 @@ def target_masks(reference: Mapping[str, Any], row: str) -> list[ImageMask]:
         RowError: The row is invalid.
     """
     is_result = 'label_masks' in reference
-    try:
-        entries = _mask_list(reference.get('label_masks' if is_result else 'masks'))
-    except ValueError as e:
-        raise RowError(row, f"'masks' is {e}.", 'Write it as a list, or as a string with the JSON of a list.',
-                       'masks') from e
+    entries = mask_list(reference.get('label_masks' if is_result else 'masks'), row)
     if not is_result and any(isinstance(entry, Mapping) and 'rle' in entry for entry in entries):
         # A result line of a row without target masks: these are the predicted ones.
         return []
@@ -70,21 +65,6 @@ def target_masks(reference: Mapping[str, Any], row: str) -> list[ImageMask]:
         array = decode_mask(checked[i], size=sizes[images[i]], row=row, position=i)
         targets.append(ImageMask(array.view(bool), images[i], names[i]))
     return targets
-
-
-def _mask_list(masks: Any) -> list[Any]:
-    """Decodes `masks`. Raises ValueError, with its message to follow "'masks' is", unless it is a list."""
-    decoded = masks
-    if isinstance(masks, str):
-        try:
-            decoded = json.loads(masks)
-        except (ValueError, RecursionError) as e:
-            raise ValueError(f'the string {short_repr(masks)}, which is not JSON ({e})') from e
-    if decoded is None:
-        return []
-    if not isinstance(decoded, (list, tuple)):
-        raise ValueError(f'{short_repr(masks)}, not a list')
-    return list(decoded)
 
 
 def _first_target(reference: Mapping[str, Any], num_masks: int, is_result: bool, row: str) -> int:
@@ -172,9 +152,9 @@ def predicted_masks(prediction: Mapping[str, Any] | None, reference: Mapping[str
                 f"the response has {response.count(SEG_TOKEN)} {SEG_TOKEN} tokens, but there are no 'masks'")
         return None if response is None else []
     try:
-        entries = _mask_list(prediction['masks'])
-    except ValueError as e:
-        raise PredictionError(f"'masks' is {e}") from e
+        entries = mask_list(prediction['masks'], row)
+    except RowError as e:
+        raise PredictionError(e.problem.rstrip('.')) from e
     if not entries and prediction.get('error') and not prediction.get('response'):
         return None
     sizes = {target.image: target.array.shape for target in targets}

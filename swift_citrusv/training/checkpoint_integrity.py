@@ -261,7 +261,7 @@ def _missing_states(folder: str, names: list[str]) -> str | None:
 
 
 def _missing_zero(names: list[str], num_ranks: int | None) -> str | None:
-    """As `find_defect`, for DeepSpeed's files: each rank has a part of the optimizer state; of the weights too with ZeRO-3."""
+    """As `find_defect`, for DeepSpeed's files: each rank has part of the optimizer state (and weights, with ZeRO-3)."""
     if not any(name.endswith('model_states.pt') for name in names):
         return 'mp_rank_00_model_states.pt is missing'
     found = Counter(match[1] for match in map(_ZERO.fullmatch, names) if match)

@@ -19,9 +19,10 @@ LENGTHS_COLUMN = 'lengths'
 # The name of a row, and what the length pass adds to it, are not its content.
 _NOT_CONTENT = (ROW_COLUMN, LENGTHS_COLUMN, CHUNKS_COLUMN)
 # The code that determines a length: modules of this package, and other packages (PIL reads image headers).
-_SOURCES = ('encoding/template', 'encoding/chunks', 'encoding/row_length', 'encoding/row_media', 'files/dicom',
-            'files/dicom_size', 'files/errors', 'files/images', 'files/medical', 'files/nifti', 'files/rules',
-            'files/slices', 'rows/contract', 'rows/mask_format', 'rows/masks', 'training/length_keys')
+_SOURCES = ('constants', 'encoding/template', 'encoding/chunks', 'encoding/row_length', 'encoding/row_media',
+            'encoding/seg_tensors', 'files/dicom', 'files/dicom_size', 'files/errors', 'files/images', 'files/medical',
+            'files/nifti', 'files/rules', 'files/slices', 'rows/contract', 'rows/mask_format', 'rows/masks',
+            'training/length_keys')
 _PACKAGES = ('ms-swift', 'transformers', 'tokenizers', 'qwen-vl-utils', 'pillow')
 _PACKAGE = Path(__file__).parents[1]
 # Settings of the template that do not change a length.
@@ -128,7 +129,7 @@ def _stamp(name: str, rules: FileRules) -> tuple[int, int] | None:
     """Size and modification time of the named file; None where there is no such file."""
     # A slice is named behind a '#', but the file's own name may contain one too.
     base = name.rpartition('#')[0]
-    for path in rules.places(name) + (rules.places(base) if base else []):
+    for path in rules.candidate_paths(name) + (rules.candidate_paths(base) if base else []):
         try:
             stat = os.stat(path)
         except (OSError, ValueError):  # ValueError: a name that no file can have

@@ -1,6 +1,6 @@
-"""Scans: a volume slice by slice on the way in, its masks as NIfTI or DICOM-SEG on the way out.
+"""Volumes: reads scans slice by slice, and writes their masks as NIfTI or DICOM segmentations.
 
-It never imports ms-swift; whatever answers for a slice is passed in.
+Never imports ms-swift; the function that segments slices is passed in.
 """
 from .volume import Volume
 

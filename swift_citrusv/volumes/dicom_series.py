@@ -1,4 +1,4 @@
-"""The frames of a DICOM series as one volume: found in a folder, put in order, and placed in the body."""
+"""The frames of a DICOM series as one volume: finds, sorts and locates them."""
 import math
 import numpy as np
 import os
@@ -12,14 +12,22 @@ from ..files.rules import FileRules
 from ..files.slices import SliceOrientation
 from ..files.windowing import AUTO, Window, apply_window
 
-# From DICOM's patient coordinates (to the left, the back and the head) to RAS+.
+# From DICOM's patient coordinates (LPS+) to RAS+.
 _LPS_TO_RAS = np.diag([-1., -1., 1., 1.])
-# How far slices of one distance may differ in it: a hundredth, and what the decimal strings of DICOM round.
+# Tolerances of the distance between slices: relative, and the rounding of DICOM's decimal strings in millimetres.
 _RELATIVE, _MILLIMETRES = .01, 2e-3
 
 
 class Frame(NamedTuple):
-    """A frame of the series, and where it lies: position, directions of a row and a column [6], sizes of a pixel."""
+    """A frame of the series.
+
+    Attributes:
+        file: The file that contains it.
+        number: Its number in the file, counted from 0.
+        position: ImagePositionPatient [3], or None.
+        directions: ImageOrientationPatient [6], of a row and a column, or None.
+        spacing: PixelSpacing [2], or None.
+    """
     file: DicomFile
     number: int
     position: np.ndarray | None
@@ -28,23 +36,26 @@ class Frame(NamedTuple):
 
 
 class DicomSeries:
-    """A series of single frames in a folder, or a file of one or more frames.
+    """A series of single-frame files in a folder, or one file with one or more frames.
 
     Args:
-        path: The folder (its subfolders are not searched), or the file.
-        rules: What may be opened.
-        series: The SeriesInstanceUID, where the folder holds several.
+        path: The folder (without its subfolders), or the file.
+        rules: The limits on files.
+        series: The SeriesInstanceUID, if the folder contains several series.
 
     Attributes:
-        shape: (columns, rows, slices) of the array, which has a frame as [column, row].
-        frames: In the order of the slices: of a folder along the normal of the frames (for axial ones from the feet to
-            the head), or, where they have no position, by InstanceNumber; of one file in its own order.
-        affine: float [4, 4], from indices to RAS+ millimetres; None where the frames do not say where they lie
-            (`placed` is False), or do not lie side by side at one distance. Then `no_affine` says why.
-        skipped: Files of the folder that are no images of the series.
+        shape: (columns, rows, slices) of the array; a frame is [column, row].
+        files: The files of the series, in the order of the slices.
+        frames: The frames in the order of the slices. Those of a folder are sorted along their normal (axial ones from
+            the feet to the head), or, without positions, by InstanceNumber; those of one file keep their order.
+        affine: float [4, 4], from indices to RAS+ millimetres; None if the frames have no positions, or are not
+            equally spaced.
+        no_affine: Why `affine` is None; else ''.
+        placed: Whether all frames have a position, an orientation and a spacing.
+        skipped: The number of files in the folder that are not images of the series.
 
     Raises:
-        FileError: There is no image, there are several series, or images that cannot be stacked.
+        FileError: There is no image, there are several series, or the images cannot be stacked.
     """
 
     def __init__(self, path: str, rules: FileRules, series: str | None = None) -> None:
@@ -61,52 +72,50 @@ class DicomSeries:
         for frame in self.frames:
             if frame.file.size != first.file.size or frame.file.colours != first.file.colours or not (_same(
                     frame.directions, first.directions) and _same(frame.spacing, first.spacing)):
-                raise FileError('its images differ in size, orientation or spacing', 'Put those that belong together '
-                                'into a folder of their own.', 'medical-file')
+                raise FileError('its images differ in size, orientation or spacing', 'Put images that belong together '
+                                'into a separate folder.', 'medical-file')
         if len(files) > 1:
             self._sort()
-        self.affine, self.no_affine = self._placed()
+        self.affine, self.no_affine = self._compute_affine()
         self._values: np.ndarray | None = None
 
-    # ---- what it shows
-
     def view(self, plane: str | None) -> SliceOrientation:
-        """The view of a plane; without one, the frames as they are stored."""
+        """The slices of a plane; for None, the stored frames."""
         if plane is None:
             return SliceOrientation(self.shape)
         if self.affine is None:
-            raise FileError(f'it has no plane {plane!r}: {self.no_affine}', 'Leave the plane out, to take its images '
-                            'as they are.', 'medical-file')
-        return SliceOrientation.of(self.affine, self.shape, plane)
+            raise FileError(f'it has no plane {plane!r}: {self.no_affine}',
+                            'Remove the plane, to use its images as they '
+                            'are stored.', 'medical-file')
+        return SliceOrientation.from_affine(self.affine, self.shape, plane)
 
-    def image(self, view: SliceOrientation, index: int, window: str | Window | None, default: str | Window) -> np.ndarray:
-        """A slice as it is shown: uint8 [h, w], or [h, w, 3] of colours.
+    def image(self, view: SliceOrientation, index: int, window: str | Window | None,
+              default: str | Window) -> np.ndarray:
+        """A slice as an 8-bit image: uint8 [h, w], or [h, w, 3] for colours.
 
-        A frame has the window that it has as a file of its own; a slice across frames has that of the first of them, or
-        percentiles of its own.
+        A frame is windowed like a single DICOM file; a slice across frames has the window of the first frame, or its
+        own percentiles.
         """
-        place = view.place(index)
+        position = view.array_index(index)
         if view.axis == 2:
-            file, number = self.frames[place][:2]
-            return view.show(file.image(number, file.window(number, window, default)).swapaxes(0, 1))
+            file, number = self.frames[position][:2]
+            return view.to_image(file.image(number, file.window(number, window, default)).swapaxes(0, 1))
         file, number = self.frames[0][:2]
         chosen = file.window(number, window, default)
         if file.colours or chosen == AUTO:
             raise FileError(
-                'a slice across its images cannot be shown: ' +
-                ('they have colours' if file.colours else 'they are windowed by a table'),
-                'Leave the plane out, or name a window.', 'medical-file')
-        grey = apply_window(np.moveaxis(self._loaded(), view.axis, 0)[place], chosen)
-        return view.show(255 - grey if file.photometric == 'MONOCHROME1' else grey)
+                'a slice across its images cannot be windowed: ' +
+                ('they have colours' if file.colours else 'they have a VOI LUT'), 'Remove the plane, or set a window.',
+                'medical-file')
+        grey = apply_window(np.moveaxis(self._loaded(), view.axis, 0)[position], chosen)
+        return view.to_image(255 - grey if file.photometric == 'MONOCHROME1' else grey)
 
     def _loaded(self) -> np.ndarray:
         if self._values is None:
             self._values = np.empty(self.shape, np.float32, order='F')
-            for place, (file, number, *_) in enumerate(tqdm(self.frames, 'Reading frames', leave=False, delay=1)):
-                self._values[:, :, place] = file.values(file.pixels(number), number).T
+            for position, (file, number, *_) in enumerate(tqdm(self.frames, 'Reading frames', leave=False, delay=1)):
+                self._values[:, :, position] = file.values(file.pixels(number), number).T
         return self._values
-
-    # ---- which files, in which order
 
     def _in_folder(self, path: str, rules: FileRules, series: str | None) -> list[DicomFile]:
         found: dict[str, list[DicomFile]] = {}
@@ -119,24 +128,24 @@ class DicomSeries:
             try:
                 file = DicomFile(name, rules, force=True)
             except FileError as e:
-                # A report, a plan or the folder's index.
+                # E.g. a report, a plan or a DICOMDIR.
                 if e.kind == 'no-image':
                     self.skipped += 1
                     continue
                 raise FileError(f'{os.path.basename(name)}: {e}', e.remedy, e.kind) from e
             found.setdefault(str(file.header.get('SeriesInstanceUID')), []).append(file)
         if not found:
-            raise FileError('the folder holds no DICOM image (its subfolders are not searched)', 'Name the folder that '
-                            'holds the images themselves.', 'medical-file')
+            raise FileError('the folder contains no DICOM image (its subfolders are not searched)', 'Name the folder '
+                            'that contains the images.', 'medical-file')
         if series is None and len(found) > 1 or series is not None and series not in found:
             listed = '; '.join(f'{uid} ({len(files)} images, {files[0].header.get("SeriesDescription", "no name")})'
                                for uid, files in sorted(found.items()))
-            raise FileError(f'the folder holds {len(found)} series: {listed}', 'Name one of them (series=..., or '
+            raise FileError(f'the folder contains {len(found)} series: {listed}', 'Select one of them (series=..., or '
                             '--series on the command line).', 'medical-file')
         files = found[series] if series is not None else next(iter(found.values()))
         self.skipped += sum(map(len, found.values())) - len(files)
         if len(files) > 1 and any(file.num_frames > 1 for file in files):
-            raise FileError('the series has several files of several frames', 'Name one file.', 'medical-file')
+            raise FileError('the series has several multi-frame files', 'Name one of the files.', 'medical-file')
         return files
 
     def _sort(self) -> None:
@@ -149,39 +158,38 @@ class DicomSeries:
             same = [i for i in range(1, len(heights)) if heights[i] - heights[i - 1] < _MILLIMETRES]
             if same:
                 raise FileError(
-                    f'{len(same)} of its {len(heights)} images lie where another lies (at '
-                    f'{heights[same[0]]:g} mm): phases, or copies', 'Put those of one phase into a folder '
-                    'of their own.', 'medical-file')
+                    f'{len(same)} of its {len(heights)} images have the same position as another (at '
+                    f'{heights[same[0]]:g} mm): phases, or copies', 'Put the images of one phase into a '
+                    'separate folder.', 'medical-file')
         elif all(position is None for position in positions):
             with dicom_errors():
                 self.frames.sort(key=lambda frame: int(frame.file.header.get('InstanceNumber') or 0))
         else:
-            raise FileError('some of its images have a position, and some have none', 'Put those that belong together '
-                            'into a folder of their own.', 'medical-file')
+            raise FileError('only some of its images have a position', 'Put images that belong together into a '
+                            'separate folder.', 'medical-file')
         self.files = [frame.file for frame in self.frames]
 
-    def _placed(self) -> tuple[np.ndarray | None, str]:
+    def _compute_affine(self) -> tuple[np.ndarray | None, str]:
         first = self.frames[0]
         directions, spacing = first.directions, first.spacing
         positions = np.array([frame.position for frame in self.frames if frame.position is not None])
         self.placed = directions is not None and spacing is not None and len(positions) == len(self.frames)
         if directions is None or spacing is None or not self.placed:
-            return None, 'its images do not say where they lie (ImagePositionPatient, ImageOrientationPatient and ' \
-                         'PixelSpacing)'
+            return None, 'its images lack ImagePositionPatient, ImageOrientationPatient or PixelSpacing'
         if len(positions) > 1:
             step = (positions[-1] - positions[0]) / (len(positions) - 1)
             off = np.abs(np.diff(positions, axis=0) - step).max()
             if off > _RELATIVE * np.linalg.norm(step) + _MILLIMETRES:
-                return None, f'the distances of its images differ by up to {off:g} mm'
+                return None, f'the distances between its images differ by up to {off:g} mm'
             if np.linalg.norm(step) < _MILLIMETRES:
-                return None, 'its images lie in one place'
+                return None, 'all its images have the same position'
         else:
             header = first.file.header
             with dicom_errors():
                 thickness = float(header.get('SpacingBetweenSlices') or header.get('SliceThickness') or 1)
             step = np.cross(directions[:3], directions[3:]) * thickness
         affine = np.eye(4)
-        # Along a row the column changes, by the distance of columns, which DICOM names second.
+        # Along a row the column index increases; PixelSpacing is (row spacing, column spacing).
         affine[:3, 0] = directions[:3] * spacing[1]
         affine[:3, 1] = directions[3:] * spacing[0]
         affine[:3, 2], affine[:3, 3] = step, positions[0]
@@ -191,7 +199,7 @@ class DicomSeries:
 def _frame(file: DicomFile, number: int) -> Frame:
 
     def numbers(sequence: str, name: str, count: int) -> np.ndarray | None:
-        value: Any = file.item(sequence, number).get(name)
+        value: Any = file.functional_group(sequence, number).get(name)
         if value is None or isinstance(value, str) or len(value) != count:
             return None
         array = np.array([float(part) for part in value])

@@ -1,4 +1,4 @@
-"""Masks as files that other programs read: NIfTI label maps, and DICOM segmentations."""
+"""Writes masks as NIfTI label maps and DICOM segmentations."""
 import json
 import numpy as np
 import os
@@ -14,40 +14,40 @@ from ..files.errors import import_medical
 NIFTI_SUFFIXES = ('.nii', '.nii.gz')
 DICOM_SUFFIXES = ('.dcm', )
 _MAKER, _MODEL = 'swift-citrusv', 'Citrus-V'
-# Where a header names people, other files or how its own values are shown: none of that is true of a mask.
-_NOT_OF_MASKS = ('descrip', 'aux_file', 'intent_name', 'intent_p1', 'intent_p2', 'intent_p3', 'db_name', 'data_type',
-                 'cal_min', 'cal_max', 'glmin', 'glmax')
-# What DICOM's patient and study modules ask for, though it may be empty.
+# Fields of the source's header that do not apply to its mask: descriptions, other files, value ranges.
+_IMAGE_ONLY_FIELDS = ('descrip', 'aux_file', 'intent_name', 'intent_p1', 'intent_p2', 'intent_p3', 'db_name',
+                      'data_type', 'cal_min', 'cal_max', 'glmin', 'glmax')
+# Required attributes of DICOM's patient and study modules that may be empty.
 _MAY_BE_EMPTY = ('PatientID', 'PatientName', 'PatientBirthDate', 'PatientSex', 'AccessionNumber', 'StudyID',
                  'StudyDate', 'StudyTime')
-# DICOM's bound for a LO, and what it must not hold.
+# Limits of DICOM's LO: length, and characters that are not allowed.
 _LABEL_LENGTH = 64
-_NO_LABEL = re.compile(r'[\\\x00-\x1f\x7f]')
+_INVALID_CHARACTERS = re.compile(r'[\\\x00-\x1f\x7f]')
 
 
 def mask_suffix(path: str | os.PathLike) -> str:
-    """The kind of mask file that a name asks for: '.nii', '.nii.gz' or '.dcm'.
+    """The suffix of a mask file: '.nii', '.nii.gz' or '.dcm'.
 
     Raises:
-        ValueError: None of them.
+        ValueError: The name has none of them.
     """
     name = os.fspath(path).lower()
     for suffix in sorted((*NIFTI_SUFFIXES, *DICOM_SUFFIXES), key=len, reverse=True):
         if name.endswith(suffix):
             return suffix
-    raise ValueError(f'{os.fspath(path)!r} is no name for a file of masks. Give one that ends in .nii.gz or .nii (a '
+    raise ValueError(f'{os.fspath(path)!r} is not the name of a mask file. Give a name that ends in .nii.gz or .nii (a '
                      'label map), or in .dcm (a DICOM segmentation).')
 
 
 def label_type(num_labels: int) -> type[np.unsignedinteger]:
-    """The smallest type of a label map."""
+    """The smallest dtype of a label map with this number of labels."""
     return np.uint8 if num_labels < 256 else np.uint16
 
 
 def count_labels(labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """int64 [num_labels + 1]: the voxels of each value of a label map, background first."""
+    """The number of voxels of each value of a label map, background first: int64 [num_labels + 1]."""
     counts = np.zeros(num_labels + 1, np.int64)
-    # numpy counts 64-bit integers, of which a whole volume would take eight times its size.
+    # Slice by slice: bincount converts to 64-bit integers, eight times the size of a uint8 volume.
     for part in labels.T:
         counts += np.bincount(part.reshape(-1), minlength=num_labels + 1)
     return counts
@@ -59,26 +59,26 @@ def write_nifti(path: str | os.PathLike, labels: np.ndarray, affine: np.ndarray 
     Args:
         path: Ends in .nii or .nii.gz.
         labels: Unsigned integers [i, j, k] (0 is background), or [i, j].
-        affine: float [4, 4], from indices to RAS+ millimetres. None: of no known place; columns and rows then lie as
-            those of axial slices are shown, in pixels of a millimetre.
-        like: nibabel's header of the volume that it belongs to; then position and orientation are that header's own
-            bytes, and `affine` is not used.
+        affine: float [4, 4], from indices to RAS+ millimetres. None: unknown; the label map is then oriented like an
+            axial slice, with pixels of a millimetre.
+        like: The nibabel header of the source volume. If given, position and orientation are copied from it, and
+            `affine` is not used.
     """
     nibabel = import_medical('nibabel')
     if like is None:
         code = 'aligned' if affine is None else 'scanner'
-        # To the right is the patient's left, and down is the back.
+        # Columns run to the patient's left, rows to the back.
         affine = np.diag([-1., -1., 1., 1.]) if affine is None else affine
         image = nibabel.Nifti1Image(labels, affine)
         image.set_sform(affine, code=code)
-        # A sheared one (a tilted gantry) has no qform.
+        # A sheared affine (a tilted gantry) has no qform.
         axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         if np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
             image.set_qform(affine, code=code)
         image.header.set_xyzt_units('mm')
     else:
         header = like.copy()
-        for name in set(_NOT_OF_MASKS) & set(header.keys()):
+        for name in set(_IMAGE_ONLY_FIELDS) & set(header.keys()):
             header[name] = np.zeros_like(header[name])
         header['vox_offset'] = 0
         header.set_data_shape(labels.shape)
@@ -99,24 +99,24 @@ def write_dicom_seg(path: str | os.PathLike,
                     uid_prefix: str | None = None) -> None:
     """Writes a DICOM segmentation (BINARY, algorithm type AUTOMATIC) that refers to its source images.
 
-    Frames without a mask are left out, as DICOM has it.
+    Frames without a mask are omitted, as usual in DICOM.
 
     Args:
         path: Ends in .dcm.
         masks: A label map, unsigned integers [n, h, w] with 0 for background and i + 1 for `names[i]`; or, for
             structures that overlap, uint8 {0, 1} [n, h, w, len(names)].
-        names: The labels of the segments; cut to 64 characters.
-        sources: pydicom's datasets of the n source images, or the one of n frames; their pixels are not needed.
-        uid_prefix: The root of the UIDs that are made; pydicom's by default.
+        names: The labels of the segments, truncated to 64 characters.
+        sources: The pydicom datasets of the n source images, or the one with n frames; pixels are not needed.
+        uid_prefix: The root of the new UIDs; pydicom's by default.
 
     Raises:
-        ValueError: The source cannot have a segmentation; it says why.
+        ValueError: The source does not support a segmentation.
     """
     hd, seg = import_medical('highdicom'), import_medical('highdicom.seg')
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
     algorithm = hd.AlgorithmIdentificationSequence(_MODEL, codes.DCM.ArtificialIntelligence, __version__, source=_MAKER)
-    # What a phrase of the answer is in SNOMED, nobody has said.
+    # The SNOMED code of a phrase is unknown.
     structure = codes.SCT.AnatomicalStructure
     segments = [
         seg.SegmentDescription(number, label, structure, structure, seg.SegmentAlgorithmTypeValues.AUTOMATIC, algorithm)
@@ -138,28 +138,28 @@ def write_dicom_seg(path: str | os.PathLike,
             device_serial_number='0',
             series_description=f'{_MODEL} masks',
             content_label='MASKS',
-            # UTF-8: a phrase may be Chinese, whatever the source is written in.
+            # UTF-8: a phrase may be Chinese, whatever the character set of the source.
             specific_character_set='ISO_IR 192')
     except (AttributeError, ValueError, TypeError, KeyError) as e:
         raise ValueError(
-            f'The source cannot have a DICOM segmentation: {str(e).rstrip(".")}. Write a .nii.gz instead.') from e
+            f'The source does not support a DICOM segmentation: {str(e).rstrip(".")}. Write a .nii.gz instead.') from e
     with _replacing(path) as temporary:
         segmentation.save_as(temporary)
 
 
 def write_legend(path: str | os.PathLike, legend: Mapping[str, Any]) -> Path:
-    """Writes the JSON legend of a mask file, beside it and by its name."""
+    """Writes the JSON legend of a mask file next to it, with the same name. Returns its path."""
     path = Path(path)
-    beside = path.with_name(path.name[:-len(mask_suffix(path))] + '.json')
-    beside.write_text(json.dumps(legend, ensure_ascii=False, indent=2) + '\n', encoding='utf-8')
-    return beside
+    legend_path = path.with_name(path.name[:-len(mask_suffix(path))] + '.json')
+    legend_path.write_text(json.dumps(legend, ensure_ascii=False, indent=2) + '\n', encoding='utf-8')
+    return legend_path
 
 
 def segment_labels(names: Sequence[str]) -> list[str]:
-    """Names as DICOM takes them for segments: of at most 64 characters, none twice."""
+    """Converts names to segment labels that DICOM allows: at most 64 characters, all different."""
     labels: list[str] = []
     for name in names:
-        label = base = _NO_LABEL.sub(' ', name).strip()[:_LABEL_LENGTH].strip() or 'mask'
+        label = base = _INVALID_CHARACTERS.sub(' ', name).strip()[:_LABEL_LENGTH].strip() or 'mask'
         number = 2
         while label in labels:
             ending = f' ({number})'
@@ -170,10 +170,11 @@ def segment_labels(names: Sequence[str]) -> list[str]:
 
 
 def _completed(source: Any) -> Any:
+    """The dataset with empty values for missing attributes that may be empty."""
     missing = [name for name in _MAY_BE_EMPTY if name not in source]
     if not missing:
         return source
-    # Not the caller's own dataset.
+    # A copy: the caller's dataset stays unchanged.
     from pydicom import Dataset
     copied = Dataset(source)
     copied.file_meta = source.file_meta
@@ -184,10 +185,10 @@ def _completed(source: Any) -> Any:
 
 @contextmanager
 def _replacing(path: str | os.PathLike) -> Iterator[str]:
-    """A name to write to, which takes the place of `path` when all is written."""
+    """A temporary file name that replaces `path` when the file is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of the same suffix, by which nibabel goes.
+    # The same suffix, which determines nibabel's format.
     temporary = path.with_name(f'.part-{os.getpid()}-{path.name}')
     try:
         yield str(temporary)

@@ -1,4 +1,4 @@
-"""A model asked about every slice of a volume, whatever answers for it."""
+"""Segments every slice of a volume with one question."""
 import re
 from collections.abc import Callable, Iterable, Sequence
 from tqdm import tqdm
@@ -9,21 +9,25 @@ from .volume import Volume
 _ARTICLE = re.compile(r'^(?:the|an?)\s+')
 
 
-class SliceMask(Protocol):
-    """A mask of an answer: uint8 {0, 1} [h, w] at the image's size, what it is of, and how sure the model is."""
-    array: Any
-    phrase: str
-    score: float
-
-
 class SliceAnswer(Protocol):
-    """An answer about a slice."""
-    text: str
-    masks: Sequence[Any]
+    """An answer about a slice, e.g. `pipeline.Answer`.
+
+    Attributes:
+        text: The text.
+        masks: Its masks, each with `array` (uint8 {0, 1} [h, w] at the image's size), `phrase` and `score`.
+    """
+
+    @property
+    def text(self) -> str:
+        ...
+
+    @property
+    def masks(self) -> Sequence[Any]:
+        ...
 
 
-# As `CitrusVPipeline.batch`: pairs of an image and a question in, an answer for each out.
-AnswerSlices = Callable[[list[tuple[Any, str]]], Iterable[Any]]
+# E.g. `CitrusVPipeline.batch`: takes pairs of an image and a question, returns an answer for each.
+AnswerSlices = Callable[[list[tuple[Any, str]]], Iterable[SliceAnswer]]
 
 
 def segment_volume(volume: Volume,
@@ -33,21 +37,24 @@ def segment_volume(volume: Volume,
                    batch_size: int = 8,
                    indices: Sequence[int] | None = None,
                    label: str | None = None) -> list[dict[str, Any]]:
-    """Asks one question about every slice, and puts the masks of the answers into the volume.
+    """Asks one question about every slice, and adds the masks of the answers to the volume.
 
     Args:
-        volume: Its masks are added to.
-        segment: Answers questions about images, a `SliceAnswer` for each.
+        volume: The volume; masks are added to it.
+        segment: Answers questions about images.
         prompt: The question.
-        batch_size: Slices that are asked about at once.
-        indices: Which slices; by default all.
-        label: The label of all masks. By default each mask has that of its phrase (`label_of`).
+        batch_size: The number of slices in a call of `segment`.
+        indices: The slices; by default all.
+        label: The label of all masks. By default, each mask has the label of its phrase (`label_of`).
 
     Returns:
-        For each slice {'index', 'text', 'masks': [{'label', 'score', 'area'}, ...]}: what was answered.
+        For each slice {'index', 'text', 'masks': [{'label', 'score', 'area'}, ...]}.
+
+    Raises:
+        ValueError: `batch_size` is below 1, or `segment` returns another number of answers.
     """
     if batch_size < 1:
-        raise ValueError(f'A batch of {batch_size} slices: give 1 or more.')
+        raise ValueError(f'The batch size is {batch_size} slices: give 1 or more.')
     indices = range(len(volume)) if indices is None else indices
     records = []
     with tqdm(total=len(indices), desc=f'{volume.plane or "stored"} slices', unit=' slices') as bar:
@@ -55,7 +62,7 @@ def segment_volume(volume: Volume,
             part = indices[start:start + batch_size]
             answers = list(segment([(volume.image(index), prompt) for index in part]))
             if len(answers) != len(part):
-                raise ValueError(f'{len(part)} slices were asked about, and {len(answers)} answers came.')
+                raise ValueError(f'There are {len(answers)} answers about {len(part)} slices: return one for each.')
             for index, answer in zip(part, answers):
                 masks = []
                 for mask in answer.masks:
@@ -68,5 +75,5 @@ def segment_volume(volume: Volume,
 
 
 def label_of(phrase: str) -> str:
-    """The label of a mask's phrase: in lower case and without its article, as slices word it in different ways."""
+    """The label of a mask's phrase: in lower case and without article, since answers about slices vary in both."""
     return _ARTICLE.sub('', ' '.join(phrase.split()).casefold()) or 'mask'

@@ -1,12 +1,12 @@
-"""A volume slice by slice: its images on the way in, their masks on the way out.
+"""Reads the slices of a volume as images, and collects and writes their masks.
 
     volume = Volume('scan.nii.gz', plane='coronal')
     for index, image in volume:
         volume.put(index, segment(image), 'liver')
     volume.save('liver.nii.gz')
 
-A mask goes back to the voxels that its pixels came from, so that what is saved has the shape, the order of axes and the
-affine of the source.
+Masks are mapped back to the voxels of the slice, so that the saved file has the shape, the order of axes and the affine
+of the source.
 """
 import numpy as np
 import os
@@ -16,37 +16,37 @@ from PIL import Image
 from typing import Any
 
 from ..files.errors import FileError
-from ..files.medical import NIFTI, check_slice_size, select_index, medical_format
+from ..files.medical import NIFTI, check_slice_size, medical_format, select_index
 from ..files.nifti import NiftiFile
 from ..files.rules import FileRules, file_rules
 from ..files.slices import PLANES, SliceOrientation
-from ..files.windowing import WINDOW_FORMS, Window, rgb_image, parse_window
+from ..files.windowing import WINDOW_FORMS, Window, parse_window, rgb_image
 from .dicom_series import DicomSeries
 from .export import NIFTI_SUFFIXES, count_labels, label_type, mask_suffix, write_dicom_seg, write_legend, write_nifti
 
 
 class Volume:
-    """A NIfTI file, a folder with a DICOM series, or one DICOM file of one or more frames.
+    """A NIfTI file, a folder with a DICOM series, or a DICOM file with one or more frames.
 
-    All voxels of a NIfTI file are read at once, and stay in memory as they are stored; masks take a bit for each voxel
-    of their slices.
+    A NIfTI file is read into memory as a whole, with its stored dtype. Masks take one bit for each voxel of their
+    slices.
 
     Args:
         path: The file or folder.
-        plane: 'axial', 'coronal' or 'sagittal' (see `planes`). Default: axial for NIfTI, for DICOM the images as they
-            are stored.
-        window: As `windows.WINDOW_FORMS`; by default the setting `image_window`.
-        volume: Which volume of several (NIfTI), counted from 0.
-        series: The SeriesInstanceUID, where a folder holds several series.
-        rules: What may be opened; by default the rules of this run.
+        plane: 'axial', 'coronal' or 'sagittal' (see `files.slices`). Default: axial for NIfTI, the stored images for
+            DICOM.
+        window: One of `windowing.WINDOW_FORMS`; by default the setting `image_window`.
+        volume: The volume of a NIfTI file with several, counted from 0.
+        series: The SeriesInstanceUID, if a folder contains several series.
+        rules: The limits on files; by default the rules of this run.
 
     Attributes:
-        path, plane: As given.
+        path, plane: The arguments.
         size: (height, width) of a slice.
-        labels: The labels that have masks, in the order in which they came.
+        labels: The labels that have masks, in the order of their first mask.
 
     Raises:
-        ValueError: The volume, or what is asked of it, cannot be had.
+        ValueError: The file cannot be read, or an argument does not fit it.
     """
 
     def __init__(self,
@@ -60,19 +60,19 @@ class Volume:
         self.path = os.fspath(path)
         self._rules = rules or file_rules()
         self._masks: dict[str, dict[int, np.ndarray]] = {}
-        with self._told():
-            self._window = None if window is None else _parsed(window)
+        with self._file_errors():
+            self._window = None if window is None else _parse(window)
             self._source: NiftiFile | DicomSeries
             if os.path.isdir(self.path) or medical_format(self.path) != NIFTI:
                 if volume is not None:
-                    raise FileError(f'it is no NIfTI file, and has no volume {volume}', 'Leave the volume out.',
+                    raise FileError(f'it is not a NIfTI file, so it has no volume {volume}', 'Remove the volume.',
                                     'image-fragment')
                 self._source = DicomSeries(self.path, self._rules, series)
                 self._view = self._source.view(plane)
             else:
                 self._source = NiftiFile(self.path, self._rules)
                 plane = plane or PLANES[0]
-                self._view = SliceOrientation.of(self._source.affine, self._source.shape, plane)
+                self._view = SliceOrientation.from_affine(self._source.affine, self._source.shape, plane)
                 self._volume = select_index('volume', volume, self._source.num_volumes, NIFTI, 'volumes')
                 self._source.load(self._volume)
             self.plane = plane
@@ -85,7 +85,7 @@ class Volume:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Those that have masks."""
+        """The labels that have masks."""
         return tuple(self._masks)
 
     def __len__(self) -> int:
@@ -97,31 +97,29 @@ class Volume:
             yield index, self.image(index)
 
     def image(self, index: int) -> Image.Image:
-        """A slice, as a row that names it has it: RGB.
+        """A slice as an RGB image, the same as in a row that names it.
 
         Raises:
-            IndexError: There is no such slice.
+            IndexError: The slice does not exist.
             ValueError: It cannot be decoded, or the window does not fit it.
         """
         self._check(index)
-        with self._told():
+        with self._file_errors():
             if isinstance(self._source, NiftiFile):
                 window = self._window or self._rules.default_window
                 return rgb_image(self._source.image(self._view, index, self._volume, window))
             return rgb_image(self._source.image(self._view, index, self._window, self._rules.default_window))
 
-    # ---- masks
-
     def put(self, index: int, mask: np.ndarray, label: str = 'mask') -> None:
-        """Adds a mask of a slice; with what is there of the same label it is united.
+        """Adds a mask of a slice; masks of the same slice and label are merged.
 
         Args:
             index: The slice.
-            mask: uint8 or bool {0, 1} [h, w]. It may be empty.
-            label: The structure.
+            mask: uint8 or bool {0, 1} [h, w]. An empty mask is valid.
+            label: The name of the structure.
 
         Raises:
-            IndexError: There is no such slice.
+            IndexError: The slice does not exist.
             ValueError: The mask has another size or other values.
         """
         self._check(index)
@@ -132,70 +130,69 @@ class Volume:
         slices = self._masks.setdefault(label, {})
         slices[index] = slices[index] | packed if index in slices else packed
 
-    def put_all(self, masks: np.ndarray, label: str = 'mask') -> None:
-        """`put` for all slices: uint8 or bool {0, 1} [slices, h, w]."""
-        if len(masks) != len(self):
-            raise ValueError(f'{len(masks)} masks for {len(self)} slices: give one for each.')
-        for index, mask in enumerate(masks):
-            self.put(index, mask, label)
-
     def array(self, label: str) -> np.ndarray:
-        """The masks of a label in the order of the source's own voxels, uint8 {0, 1} [i, j, k]."""
+        """The masks of a label as an array in the voxel order of the source, uint8 {0, 1} [i, j, k].
+
+        Raises:
+            KeyError: The label has no mask.
+        """
         array = np.zeros(self._view.shape, np.uint8, order='F')
-        for target, mask in self._placed(array, label):
+        for target, mask in self._slice_masks(array, label):
             target[...] = mask
         return array
 
     def label_map(self) -> np.ndarray:
-        """All masks in one array of the source's own voxels [i, j, k]: 0, or the place of a label in `labels`, from 1.
+        """All masks in one array in the voxel order of the source, unsigned [i, j, k]: 0, or the label's number from 1.
 
-        Where masks overlap, the later label wins.
+        Where masks overlap, the later label overwrites the earlier one.
         """
         labels = self.labels
-        # The order in which NIfTI and DICOM write it.
+        # The memory order of NIfTI and DICOM.
         array = np.zeros(self._view.shape, label_type(len(labels)), order='F')
         for number, label in enumerate(labels, 1):
-            for target, mask in self._placed(array, label):
+            for target, mask in self._slice_masks(array, label):
                 target[mask] = number
         return array
 
     def check_output(self, path: str | os.PathLike) -> bool:
-        """Whether a file of that name is a DICOM segmentation.
+        """Checks, before any inference, that `save` can write this file.
+
+        Returns:
+            Whether it is a DICOM segmentation.
 
         Raises:
-            ValueError: The source cannot have such a file; said here, before a model is asked about every slice.
+            ValueError: The source does not support this kind of file.
         """
         source, as_dicom = self._source, mask_suffix(path) not in NIFTI_SUFFIXES
         if as_dicom and isinstance(source, NiftiFile):
-            raise ValueError(f'{self.path} is no DICOM file, to which a DICOM segmentation could refer. Give a name '
-                             'that ends in .nii.gz.')
+            raise ValueError(f'{self.path} is not DICOM, so a DICOM segmentation cannot refer to it. Give a name that '
+                             'ends in .nii.gz.')
         if not as_dicom and isinstance(source, DicomSeries) and source.placed and source.affine is None:
-            raise ValueError(f'{self.path} has no place in the body for a NIfTI file: {source.no_affine}. Give a name '
-                             'that ends in .dcm.')
+            raise ValueError(f'{self.path} has no affine for a NIfTI file: {source.no_affine}. Give a name that ends '
+                             'in .dcm.')
         return as_dicom
 
     def save(self, path: str | os.PathLike, notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Writes the masks, and a JSON legend beside them.
 
         Args:
-            path: .nii.gz or .nii: a label map with the affine, shape and orientation of the source (of a DICOM series,
-                those that follow from its positions). .dcm: a DICOM segmentation of a DICOM source, whose segments may
-                overlap.
-            notes: What the legend shall say besides.
+            path: .nii.gz or .nii: a label map with the affine, shape and orientation of the source (for a DICOM
+                series, from its positions). .dcm: a DICOM segmentation of a DICOM source; its segments may overlap.
+            notes: Further entries of the legend.
 
         Returns:
-            The legend: {'labels': [{'value', 'name', 'voxels', 'hidden'}, ...], 'source', 'plane', ...}. 'hidden' are
-            voxels that a later label has in a label map.
+            The legend: {'labels': [{'value', 'name', 'voxels', 'hidden'}, ...], 'source', 'plane', ...}. 'hidden' is
+            the number of voxels that later labels overwrite in a label map.
 
         Raises:
-            ValueError: The source cannot have such a file.
+            ValueError: The source does not support this kind of file.
         """
         as_dicom = self.check_output(path)
         labels = self.label_map()
         written = count_labels(labels, len(self._masks))
         legend: dict[str, Any] = {'labels': [], 'source': self.path, 'plane': self.plane, **(notes or {})}
         if isinstance(self._source, DicomSeries) and self._source.affine is None and not as_dicom:
-            legend['place'] = f'unknown, millimetres too: {self._source.no_affine}'
+            legend['place'] = f'unknown, including its size in millimetres: {self._source.no_affine}'
         overlaps = False
         for number, label in enumerate(self.labels, 1):
             voxels = sum(int(np.unpackbits(packed).sum()) for packed in self._masks[label].values())
@@ -207,15 +204,13 @@ class Volume:
                 'voxels': voxels,
                 'hidden': 0 if as_dicom else hidden
             })
-        with self._told():
+        with self._file_errors():
             if as_dicom:
                 self._write_dicom(path, labels, overlaps)
             else:
                 self._write_nifti(path, labels)
         write_legend(path, legend)
         return legend
-
-    # ---- the parts of it
 
     def _write_nifti(self, path: str | os.PathLike, labels: np.ndarray) -> None:
         source = self._source
@@ -226,7 +221,7 @@ class Volume:
 
     def _write_dicom(self, path: str | os.PathLike, labels: np.ndarray, overlaps: bool) -> None:
         assert isinstance(self._source, DicomSeries)
-        # Where nothing was found, a segmentation without a voxel says so.
+        # Without masks, write one empty segment.
         names = self.labels or ('mask', )
         if overlaps:
             masks = np.stack([self.array(name).T for name in names], axis=-1)
@@ -234,36 +229,30 @@ class Volume:
             masks = labels.T
         write_dicom_seg(path, np.ascontiguousarray(masks), names, [file.header for file in self._source.files])
 
-    def _placed(self, array: np.ndarray, label: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each mask of a label its slice in `array` (a view of it), and the mask as bool of the same shape."""
+    def _slice_masks(self, array: np.ndarray, label: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields for each mask of a label its slice as a view of `array`, and the mask as bool of the same shape."""
         if label not in self._masks:
-            raise KeyError(f'There is no mask of the label {label!r}.')
+            raise KeyError(f'There is no mask with the label {label!r}.')
         height, width = self.size
         slices = np.moveaxis(array, self._view.axis, 0)
         for index, packed in self._masks[label].items():
             mask = np.unpackbits(packed, count=height * width).reshape(height, width)
-            yield slices[self._view.place(index)], self._view.back(mask).astype(bool)
+            yield slices[self._view.array_index(index)], self._view.from_image(mask).astype(bool)
 
     def _check(self, index: int) -> None:
         if not 0 <= index < len(self):
             raise IndexError(f'{self.path} has {len(self)} slices, counted from 0, and no slice {index}.')
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What is wrong with a file, as an error that says all by itself."""
+    def _file_errors(self) -> Iterator[None]:
+        """Converts a FileError to a ValueError that names the file and the remedy."""
         try:
             yield
         except FileError as e:
             raise ValueError(f'{self.path}: {e}. {e.remedy.rstrip(".")}.') from e
 
 
-def slices(path: str | os.PathLike, plane: str | None = None, window: str | None = None) -> Iterator[Image.Image]:
-    """The slices of a volume in order, as RGB images; the arguments are those of `Volume`."""
-    for _, image in Volume(path, plane, window):
-        yield image
-
-
-def _parsed(window: str) -> str | Window:
+def _parse(window: str) -> str | Window:
     try:
         return parse_window(window)
     except ValueError as e:

@@ -1,7 +1,7 @@
 """Kills runs again and again, in steps and in saves, and resumes them: python tests/bench/bench_resume.py [--times 10]
 
-What `tests/test_resume.py` does once with one draw, here with many, and with ZeRO-3 and FSDP2 too. A kill in a step and
-one in a save, with a resume after each, take 10 to 40 seconds on two quiet cores.
+Repeats what `tests/training/test_resume.py` does once, with many draws, and with ZeRO-3 and FSDP2 too. A kill in a step
+and one in a save, with a resume after each, take 10 to 40 seconds on two quiet cores.
 """
 import argparse
 import json
@@ -16,14 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.distributed.launcher import Launcher, RankError  # noqa: E402
 from support.distributed.mixtures import make_row  # noqa: E402
 from support.engines import ENGINES  # noqa: E402
-from support.resumed_run import (
-    COMMON,
-    NUM_STEPS,
-    PACKED,
-    SAVE_STEPS,
-    STREAM,
-    assert_goes_on,  # noqa: E402
-    kill_in_step)
+from support.resumed_run import (COMMON, NUM_STEPS, PACKED, SAVE_STEPS, STREAM, assert_resumed,  # noqa: E402
+                                 kill_in_step)
 from support.rows import Maker, write_jsonl  # noqa: E402
 
 from swift_citrusv.model.build import build_checkpoint  # noqa: E402
@@ -70,12 +64,12 @@ def main() -> None:
                     try:
                         # The rank may have less to write than that.
                         ended = start(args.ranks, arguments, output=run, sabotage=sabotage)
-                        assert_goes_on(ended, whole, step - SAVE_STEPS)
+                        assert_resumed(ended, whole, step - SAVE_STEPS)
                     except RankError:
                         after = step_of(select_checkpoint(str(run)).path) or 0
                         saved.append(after == step)
                         if after < NUM_STEPS:
-                            assert_goes_on(start(args.ranks, arguments, output=run), whole, after)
+                            assert_resumed(start(args.ranks, arguments, output=run), whole, after)
                 result = {'resumed after a kill in a save': len(saved), 'of these from the new checkpoint': sum(saved)}
                 tqdm.write(f'{engine_name}, {data}: {json.dumps(result)}')
 

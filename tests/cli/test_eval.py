@@ -1,4 +1,4 @@
-"""`citrusv eval` and `citrusv compare` as people type them."""
+"""`citrusv eval` and `citrusv compare` on the command line."""
 import csv
 import json
 import pytest
@@ -49,13 +49,13 @@ def test_eval_and_compare(files, tmp_path, capsys):
     (['--pred', 'good.jsonl', '--ref', 'rows.jsonl', '--workers', '0'], '--workers is 0'),
     (['--pred', 'good.jsonl', '--ref', 'good.jsonl'], 'good.jsonl:1: the row has no answer'),
 ])
-def test_what_cannot_be_scored(words, message, files, tmp_path, monkeypatch, capsys):
+def test_command_line_errors(words, message, files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(['eval', 'qa', *words]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_benchmark_alone_gives_its_questions(tmp_path, capsys):
+def test_benchmark_without_predictions_writes_its_questions(tmp_path, capsys):
     with open(tmp_path / 'medbullets_op5.csv', 'w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['idx', 'question', 'opa', 'opb', 'opc', 'opd', 'ope', 'answer_idx', 'answer', 'explanation'])

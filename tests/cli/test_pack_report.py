@@ -1,10 +1,8 @@
-"""`citrusv pack-report` against the full encode of every row, and against slow loops."""
+"""`citrusv pack-report`, compared with the full encoding of every row and with slow loops."""
 import json
 import numpy as np
 import pytest
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from PIL import Image
@@ -39,7 +37,7 @@ def dataset(rows, tmp_path_factory) -> str:
 
 @pytest.fixture(scope='module')
 def lengths(rows, tiny_checkpoint) -> list[int]:
-    """By the full encode, pixels and masks decoded."""
+    """By full encoding, with pixels and masks decoded."""
     with checking_environment():
         columns = tuple(dict.fromkeys(key for row in rows for key in row))
         encoder = TrainingEncoder(tiny_checkpoint, None, columns)
@@ -60,7 +58,7 @@ def seg_images(row: dict[str, Any]) -> int:
     return len(set(row.get('mask_images', [0] * bool(row.get('masks')))))
 
 
-def test_the_whole_report(rows, dataset, lengths, tiny_checkpoint, tmp_path, capsys):
+def test_report_equals_a_slow_computation(rows, dataset, lengths, tiny_checkpoint, tmp_path, capsys):
     report = report_of(tmp_path / 'out', dataset, '--model', tiny_checkpoint, '--capacity', '1024', '--pack_images',
                        '5', '--world_size', '2', '--grad_accum', '2', '--padded_batch', '4')
     kinds = [
@@ -86,7 +84,7 @@ def test_the_whole_report(rows, dataset, lengths, tiny_checkpoint, tmp_path, cap
         assert plan['rows_too_long'] == len(rows) - len(kept)
         assert plan['max_images'] == max(sum(own_images[i] for i in pack) for pack in packs)
         assert plan['mean_images'] == pytest.approx(sum(own_images) / len(packs))
-        # Two ranks and two packs of each a step; a pack is split where their number is odd.
+        # Two ranks, two packs per rank and step; with an odd number of packs one is split.
         assert plan['steps'] == -(-len(packs) // 4)
         assert 0 <= plan['wait_balanced'] <= 1 and 0 <= plan['wait_random'] <= 1
         padded = sum(len(batch) * max(batch) for batch in batched(own_lengths, 4))
@@ -100,7 +98,7 @@ def test_the_whole_report(rows, dataset, lengths, tiny_checkpoint, tmp_path, cap
         assert picture.width > 1000 and len(set(picture.convert('L').resize((64, 32)).tobytes())) > 5
 
 
-def test_rows_that_are_longer_than_a_pack(rows, dataset, lengths, tiny_checkpoint, tmp_path, capsys):
+def test_rows_longer_than_a_pack(rows, dataset, lengths, tiny_checkpoint, tmp_path, capsys):
     arguments = dataset, '--model', tiny_checkpoint, '--capacity', '64', '512'
     report = report_of(tmp_path / 'raise', *arguments)
     assert [plan['capacity'] for plan in report['plans']] == [64, 512]
@@ -108,11 +106,11 @@ def test_rows_that_are_longer_than_a_pack(rows, dataset, lengths, tiny_checkpoin
     assert '1 rows are longer and in no pack: train.jsonl:25 (' in capsys.readouterr().out
     assert report['suggestion']['packing_length'] == 1 << (max(lengths) - 1).bit_length()
     cut = report_of(tmp_path / 'split', *arguments, '--truncation_strategy', 'split')
-    # The report is text alone, which can be cut anywhere; nothing of it is left out but what has no target.
+    # The report is only text, which can be split anywhere; only tokens without a target are dropped.
     assert cut['plans'][1]['rows_too_long'] == 0
     assert sum(lengths) - 30 < cut['plans'][1]['tokens'] <= sum(lengths)
     assert cut['plans'][1]['pieces'] == len(rows) + -(-max(lengths) // 512) - 1
-    # Where an image and its mask are longer than 64 tokens, cutting does not help, and the report says which they are.
+    # An image with its mask that is longer than 64 tokens cannot be split; these rows are listed.
     assert 0 < cut['plans'][0]['rows_too_long'] < report['plans'][0]['rows_too_long']
     assert 'cannot be split' in capsys.readouterr().out
 
@@ -138,39 +136,24 @@ def test_bad_rows(rows, tiny_checkpoint, tmp_path, capsys):
     assert any(line.split()[:2] == ['all', '6'] for line in lines)
 
 
-def test_more_images_than_a_pack_holds(dataset, tiny_checkpoint, capsys):
+def test_row_with_too_many_images(dataset, tiny_checkpoint, capsys):
     assert main(['pack-report', dataset, '--model', tiny_checkpoint, '--capacity', '1024', '--pack-images', '1']) == 2
     error = capsys.readouterr().err
     assert 'train.jsonl:5 has 2 segmentation images, more than the 1 of a pack, and 2 more rows' in error
     assert 'raise --pack-images (in training, pack_images of --model_kwargs) to 2.' in error
 
 
-def test_help_imports_nothing_heavy():
-    code = '''
-import sys
-from swift_citrusv.cli.main import main
-try:
-    main(['pack-report', '--help'])
-except SystemExit as leave:
-    assert not leave.code
-assert not {'torch', 'transformers', 'swift', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)
-'''
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert '--capacity' in done.stdout
-
-
 @pytest.mark.parametrize('arguments, message', [
     (['missing.jsonl', '--model', '.', '--capacity', '8'], 'missing.jsonl: no such file'),
     ([__file__, '--model', '.', '--capacity', '8'], 'holds no config.json'),
 ])
-def test_inputs_that_are_not_there(arguments, message, capsys):
+def test_missing_inputs(arguments, message, capsys):
     assert main(['pack-report', *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('arguments', [['--capacity', '0'], ['--capacity', '8', '--strict', 'maybe'], []])
-def test_flags_that_cannot_be_used(arguments, capsys):
+def test_bad_usage(arguments, capsys):
     with pytest.raises(SystemExit):
         main(['pack-report', __file__, '--model', '.', *arguments])
     assert 'usage: citrusv pack-report' in capsys.readouterr().err
@@ -184,7 +167,7 @@ def test_capacities():
 
 
 @pytest.mark.parametrize('count', [0, 1, 7, 8, 9, 50])
-def test_batches_against_a_slow_loop(count):
+def test_batch_table_equals_a_slow_loop(count):
     lengths = np.random.default_rng(count).integers(1, 100, count)
     padded = batched(lengths.tolist(), 8)
     table = batch_table(lengths, 8, 3)
@@ -201,9 +184,9 @@ def plan(capacity: int, fill: float, **values: Any) -> PackingPlan:
 
 def test_suggestions():
     long = plan(4096, 1., rows_too_long=[3])
-    # The smallest full one that holds every row.
+    # The smallest full capacity that holds every row.
     assert suggest_packing_length([long, plan(8192, 0.97), plan(16384, 0.992), plan(32768, 0.999)], 5000)[0] == 16384
-    # Else the fullest, and why it is no fuller.
+    # Else the fullest, with the reason that limits it.
     assert suggest_packing_length([long, plan(8192, 0.97), plan(16384, 0.98)], 5000)[0] == 16384
     assert suggest_packing_length(
         [long, plan(8192, 0.9, images_limit=True), plan(16384, 0.5)],
@@ -217,7 +200,7 @@ def test_suggestions():
 
 
 def test_costs_of_the_stages(tiny_checkpoint):
-    """Each stage file's frozen parts, seen in what a unit of work costs beside stage 3, where all is trained."""
+    """Frozen parts of a stage cost less than in stage 3, where all parts are trained."""
     costs = {stage: cost_model(CitrusVConfig.from_pretrained(tiny_checkpoint), stage) for stage in (1, 2, 3, 4)}
     assert costs[2].token == costs[3].token > costs[1].token > costs[4].token
     assert costs[1].vision_token == costs[2].vision_token == costs[3].vision_token > costs[4].vision_token

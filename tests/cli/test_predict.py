@@ -1,4 +1,4 @@
-"""Answers before scores: those of `swift infer`, none asked for twice, none lost."""
+"""`citrusv eval --model`: the answers are those of `swift infer`, and an interrupted run resumes without loss."""
 import json
 import os
 import pytest
@@ -30,7 +30,7 @@ def rows(tmp_path_factory):
 @pytest.fixture(scope='module')
 def dataset(rows, tmp_path_factory):
     path = write_jsonl(tmp_path_factory.mktemp('predicting') / 'rows.jsonl', rows)
-    # A blank line, and one that is no row.
+    # A blank line, and a line that is not a row.
     with open(path, 'a', encoding='utf-8') as file:
         file.write('\n{"messages": 5}\n')
     return path
@@ -38,13 +38,13 @@ def dataset(rows, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def whole(talkative_checkpoint, dataset, tmp_path_factory):
-    """Of a run that nothing has interrupted."""
+    """The answers of an uninterrupted run."""
     output = str(tmp_path_factory.mktemp('whole') / 'predictions.jsonl')
     return lines_of(predict(dataset, output, model=talkative_checkpoint, **ASKED))
 
 
 def lines_of(path):
-    """Without what other rows of a batch change in the last digits, and where the rows stood."""
+    """The lines, without the path of the dataset and of the log; scores compare to 1e-5."""
     lines = [json.loads(line) for line in Path(path).read_text(encoding='utf-8').splitlines()]
     for line in lines:
         line.pop('dataset', None)
@@ -70,14 +70,14 @@ def test_answers_are_those_of_swift_infer(whole, rows, talkative_checkpoint, dat
 
 
 def running(word: str) -> list[str]:
-    """The ids of the processes that have a word in their command lines."""
+    """The ids of processes with a word in their command line."""
     found = []
     for path in Path('/proc').glob('[0-9]*/cmdline'):
         try:
             if word.encode() in path.read_bytes():
                 found.append(path.parent.name)
         except OSError:
-            # It has ended meanwhile.
+            # The process has ended.
             continue
     return found
 
@@ -99,12 +99,12 @@ predicting.predict(*sys.argv[1:3], model=sys.argv[3], **json.loads(sys.argv[4]))
 '''
 
 
-def test_killed_and_resumed(whole, rows, talkative_checkpoint, dataset, tmp_path, monkeypatch):
-    """The command is killed at its first answers; the next one asks the rest, and the file is that of a whole run."""
+def test_killed_run_resumes(whole, rows, talkative_checkpoint, dataset, tmp_path, monkeypatch):
+    """A run is killed at its first answers. The next run answers the rest, as an uninterrupted run would."""
     output = tmp_path / 'eval' / 'predictions.jsonl'
     part = tmp_path / 'eval' / 'predictions.jsonl.work' / 'part.jsonl'
     output.parent.mkdir()
-    # kill -9, which leaves it no time for anything.
+    # kill -9 runs no clean-up.
     done = subprocess.run(
         [sys.executable, '-c', KILLED, dataset,
          str(output), talkative_checkpoint,
@@ -112,12 +112,12 @@ def test_killed_and_resumed(whole, rows, talkative_checkpoint, dataset, tmp_path
     assert done.returncode == -signal.SIGKILL
     end = time.monotonic() + 30
     while running(str(part)):
-        assert time.monotonic() < end, '`swift infer` goes on without the command'
+        assert time.monotonic() < end, '`swift infer` still runs without the command'
         time.sleep(0.02)
-    # However far it came meanwhile.
+    # A known number of answers, however many were written.
     known = 4
     part.write_bytes(b''.join(part.read_bytes().splitlines(keepends=True)[:known]))
-    # In the middle of a line.
+    # And a truncated line.
     with part.open('ab') as file:
         file.write(b'{"response": "half')
     asked: list[int] = []
@@ -130,7 +130,7 @@ def test_killed_and_resumed(whole, rows, talkative_checkpoint, dataset, tmp_path
     monkeypatch.setattr(predicting, '_run_program', noted)
     again = lines_of(predict(dataset, str(output), model=talkative_checkpoint, **ASKED))
     assert again == whole
-    # Nor is the line that is no row.
+    # The line that is not a row is not counted.
     assert asked == [len(rows) - known]
     predict(dataset, str(output), model=talkative_checkpoint, **ASKED)
     assert len(asked) == 1
@@ -141,7 +141,7 @@ def test_two_ranks(whole, talkative_checkpoint, dataset, tmp_path):
     assert lines_of(predict(dataset, output, model=talkative_checkpoint, ranks=2, **ASKED)) == whole
 
 
-def test_another_run_is_not_mixed_in(whole, talkative_checkpoint, dataset, tmp_path, monkeypatch):
+def test_other_settings_or_rows_are_rejected(whole, talkative_checkpoint, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(predicting, '_run_program', lambda *args: None)
     output = tmp_path / 'predictions.jsonl'
     predict(dataset, str(output), model=talkative_checkpoint, **ASKED)
@@ -159,7 +159,7 @@ def test_another_run_is_not_mixed_in(whole, talkative_checkpoint, dataset, tmp_p
             predict(dataset, str(output), model=talkative_checkpoint, **ASKED)
     other = tmp_path / 'rows.jsonl'
     shutil.copy(dataset, other)
-    # The same rows elsewhere are the same rows.
+    # A copy of the rows counts as the same data.
     predict(str(other), str(output), model=talkative_checkpoint, **ASKED)
     with other.open('a') as file:
         file.write('{}\n')
@@ -172,7 +172,7 @@ def test_another_run_is_not_mixed_in(whole, talkative_checkpoint, dataset, tmp_p
 
 
 def test_another_checkpoint_under_the_same_name(dataset, tmp_path, monkeypatch):
-    """As `last-checkpoint` is after more training, and an adapter that was trained anew."""
+    """E.g. `last-checkpoint` after more training, or a retrained adapter."""
     monkeypatch.setattr(predicting, '_run_program', lambda *args: None)
     for name in ('checkpoint-1', 'checkpoint-2', 'adapter'):
         (tmp_path / name).mkdir()
@@ -196,7 +196,7 @@ def test_another_checkpoint_under_the_same_name(dataset, tmp_path, monkeypatch):
     predict(dataset, output, model=str(tmp_path / 'checkpoint-1'), **asked)
 
 
-def test_the_bar_counts_whole_lines_once(tmp_path):
+def test_progress_counts_complete_lines_once(tmp_path):
     path = tmp_path / 'part.jsonl'
     assert predicting._new_lines(path, 0) == (0, 0)
     path.write_bytes(b'{"a": 1}\n{"b"')
@@ -207,7 +207,7 @@ def test_the_bar_counts_whole_lines_once(tmp_path):
     assert predicting._new_lines(path, 18) == (0, 18)
 
 
-def test_a_run_that_fails(dataset, tmp_path):
+def test_failing_program_and_bad_arguments(dataset, tmp_path):
     with pytest.raises(RuntimeError, match='(?s)nowhere.*swift infer failed with status 1.*log.txt'):
         predict(dataset, str(tmp_path / 'predictions.jsonl'), model=str(tmp_path / 'nowhere'), **ASKED)
     with pytest.raises(FileNotFoundError, match='none.jsonl'):
@@ -221,7 +221,7 @@ def test_a_run_that_fails(dataset, tmp_path):
 
 
 def test_from_the_command_line(rows, talkative_checkpoint, tmp_path, capsys):
-    """`citrusv eval --model`, and again with the text from a server: the same answers, the same scores."""
+    """`citrusv eval --model` with and without a text server: the same answers and scores."""
     from support.serving import deployed
     dataset = write_jsonl(tmp_path / 'rows.jsonl', [row for row in rows if row.get('masks')])
     scores = []

@@ -23,8 +23,9 @@ from swift_citrusv.inference.teacher_forcing import SERVER, TEXT, TEXT_INSTEAD, 
 def test_text_from_a_server_equals_one_pass(flags, pipe, segment_data, server_url, tmp_path, capsys):
     expected = segment(pipe, segment_data, tmp_path / 'one.jsonl', *flags)
     texts = [line['response'] for line in expected]
-    if 'top' in flags:
-        assert len(set(texts)) == len(texts) and any(text.endswith('。') for text in texts)
+    if '--top-p' in flags:
+        # Sampled, and stopped by the stop string.
+        assert len(set(texts)) > 0.7 * len(texts) and any(text.endswith('。') for text in texts)
     # The hidden state of a final [SEG] comes from no generation step.
     assert any(text.endswith(SEG_TOKEN) for text in texts) and any(SEG_TOKEN not in text for text in texts)
     capsys.readouterr()

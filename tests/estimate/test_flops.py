@@ -1,4 +1,4 @@
-"""The cost model against PyTorch's own count of what a real model computes."""
+"""The cost model against PyTorch's FLOP counter on a real model."""
 import copy
 import dataclasses
 import numpy as np
@@ -26,7 +26,7 @@ class Row(NamedTuple):
         return 0, self.num_text + vision, vision, self.num_seg
 
 
-# Of every kind, and such that each of the four terms leads in one of them.
+# Rows of every kind; each of the four cost terms dominates in one of the packs.
 PACKS = {
     'text': [Row(700), Row(300)],
     'long': [Row(2500)],
@@ -88,9 +88,9 @@ def inputs_of(row: Row, config) -> dict[str, torch.Tensor]:
 
 
 def counted(model: nn.Module, rows: list[Row]) -> int:
-    """FLOPs that PyTorch counts for `rows`, each a forward pass of its own, as no attention crosses them in a pack."""
+    """FLOPs that PyTorch counts for `rows`, each in a forward pass of its own, since attention in a pack is separate."""
     inner = next(module for module in model.modules() if isinstance(module, CitrusVForConditionalGeneration))
-    # ms-swift shows the vision tower a black image beside text alone, so that DDP never waits for its gradient.
+    # ms-swift adds a black image to text-only batches, so that the vision tower always has a gradient.
     anchor = inner.model.visual.merger.mlp[0].bias
     hook = inner.get_input_embeddings().register_forward_hook(lambda *args: args[2] + anchor.sum() * 0)
     with FlopCounterMode(display=False) as counter:
@@ -113,17 +113,17 @@ def predicted(model: nn.Module, rows: list[Row]) -> float:
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_a_training_step(model, stage):
-    """Within a tenth: beside what the docstring names, the tiny vision tower has half of its blocks with full attention
-    (the real one an eighth), and images of 6 x 6 do not fill their windows of 4 x 4."""
+    """Within a tenth: besides the terms that `CostModel` omits, half of the blocks of the tiny vision tower have full
+    attention (an eighth in the real one), and images of 6 x 6 do not fill their windows of 4 x 4."""
     train_stage(model, stage)
     ratios = {name: predicted(model, rows) / counted(model, rows) for name, rows in PACKS.items()}
     assert all(ratio == pytest.approx(1, abs=0.1) for ratio in ratios.values()), ratios
-    # What balancing needs: the cost of one pack as a multiple of another's.
+    # Balancing needs only ratios of costs.
     assert max(ratios.values()) / min(ratios.values()) < 1.1, ratios
 
 
 @pytest.mark.parametrize('stage', STAGES)
-def test_exact_where_nothing_is_left_out(model, stage):
+def test_exact_where_every_term_is_counted(model, stage):
     train_stage(model, stage)
     model.model.visual.fullatt_block_indexes = []
     for rows in ([Row(300)], [Row(900), Row(10, (4, 8, 4, 4))]):
@@ -132,18 +132,18 @@ def test_exact_where_nothing_is_left_out(model, stage):
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_gradient_checkpointing(model, stage):
-    """What is computed twice; in stage 4 that is SAM2 alone, and in stage 1 not SAM2."""
+    """Recomputation counts: of SAM2 alone in stage 4, of all but SAM2 in stage 1."""
     train_stage(model, stage)
     without = predicted(model, PACKS['mixed'])
     model.gradient_checkpointing_enable({'use_reentrant': False})
-    # Reentrant or not, the embeddings' output requires a gradient then.
+    # Gradient checkpointing makes the output of the embeddings require a gradient.
     model.enable_input_require_grads()
     assert predicted(model, PACKS['mixed']) > 1.1 * without
     assert predicted(model, PACKS['mixed']) == pytest.approx(counted(model, PACKS['mixed']), rel=0.1)
 
 
 def test_lora(model):
-    """The weights of the base rest, so a linear layer costs two passes and not three."""
+    """The base weights stay frozen, so a linear layer costs two passes, not three."""
     whole = CostModel.from_model(model)
     model.requires_grad_(False)
     config = LoraConfig(r=4, target_modules=['q_proj', 'down_proj'], modules_to_save=['segmenter', 'seg_projector'])

@@ -36,14 +36,13 @@ def _resized(tiny_mllm: str, folder: Path, tied: bool) -> str:
 # --- [SEG] ---
 
 
-@pytest.mark.parametrize('text',
-                         ['[SEG]', 'The nuclei: [SEG].', '细胞核：[SEG]。', 'a[SEG]b', '[SEG][SEG]', '<|im_start|>[SEG]\n'])
-def test_seg_is_one_token_wherever_it_stands(tokenizer, text):
+def test_seg_is_one_token_anywhere_in_a_text(tokenizer):
     seg = tokenizer.convert_tokens_to_ids('[SEG]')
-    ids = tokenizer.encode(text)
-    assert ids.count(seg) == text.count('[SEG]')
-    rest = tokenizer.encode(text.split('[SEG]')[0])
-    assert ids[:len(rest) + 1] == [*rest, seg]
+    for text in ('[SEG]', 'The nuclei: [SEG].', '细胞核：[SEG]。', 'a[SEG]b', '[SEG][SEG]', '<|im_start|>[SEG]\n'):
+        ids = tokenizer.encode(text)
+        assert ids.count(seg) == text.count('[SEG]'), text
+        before = tokenizer.encode(text.split('[SEG]')[0])
+        assert ids[:len(before) + 1] == [*before, seg], text
 
 
 def test_seg_survives_decoding_without_special_tokens(tokenizer):
@@ -52,9 +51,9 @@ def test_seg_survives_decoding_without_special_tokens(tokenizer):
     assert tokenizer.convert_tokens_to_ids('[SEG]') not in tokenizer.all_special_ids
 
 
-@pytest.mark.parametrize('text', ['[seg]', '[SEG', 'SEG]', '[ SEG ]'])
-def test_what_only_looks_like_seg(tokenizer, text):
-    assert tokenizer.convert_tokens_to_ids('[SEG]') not in tokenizer.encode(text)
+def test_text_similar_to_seg_is_not_seg(tokenizer):
+    for text in ('[seg]', '[SEG', 'SEG]', '[ SEG ]'):
+        assert tokenizer.convert_tokens_to_ids('[SEG]') not in tokenizer.encode(text), text
 
 
 def test_seg_is_added_once(tokenizer):
@@ -72,10 +71,10 @@ def test_the_same_ids_after_a_reload(tokenizer, tiny_checkpoint, tmp_path):
         assert again.encode(text) == tokenizer.encode(text)
 
 
-@pytest.mark.parametrize('text', TEXTS)
-def test_any_text_round_trips(tokenizer, text):
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == text and tokenizer.decode(ids, skip_special_tokens=True) == text
+def test_any_text_round_trips(tokenizer):
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text and tokenizer.decode(ids, skip_special_tokens=True) == text, text
 
 
 # --- embeddings ---

@@ -1,67 +1,29 @@
-"""Published checkpoints: the numbers are kept, to the last bit in the file and to 1e-4 in what the model gives; what is
-not whole is refused before anything is written.
+"""Conversion of published checkpoints: weights are identical, and logits and masks equal to 1e-4.
 
-The reference is `published_layout`, which knows nothing of this package.
+The reference is `support.published_checkpoint`, which does not use this package.
 """
 import json
-import pickle
 import pytest
 import shutil
-import struct
 import torch
 from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file
-from support.published_checkpoint import (Published, balance, published_config, sam2_of, tiny_published,
-                                          write_published, write_weights)
+from support.broken_checkpoints import assert_refused, edit_json
+from support.published_checkpoint import balance, tiny_published, write_published
 from support.rows import Maker, write_jsonl
 from support.swift_run import run_sft
-from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLConfig
+from transformers import AutoProcessor, AutoTokenizer
 
 from swift_citrusv.cli.main import main
 from swift_citrusv.model.config import CitrusVConfig
 from swift_citrusv.model.convert import convert_checkpoint
 from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
 from swift_citrusv.model.published_layout import parameter_name
-from swift_citrusv.model.segmenter import PRESETS, Segmenter
+from swift_citrusv.model.segmenter import Segmenter
 
 # One for each [SEG] of `_batch`.
 IMAGES = torch.randint(0, 256, (4, 3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope='module')
-def published(tiny_mllm, tmp_path_factory) -> Path:
-    """A plain one, in one file; not to be written into."""
-    return write_published(tmp_path_factory.mktemp('published') / 'plain', tiny_published(tiny_mllm, False), tiny_mllm)
-
-
-@pytest.fixture(scope='module')
-def converted(published, tmp_path_factory) -> Path:
-    output = tmp_path_factory.mktemp('converted') / 'plain'
-    convert_checkpoint(str(published), str(output))
-    return output
-
-
-@pytest.fixture
-def broken(published, tmp_path) -> Path:
-    """A copy to break."""
-    shutil.copytree(published, tmp_path / 'broken')
-    return tmp_path / 'broken'
-
-
-def _edit(folder: Path, name: str = 'config.json', **changes) -> None:
-    values = {**json.loads((folder / name).read_text()), **changes}
-    (folder / name).write_text(json.dumps({key: value for key, value in values.items() if value is not ...}))
-
-
-def _refused(folder: Path, tmp_path: Path, match: str, **options) -> None:
-    """Nothing is written."""
-    with pytest.raises((ValueError, OSError), match=match):
-        convert_checkpoint(str(folder), str(tmp_path / 'out'), **options)
-    assert not (tmp_path / 'out').exists()
-
-
-# ---- what the model gives
 
 
 def _batch(folder: str | Path) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:
@@ -195,63 +157,6 @@ def test_residual_projector_starts_and_saves(tmp_path):
     torch.testing.assert_close(again.seg_projector(state), model.seg_projector(state))
 
 
-# ---- every name
-
-
-@pytest.fixture
-def on_meta(monkeypatch):
-    """Lets SAM2 be built on the meta device: it reads numbers while it is built."""
-    linspace = torch.linspace
-    monkeypatch.setattr(torch, 'linspace', lambda *args, **kwargs: linspace(*args, **{**kwargs, 'device': 'cpu'}))
-    with torch.device('meta'):
-        yield
-
-
-@pytest.mark.parametrize('preset', [preset for preset in PRESETS if preset != 'tiny'])
-def test_every_name_of_sam2_is_known(preset, on_meta):
-    theirs = {parameter_name(f'grounding_encoder.sam2_model.{name}', False): tuple(value.shape)
-              for name, value in sam2_of(preset).state_dict().items()}  # yapf: disable
-    ours = {f'segmenter.{name}': tuple(value.shape) for name, value in Segmenter(preset).state_dict().items()}
-    assert ours.items() <= theirs.items()
-    video = {str(name).split('.')[1] for name in theirs.keys() - ours.keys()}
-    assert video <= {'memory_attention', 'memory_encoder', 'maskmem_tpos_enc', 'no_mem_pos_enc', 'mask_downsample',
-                     'obj_ptr_proj', 'obj_ptr_tpos_proj', 'no_obj_ptr', 'no_obj_embed_spatial'}  # yapf: disable
-
-
-def _write_holes(path: Path, state: dict[str, torch.Tensor]) -> None:
-    """A safetensors file in bfloat16 with these names and shapes, and nothing on the disk but its header."""
-    header, end = {}, 0
-    for key, value in state.items():
-        start, end = end, end + 2 * value.numel()
-        header[key] = {'dtype': 'BF16', 'shape': list(value.shape), 'data_offsets': [start, end]}
-    text = json.dumps(header).encode()
-    with open(path, 'wb') as file:
-        file.write(struct.pack('<Q', len(text)) + text)
-        file.truncate(8 + len(text) + end)
-
-
-def test_the_plan_for_a_real_one(tmp_path, on_meta, capsys):
-    """At the sizes of the published 8B, from names and shapes alone: all of it is known and nothing is missing."""
-    sizes = {'hidden_size': 3584, 'intermediate_size': 18944, 'num_hidden_layers': 28, 'num_attention_heads': 28,
-             'num_key_value_heads': 4, 'vocab_size': 152064, 'max_window_layers': 28, 'max_position_embeddings': 128000,
-             'bos_token_id': 151643, 'eos_token_id': 151645, 'rms_norm_eps': 1e-6, 'rope_parameters': {
-                 'rope_type': 'default', 'rope_theta': 1e6, 'mrope_section': [16, 24, 24]}}  # yapf: disable
-    vision = {'depth': 32, 'hidden_size': 1280, 'out_hidden_size': 3584, 'tokens_per_second': 2}
-    reference = Published(Qwen2_5_VLConfig(text_config=sizes, vision_config=vision), False, tiny=False)
-    state = reference.state_dict()
-    _write_holes(tmp_path / 'model.safetensors', state)
-    path = '/mnt/code/third_parts/sam2/sam2_configs/sam2_hiera_l.yaml'
-    (tmp_path / 'config.json').write_text(json.dumps(published_config(reference, 151665, False, path)))
-    with pytest.raises(
-            OSError, match='GB of free space, but the weights need 17.0 GB'), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10, 9, 1))
-        convert_checkpoint(str(tmp_path), str(tmp_path / 'out'))
-    assert not (tmp_path / 'out').exists()
-
-
-# ---- the command, and what takes its directory
-
-
 def test_the_command_says_what_it_did(published, tmp_path, capsys):
     assert main(['convert', str(published), str(tmp_path / 'out')]) == 0
     said = capsys.readouterr().out
@@ -286,27 +191,6 @@ def test_swift_trains_and_answers_with_it(converted, tmp_path):
     assert isinstance(response.choices[0].message.content, str)
 
 
-@pytest.mark.parametrize('model_type', [None, 'citrusv'])
-def test_an_unconverted_one_names_the_command(model_type, published, tmp_path, capsys):
-    from swift.pipelines import deploy_main, infer_main, sft_main
-
-    from swift_citrusv.plugin.register import register
-    register()
-    said = rf'citrusv convert {published} NEW_DIRECTORY'
-    kind = [] if model_type is None else ['--model_type', model_type]
-    for command in (sft_main, infer_main, deploy_main):
-        with pytest.raises(ValueError, match=said):
-            command(['--model', str(published), *kind, *(['--dataset', 'x.jsonl'] if command is sft_main else [])])
-    with pytest.raises(ValueError, match=said):
-        CitrusVForConditionalGeneration.from_pretrained(published)
-    for line in (f'build --mllm {published} --sam2 tiny --output {tmp_path}/new',
-                 f'estimate --model {published} --stage 4 --packing_length 64'):
-        assert main(line.split()) == 2 and f'citrusv convert {published} NEW_DIRECTORY' in capsys.readouterr().err
-
-
-# ---- tokenizer and processor
-
-
 def test_text_files_are_asked_for_when_text_is_needed(tiny_mllm, published, broken, tmp_path, capsys):
     from swift.model import get_model_processor
     for name in ('tokenizer.json', 'processor_config.json'):
@@ -329,163 +213,16 @@ def test_text_files_are_asked_for_when_text_is_needed(tiny_mllm, published, brok
 
 
 def test_another_tokenizer_is_refused(broken, tmp_path, tiny_mllm):
-    _edit(broken, seg_token_idx=7)
-    _refused(broken, tmp_path, r'The id of \[SEG\] in the tokenizer in .* is \d+, but the model was trained with seg_token_idx 7')
+    edit_json(broken, seg_token_idx=7)
+    assert_refused(broken, tmp_path,
+                   r'The id of \[SEG\] in the tokenizer in .* is \d+, but the model was trained with seg_token_idx 7')
     (tmp_path / 'empty').mkdir()
-    _refused(
+    assert_refused(
         broken, tmp_path, '--tokenizer .*empty holds no tokenizer and no processor', tokenizer=str(tmp_path / 'empty'))
     (broken / 'tokenizer.json').write_text('{"a": ')
-    _refused(broken, tmp_path, 'tokenizer.json cannot be read as JSON')
+    assert_refused(broken, tmp_path, 'tokenizer.json cannot be read as JSON')
     (broken / 'tokenizer.json').write_text('{}')
-    _refused(broken, tmp_path, 'cannot be read')
-
-
-# ---- what is not whole
-
-
-@pytest.mark.parametrize('changes, match', [
-    ({'model_type': 'qwen2_5_vl'}, 'not "citrus_v"'),
-    ({'model_type': ...}, 'has "model_type": None'),
-    ({'vision_config': ...}, 'no "vision_config"'),
-    ({'hidden_size': ...}, 'no sizes of the language model.*hidden_size'),
-    ({'hidden_size': '128'}, 'no sizes of the language model.*hidden_size'),
-    ({'hidden_size': 132}, 'of another shape|no Qwen2.5-VL can be built'),
-    ({'num_attention_heads': 'four'}, 'not a configuration of a Qwen2.5-VL'),
-    ({'rope_scaling': None}, 'without mrope_section'),
-    ({'rope_scaling': {'type': 'mrope'}}, 'without mrope_section'),
-    ({'seg_token_idx': ...}, '"seg_token_idx": None'),
-    ({'seg_token_idx': 10**6}, 'below the vocab_size of 512'),
-    ({'grounding_encoder_config': ...}, 'does not name its SAM2'),
-    ({'grounding_encoder_config': {'cfg_path': 'a/sam3.yaml'}}, "'sam3'.*Supported are: .*sam2_hiera_l"),
-    ({'grounding_encoder_config': {'cfg_path': 'C:\\b\\sam2_hiera_t.yaml'}}, "SAM2 'sam2_hiera_t'.*of another shape"),
-    ({'use_res_seg_projector': True}, '2 missing: seg_projector.skip.weight'),
-    ({'num_hidden_layers': 3}, r'12 missing: model.language_model.layers.2.*\.\.\.'),
-    ({'num_hidden_layers': 1}, '12 unknown: mllm.model.language_model.layers.1'),
-    ({'quantization_config': {}}, 'quantization_config'),
-    ({'auto_map': {'AutoConfig': 'evil.Evil'}}, 'no code from a checkpoint is run'),
-], ids=str)  # yapf: disable
-def test_configurations_that_are_refused(changes, match, broken, tmp_path):
-    _edit(broken, **changes)
-    _refused(broken, tmp_path, match)
-
-
-def _rewrite(folder: Path, change, **options) -> None:
-    state = load_file(folder / 'model.safetensors')
-    change(state)
-    (folder / 'model.safetensors').unlink()
-    write_weights(folder, state, **options)
-
-
-def test_weights_that_are_refused(broken, tmp_path):
-    """All of what is wrong is named at once."""
-
-    def change(state):
-        del state['seg_projector.2.bias']
-        del state['grounding_encoder.sam2_model.no_mem_embed']
-        state['seg_projector.4.weight'] = torch.zeros(3)
-        state['grounding_encoder.sam2_model.new_head.weight'] = torch.zeros(3)
-        state['ema.mllm.lm_head.weight'] = torch.zeros(3)
-        state['mllm.visual.merger.ln_q.weight'] = state['mllm.model.visual.merger.ln_q.weight'].clone()
-        state['mllm.model.language_model.norm.weight'] = torch.zeros(7)
-        state['mllm.lm_head.weight'] = state['mllm.lm_head.weight'].to(torch.int8)
-
-    _rewrite(broken, change)
-    with pytest.raises(ValueError) as caught:
-        convert_checkpoint(str(broken), str(tmp_path / 'out'))
-    for part in ('3 unknown: ', 'seg_projector.4.weight', 'grounding_encoder.sam2_model.new_head.weight',
-                 'ema.mllm.lm_head.weight', '2 missing: ', 'seg_projector.fc2.bias', 'segmenter.no_mem_embed',
-                 'mllm.visual.merger.ln_q.weight', 'mllm.model.language_model.norm.weight [7] instead of [128]',
-                 'mllm.lm_head.weight (I8)', 'Nothing was converted'):
-        assert part in str(caught.value), part
-    assert not (tmp_path / 'out').exists()
-
-
-def test_a_tied_head_has_to_be_the_embedding(broken, tmp_path):
-    _edit(broken, tie_word_embeddings=True)
-    _refused(broken, tmp_path, 'tie_word_embeddings.*differ')
-
-    def tie(state):
-        state['mllm.lm_head.weight'] = state['mllm.model.language_model.embed_tokens.weight'].clone()
-
-    _rewrite(broken, tie)
-    conversion = convert_checkpoint(str(broken), str(tmp_path / 'out'))
-    assert any('mllm.lm_head.weight' in sentence for sentence in conversion.left_out)
-    model = CitrusVForConditionalGeneration.from_pretrained(tmp_path / 'out')
-    assert model.lm_head.weight is model.get_input_embeddings().weight
-
-
-def test_a_projector_of_another_width(broken, tmp_path):
-
-    def widen(state):
-        state['seg_projector.0.weight'], state['seg_projector.0.bias'] = torch.randn(96, 128), torch.randn(96)
-        state['seg_projector.2.weight'] = torch.randn(64, 96)
-
-    _rewrite(broken, widen)
-    convert_checkpoint(str(broken), str(tmp_path / 'out'))
-    assert CitrusVForConditionalGeneration.from_pretrained(tmp_path / 'out').seg_projector.fc1.out_features == 96
-
-
-@pytest.mark.parametrize('suffix', ['.safetensors', '.bin'])
-def test_files_that_are_refused(suffix, broken, tmp_path):
-    _rewrite(broken, lambda state: None, suffix=suffix, num_files=3)
-    stem = 'model' if suffix == '.safetensors' else 'pytorch_model'
-    index, second = broken / f'{stem}{suffix}.index.json', broken / f'{stem}-00002-of-00003{suffix}'
-    content, places = second.read_bytes(), index.read_text()
-    second.unlink()
-    _refused(broken, tmp_path, f'lacks 1 of the 3 files .*{second.name}')
-    second.write_bytes(content[:len(content) // 2])
-    _refused(broken, tmp_path, f'{second.name} (cannot be read|is refused)')
-    second.write_bytes(content)
-    index.write_text(places.replace(second.name, f'../{second.name}'))
-    _refused(broken, tmp_path, r'must name files in its own folder')
-    index.write_text('[]')
-    _refused(broken, tmp_path, 'cannot be read as an index')
-    index.unlink()
-    _refused(broken, tmp_path, 'nor an index of its files')
-    # The same weights in two files.
-    shutil.copy(second, broken / f'{stem}-00004-of-00004{suffix}')
-    both = json.loads(places)
-    both['weight_map']['again'] = f'{stem}-00004-of-00004{suffix}'
-    index.write_text(json.dumps(both))
-    _refused(broken, tmp_path, f'is in {second.name} and in {stem}-00004')
-    for path in [*broken.glob('*.safetensors'), *broken.glob('*.bin'), index]:
-        path.unlink()
-    _refused(broken, tmp_path, 'holds no weights')
-
-
-class _Evil:
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self):
-        return open, (str(self.mark), 'w')
-
-
-@pytest.mark.parametrize('zipped', [True, False])
-def test_pickles_are_not_run(zipped, broken, tmp_path):
-    (broken / 'model.safetensors').unlink()
-    path, mark = broken / 'pytorch_model.bin', tmp_path / 'mark'
-    torch.save({'a': _Evil(mark)}, path, _use_new_zipfile_serialization=zipped)
-    _refused(broken, tmp_path, 'is refused')
-    path.write_bytes(pickle.dumps({'a': _Evil(mark)}))
-    _refused(broken, tmp_path, 'is refused')
-    assert not mark.exists()
-    torch.save([torch.zeros(3)], path, _use_new_zipfile_serialization=zipped)
-    _refused(broken, tmp_path, 'contains no state dict')
-
-
-def test_files_from_before_torch_1_6(published, broken, tmp_path):
-    state = load_file(broken / 'model.safetensors')
-    (broken / 'model.safetensors').unlink()
-    torch.save(state, broken / 'pytorch_model.bin', _use_new_zipfile_serialization=False)
-    convert_checkpoint(str(broken), str(tmp_path / 'out'))
-    convert_checkpoint(str(published), str(tmp_path / 'wanted'))
-    one, other = (load_file(tmp_path / name / 'model.safetensors') for name in ('out', 'wanted'))
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-# ---- the new directory
+    assert_refused(broken, tmp_path, 'cannot be read')
 
 
 def test_the_directory_has_to_be_empty(published, broken, tmp_path):

@@ -1,4 +1,4 @@
-"""Nothing in a checkpoint is run: no Python file of its folder, no pickle."""
+"""No code in a checkpoint is run: neither Python files nor pickles."""
 import ast
 import json
 import pickle
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _evil(mark: Path, number: int) -> str:
-    # Another text each time: Transformers keeps modules that it has imported.
+    # A different text each time, because Transformers caches imported modules.
     return (f'# {number}\nopen({str(mark)!r}, "a").close()\nfrom transformers import Qwen2_5_VLConfig as Evil\n'
             'from transformers import Qwen2_5_VLProcessor as EvilProcessor\n')
 
@@ -33,35 +33,39 @@ AUTO_MAPS = [('config.json', 'AutoConfig', 'evil.Evil'), ('config.json', 'AutoMo
 
 
 @pytest.mark.parametrize('plain', [False, True], ids=['citrusv', 'plain'])
-@pytest.mark.parametrize('file, key, value', AUTO_MAPS, ids=[f'{file} {key}' for file, key, _ in AUTO_MAPS])
-def test_no_code_of_a_checkpoint(file, key, value, plain, tiny_mllm, tiny_checkpoint, tmp_path, monkeypatch):
+def test_no_code_from_a_checkpoint_runs(plain, tiny_mllm, tiny_checkpoint, tmp_path, monkeypatch):
     from swift.model import get_model_processor
 
     from swift_citrusv.plugin.register import register
     register()
     monkeypatch.setenv('SAM2', 'tiny')
-    folder, mark = tmp_path / 'model', tmp_path / 'mark'
-    shutil.copytree(tiny_mllm if plain else tiny_checkpoint, folder)
-    code = _evil(mark, hash((file, key, plain)))
-    if file == 'custom_generate':
-        (folder / file).mkdir()
-        (folder / file / 'generate.py').write_text(code)
-    else:
-        (folder / 'evil.py').write_text(code)
-        path = folder / file
-        content = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps({**content, 'auto_map': {key: value}}))
-    for load in (partial(get_model_processor, model_type='citrusv'), partial(get_model_processor, load_model=False)):
-        if plain and load.keywords.get('model_type') is None:
-            continue  # a plain Qwen2.5-VL is ms-swift's own affair
-        with pytest.raises(ValueError, match='no code from a checkpoint is run'):
-            load(str(folder))
-    with pytest.raises(ValueError, match='no code from a checkpoint is run'):
-        build_checkpoint(str(folder), 'tiny', str(tmp_path / 'built'))
-    assert not mark.exists()
+    loads: list = [partial(get_model_processor, model_type='citrusv')]
+    if not plain:
+        # Without --model_type, a plain Qwen2.5-VL is loaded by ms-swift alone.
+        loads.append(partial(get_model_processor, load_model=False))
+    for number, (file, key, value) in enumerate(AUTO_MAPS):
+        folder, mark = tmp_path / f'model{number}', tmp_path / f'mark{number}'
+        shutil.copytree(tiny_mllm if plain else tiny_checkpoint, folder)
+        code = _evil(mark, hash((file, key, plain)))
+        if file == 'custom_generate':
+            (folder / file).mkdir()
+            (folder / file / 'generate.py').write_text(code)
+        else:
+            (folder / 'evil.py').write_text(code)
+            path = folder / file
+            content = json.loads(path.read_text()) if path.exists() else {}
+            path.write_text(json.dumps({**content, 'auto_map': {key: value}}))
+        for load in (*loads, partial(build_checkpoint, sam2='tiny', output_dir=str(tmp_path / 'built'))):
+            try:
+                load(str(folder))
+            except ValueError as error:
+                assert 'no code from a checkpoint is run' in str(error), (file, key, load)
+            else:
+                pytest.fail(f'{file} with {key!r} was loaded by {load}')
+        assert not mark.exists(), (file, key)
 
 
-def test_what_else_a_config_may_name(tmp_path, tiny_checkpoint):
+def test_attention_from_a_hub_and_nested_auto_map(tmp_path, tiny_checkpoint):
     refuse_remote_code(tiny_checkpoint)
     (tmp_path / 'config.json').write_text('{"text_config": {"attn_implementation": "someone/attention"}}')
     with pytest.raises(ValueError, match='an attention from a model hub.*someone/attention'):
@@ -74,7 +78,7 @@ def test_what_else_a_config_may_name(tmp_path, tiny_checkpoint):
         refuse_remote_code(str(tmp_path))
 
 
-def test_a_preset_is_no_class_path(tiny_checkpoint, tmp_path):
+def test_a_preset_is_not_a_class_path(tiny_checkpoint, tmp_path):
     from swift_citrusv.model.config import CitrusVConfig
     from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
     folder = tmp_path / 'model'
@@ -98,7 +102,7 @@ class _Evil:
         return open, (str(self.mark), 'w')
 
 
-def test_weights_are_no_pickles(tiny_checkpoint, tmp_path):
+def test_pickled_weights_are_refused(tiny_checkpoint, tmp_path):
     from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
     from swift_citrusv.model.sam2_weights import load_sam2_weights
     from swift_citrusv.model.segmenter import Segmenter
@@ -123,7 +127,7 @@ def test_a_resumed_run_reads_no_pickles(tiny_checkpoint, tmp_path):
                  '--save_steps', '1', '--save_only_model', 'false')
     run_sft(*arguments, stop_after=1)
     checkpoint = tmp_path / 'out' / 'checkpoint-1'
-    # With its seal, a file of another size would be taken for half-written before anything is loaded.
+    # The seal has the size of each file; with it, the checkpoint would be refused as incomplete before loading.
     (checkpoint / SEAL).unlink()
     for name in ('optimizer.pt', 'scheduler.pt', 'rng_state.pth'):
         path, mark = checkpoint / name, tmp_path / f'mark of {name}'
@@ -155,7 +159,7 @@ def _findings(source: str) -> list[str]:
     return found
 
 
-def test_the_check_below_sees_what_it_looks_for():
+def test_the_source_check_finds_each_kind():
     for line in ('eval("1")', 'pickle.load(f)', 'torch.load(f)', 'torch.load(f, weights_only=False)', 'np.load(f)',
                  'f(trust_remote_code=True)', 'f(x, shell=True)', 'np.lib.format.read_array(f, allow_pickle=True)'):
         assert len(_findings(line)) == 1, line
@@ -163,7 +167,7 @@ def test_the_check_below_sees_what_it_looks_for():
 
 
 @pytest.mark.parametrize('folder', ['swift_citrusv', 'examples'])
-def test_the_source_runs_and_unpickles_nothing(folder):
+def test_the_source_neither_evaluates_nor_unpickles(folder):
     paths = sorted((ROOT / folder).rglob('*.py'))
     assert paths
     assert not {str(path): found for path in paths if (found := _findings(path.read_text(encoding='utf-8')))}

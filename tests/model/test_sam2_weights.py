@@ -36,26 +36,27 @@ def _assert_equal(segmenter: Segmenter, state: dict[str, torch.Tensor]) -> None:
 # --- resolve_sam2 ---
 
 
-@pytest.mark.parametrize('hub_name', HF_MODEL_ID_TO_FILENAMES)
-def test_every_checkpoint_of_meta(hub_name, tmp_path, monkeypatch):
-    config, file_name = HF_MODEL_ID_TO_FILENAMES[hub_name]
-    preset = os.path.basename(config).removesuffix('.yaml')
-    asked = []
+def test_every_checkpoint_of_meta(tmp_path, monkeypatch):
+    requests = []
 
     def download(**kwargs):
-        asked.append(kwargs)
+        requests.append(kwargs)
         return '/cache/x.pt'
 
     monkeypatch.setattr('huggingface_hub.hf_hub_download', download)
-    assert resolve_sam2(hub_name) == Sam2Source(preset, '/cache/x.pt')
-    assert asked == [{'repo_id': hub_name, 'filename': file_name}]
-    # The same file on disk, named itself or by its directory; a readme beside it does no harm.
-    path = tmp_path / file_name
-    path.touch()
-    (tmp_path / 'README.md').touch()
-    (tmp_path / 'optimizer.pt').touch()
-    assert resolve_sam2(str(path)) == Sam2Source(preset, str(path))
-    assert resolve_sam2(str(tmp_path)) == Sam2Source(preset, str(path))
+    assert len(HF_MODEL_ID_TO_FILENAMES) == 8
+    for hub_name, (config, file_name) in HF_MODEL_ID_TO_FILENAMES.items():
+        preset = os.path.basename(config).removesuffix('.yaml')
+        assert resolve_sam2(hub_name) == Sam2Source(preset, '/cache/x.pt'), hub_name
+        assert requests.pop() == {'repo_id': hub_name, 'filename': file_name} and not requests
+        # The same file on disk, given itself or by its directory; other files beside it are ignored.
+        folder = tmp_path / preset
+        folder.mkdir()
+        path = folder / file_name
+        for name in (file_name, 'README.md', 'optimizer.pt'):
+            (folder / name).touch()
+        assert resolve_sam2(str(path)) == Sam2Source(preset, str(path)), hub_name
+        assert resolve_sam2(str(folder)) == Sam2Source(preset, str(path)), hub_name
 
 
 def test_there_is_a_preset_for_each_checkpoint_and_tiny():
@@ -63,9 +64,9 @@ def test_there_is_a_preset_for_each_checkpoint_and_tiny():
     assert set(PRESETS) == known | {'tiny'}
 
 
-@pytest.mark.parametrize('preset', PRESETS)
-def test_a_preset_means_random_weights(preset):
-    assert resolve_sam2(preset) == resolve_sam2(preset, preset) == Sam2Source(preset, None)
+def test_a_preset_means_random_weights():
+    for preset in PRESETS:
+        assert resolve_sam2(preset) == resolve_sam2(preset, preset) == Sam2Source(preset, None), preset
 
 
 def test_a_file_of_another_name_needs_a_preset(tmp_path):
@@ -82,21 +83,25 @@ def test_a_stated_preset_wins_over_the_name_of_the_file(tmp_path):
     assert resolve_sam2(str(path), 'tiny') == Sam2Source('tiny', str(path))
 
 
-@pytest.mark.parametrize('names, said', [((), 'none'), (('model.pt', ), 'none'),
-                                         (('sam2_hiera_tiny.pt', 'sam2.1_hiera_tiny.pt'), 'sam2.1_hiera_tiny.pt')])
-def test_a_directory_must_hold_exactly_one(names, said, tmp_path):
-    for name in names:
-        (tmp_path / name).touch()
-    with pytest.raises(ValueError, match='exactly one') as error:
-        resolve_sam2(str(tmp_path))
-    assert str(tmp_path) in str(error.value) and f'contains {said}' in str(error.value).replace("['", '')
+def test_a_directory_must_contain_exactly_one(tmp_path):
+    cases = [((), 'none'), (('model.pt', ), 'none'),
+             (('sam2_hiera_tiny.pt', 'sam2.1_hiera_tiny.pt'), 'sam2.1_hiera_tiny.pt')]
+    for i, (names, part) in enumerate(cases):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+        with pytest.raises(ValueError, match='exactly one') as error:
+            resolve_sam2(str(folder))
+        assert str(folder) in str(error.value), names
+        assert f'contains {part}' in str(error.value).replace("['", ''), names
 
 
-@pytest.mark.parametrize('source', ['facebook/sam2.1-hiera-huge', 'no/such/file.pt', '', 'Tiny'])
-def test_nothing_of_that_name(source):
-    with pytest.raises(ValueError, match='No SAM2 weights') as error:
-        resolve_sam2(source)
-    assert repr(source) in str(error.value) and 'facebook/sam2.1-hiera-large' in str(error.value)
+def test_unknown_sources():
+    for source in ('facebook/sam2.1-hiera-huge', 'no/such/file.pt', '', 'Tiny'):
+        with pytest.raises(ValueError, match='No SAM2 weights') as error:
+            resolve_sam2(source)
+        assert repr(source) in str(error.value) and 'facebook/sam2.1-hiera-large' in str(error.value), source
 
 
 def test_an_unknown_preset(tmp_path):
@@ -128,13 +133,12 @@ def test_loads_a_bare_state_dict_of_another_type(segmenter, other, tmp_path):
     assert segmenter.dtype == torch.float32
 
 
-@pytest.mark.parametrize('name', [
-    'memory_attention.layers.0.norm1.weight', 'memory_encoder.out_proj.bias', 'maskmem_tpos_enc', 'no_mem_pos_enc',
-    'mask_downsample.weight', 'obj_ptr_proj.layers.0.weight', 'obj_ptr_tpos_proj.bias', 'no_obj_ptr',
-    'no_obj_embed_spatial'
-])
-def test_keys_of_the_video_path_are_left_out(name, segmenter, other, tmp_path):
-    _load(segmenter, {'model': other | {name: torch.zeros(3)}}, tmp_path)
+def test_keys_of_the_video_path_are_left_out(segmenter, other, tmp_path):
+    video = ('memory_attention.layers.0.norm1.weight', 'memory_encoder.out_proj.bias', 'maskmem_tpos_enc',
+             'no_mem_pos_enc', 'mask_downsample.weight', 'obj_ptr_proj.layers.0.weight', 'obj_ptr_tpos_proj.bias',
+             'no_obj_ptr', 'no_obj_embed_spatial')
+    # Had one of them not been left out, the error would name it.
+    _load(segmenter, {'model': other | {name: torch.zeros(3) for name in video}}, tmp_path)
     _assert_equal(segmenter, other)
 
 
@@ -167,25 +171,22 @@ def test_a_bare_pickle_does_not_run(segmenter, tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize('keep', [0, 4, 1000, 0.5, 0.999])
-def test_a_truncated_file(keep, segmenter, other, tmp_path):
+def test_truncated_and_foreign_files(segmenter, other, tmp_path):
     path = tmp_path / 'weights.pt'
     torch.save({'model': other}, path)
-    content = path.read_bytes()
-    path.write_bytes(content[:keep if isinstance(keep, int) else int(keep * len(content))])
+    whole = path.read_bytes()
+    truncated = [whole[:size] for size in (0, 4, 1000, len(whole) // 2, int(0.999 * len(whole)))]
+    foreign = [b'<html>404</html>', b'version https://git-lfs.github.com/spec/v1\n', b'\x80\x02.']
     before = {name: value.clone() for name, value in segmenter.state_dict().items()}
-    with pytest.raises(ValueError, match='weights.pt'):
-        load_sam2_weights(segmenter, str(path))
-    _assert_equal(segmenter, before)
-
-
-@pytest.mark.parametrize('content',
-                         [b'<html>404</html>', b'version https://git-lfs.github.com/spec/v1\n', b'\x80\x02.'])
-def test_no_checkpoint_at_all(content, segmenter, tmp_path):
-    path = tmp_path / 'weights.pt'
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match='weights.pt'):
-        load_sam2_weights(segmenter, str(path))
+    for content in truncated + foreign:
+        path.write_bytes(content)
+        try:
+            load_sam2_weights(segmenter, str(path))
+        except ValueError as error:
+            assert 'weights.pt' in str(error), (len(content), content[:50])
+        else:
+            pytest.fail(f'{len(content)} bytes were loaded: {content[:50]!r}')
+        _assert_equal(segmenter, before)
 
 
 def test_no_file(segmenter, tmp_path):
@@ -193,10 +194,15 @@ def test_no_file(segmenter, tmp_path):
         load_sam2_weights(segmenter, str(tmp_path / 'gone.pt'))
 
 
-@pytest.mark.parametrize('content', [[1, 2], torch.zeros(2), {'model': 3}, {'model': {'epoch': 3}}, {'epoch': 3}])
-def test_no_state_dict(content, segmenter, tmp_path):
-    with pytest.raises(ValueError, match='no state dict of tensors'):
-        _load(segmenter, content, tmp_path)
+def test_no_state_dict(segmenter, tmp_path):
+    contents: list = [[1, 2], torch.zeros(2), {'model': 3}, {'model': {'epoch': 3}}, {'epoch': 3}]
+    for content in contents:
+        try:
+            _load(segmenter, content, tmp_path)
+        except ValueError as error:
+            assert 'no state dict of tensors' in str(error), content
+        else:
+            pytest.fail(f'{content!r} was loaded')
 
 
 def _refusal(segmenter, content, folder) -> str:

@@ -1,4 +1,4 @@
-"""The recipes in `examples/` run as they stand, on a tiny model and the CPU."""
+"""The scripts in `examples/` run as they stand, with a tiny model on the CPU."""
 import os
 import pytest
 import subprocess
@@ -7,11 +7,11 @@ from pathlib import Path
 from support.rows import Maker, write_jsonl
 
 EXAMPLES = Path(__file__).resolve().parents[2] / 'examples'
-# One CPU process in place of eight GPUs; the flags after a recipe's name win over its own.
+# One CPU process instead of eight GPUs; flags after a script's name override its own.
 LAPTOP = ('--use_cpu true --ddp_backend gloo --torch_dtype float32 --fp16 false --bf16 false --max_steps 1 '
           '--dataset_num_proc 1 --dataloader_num_workers 0 --gradient_accumulation_steps 1 --report_to none '
           '--max_length 1024 --packing_length 300').split()
-# recipe -> its model: 'citrusv' a Citrus-V directory, 'plain' a Qwen2.5-VL
+# script -> its model: 'citrusv' a Citrus-V directory, 'plain' a Qwen2.5-VL, 'built' one that the script builds
 RECIPES = {
     'stage1.sh': 'citrusv',
     'stage2.sh': 'citrusv',
@@ -38,7 +38,7 @@ def test_recipe(recipe, tiny_checkpoint, tiny_mllm, tmp_path):
         'SAM2': 'tiny',
         'DATASET': write_jsonl(tmp_path / 'train.jsonl', rows),
         'OUTPUT': str(tmp_path / 'out'),
-        # Two ranks under ZeRO-2 where text, images and masks mix.
+        # Stage 3 mixes text, images and masks: two ranks under ZeRO-2.
         'NPROC_PER_NODE': '2' if recipe == 'stage3.sh' else '1',
     }
     done = subprocess.run(['bash', str(EXAMPLES / recipe), *LAPTOP],

@@ -200,7 +200,11 @@ def fake_swift(tmp_path_factory) -> Path:
 def test_wheel_contents(wheel, repo):
     names = names_of(wheel)
     info = 'swift_citrusv-{}.dist-info'.format(wheel.name.split('-')[1])
-    sources = {str(path.relative_to(repo)) for path in (repo / 'swift_citrusv').rglob('*.py')}
+    sources = {
+        str(path.relative_to(repo))
+        for path in (repo / 'swift_citrusv').rglob('*') if path.suffix in ('.py', '.css', '.js')
+    }
+    assert 'swift_citrusv/scoring/html_report/report.css' in sources
     templates = {
         f'swift_citrusv/{path.relative_to(repo)}'
         for path in (repo / 'templates').rglob('*') if path.is_file()
@@ -214,7 +218,7 @@ def test_wheel_contents(wheel, repo):
         assert f'\n{PTH_NAME},sha256=' in '\n' + archive.read(f'{info}/RECORD').decode()
         assert archive.read(f'{info}/licenses/LICENSE') == (ROOT / 'LICENSE').read_bytes()
         entry_points = archive.read(f'{info}/entry_points.txt').decode()
-    assert 'citrusv = swift_citrusv.cli:main' in entry_points.splitlines()
+    assert 'citrusv = swift_citrusv.cli.main:main' in entry_points.splitlines()
 
 
 def test_sdist_makes_the_same_wheel(repo, wheel, tmp_path):

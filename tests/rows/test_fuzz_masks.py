@@ -1,15 +1,12 @@
-"""Masks of any shape: every form of one gives the same pixels, and the indices of a batch point where they should."""
+"""Masks of any shape: every form of a mask entry gives the same pixels."""
 import json
 import numpy as np
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 from typing import Any
 
-from swift_citrusv.constants import NO_MASK
-from swift_citrusv.encoding.seg_tensors import SEG_KEYS, pack_masks, pad_masks, take_masks
 from swift_citrusv.rows.masks import decode_mask, encode_rle, resize_mask
 
 SIDES = st.integers(1, 20)
@@ -21,7 +18,7 @@ POLYGONS = st.lists(
 
 
 def decode(entry: Any, size: tuple[int, int]) -> np.ndarray:
-    # Through JSON, as it comes from a file.
+    # Through JSON, as from a file.
     return decode_mask(json.loads(json.dumps(entry)), size=size, row='train.jsonl:12', position=0)
 
 
@@ -47,9 +44,6 @@ def boxes(mask: np.ndarray) -> list[list[int]]:
     return found
 
 
-# ---- forms
-
-
 @settings(max_examples=300, deadline=2000)
 @given(MASKS)
 def test_every_form_gives_the_same_pixels(mask):
@@ -67,7 +61,7 @@ def test_every_form_gives_the_same_pixels(mask):
 
 @settings(max_examples=300, deadline=2000)
 @given(POLYGONS, SIDES, SIDES)
-def test_many_polygons_unite_as_pycocotools_unites_them(polygons, height, width):
+def test_many_polygons_merge_as_one_by_one(polygons, height, width):
     inside = [
         polygon for polygon in polygons if 0 < max(polygon[::2]) and min(polygon[::2]) < width
         and 0 < max(polygon[1::2]) and min(polygon[1::2]) < height
@@ -86,87 +80,3 @@ def test_resize_up_and_back(mask, factor):
     assert np.array_equal(large, mask.repeat(factor, axis=0).repeat(factor, axis=1))
     assert np.array_equal(resize_mask(large, mask.shape), mask)
     assert np.array_equal(decode(encode_rle(large), large.shape), large)
-
-
-# ---- indices
-
-
-@st.composite
-def encoded_rows(draw) -> list[dict[str, Any]]:
-    """Rows with masks, images and places that all differ: images are 1, 2, ... and masks 101, 102, ..."""
-    rows: list[dict[str, Any]] = []
-    image = mask = 0
-    for _ in range(draw(st.integers(1, 6))):
-        length = draw(st.integers(1, 12))
-        num_masks = draw(st.integers(0, min(3, length)))
-        row: dict[str, Any] = {'length': length}
-        if num_masks:
-            num_images = draw(st.integers(1, num_masks))
-            index = [*range(num_images), *(draw(st.integers(0, num_images - 1)) for _ in range(num_masks - num_images))]
-            places = sorted(draw(st.permutations(range(length)))[:num_masks])
-            row |= {
-                'g_pixel_values': torch.arange(image + 1, image + 1 + num_images).view(-1, 1, 1, 1).expand(-1, 3, 2, 2),
-                'masks': torch.arange(mask + 101, mask + 101 + num_masks).view(-1, 1, 1, 1),
-                'mask_image_index': torch.tensor(draw(st.permutations(index))),
-                'mask_token_index': torch.tensor(places),
-            }
-            image, mask = image + num_images, mask + num_masks
-        rows.append(row)
-    return rows
-
-
-Link = tuple[int, int, int]
-
-
-def links(row: dict[str, Any], offset: int = 0) -> list[Link]:
-    """(mask, its image, the place of its token) for each mask of a row or pack."""
-    if 'masks' not in row:
-        return []
-    index = zip(row['masks'].flatten().tolist(), row['mask_image_index'].tolist(), row['mask_token_index'].tolist())
-    return [(mask, int(row['g_pixel_values'][image, 0, 0, 0]), offset + place) for mask, image, place in index
-            if place != NO_MASK]
-
-
-@settings(max_examples=300, deadline=2000)
-@given(encoded_rows())
-def test_packs(rows):
-    expected, offset = [], 0
-    for row in rows:
-        expected += links(row, offset)
-        offset += row['length']
-    packed = pack_masks(rows)
-    assert links(packed) == expected
-    assert len(packed.get('g_pixel_values', ())) == sum(len(row.get('g_pixel_values', ())) for row in rows)
-
-
-@settings(max_examples=300, deadline=2000)
-@given(encoded_rows())
-def test_padded_batches(rows):
-    batch = pad_masks(rows, 2, 1)
-    assert {len(batch[key]) for key in SEG_KEYS} == {len(rows)}
-    for i, row in enumerate(rows):
-        assert links({key: batch[key][i] for key in SEG_KEYS}) == links(row)
-        num_masks = len(row.get('masks', ()))
-        for key in ('mask_image_index', 'mask_token_index'):
-            assert (batch[key][i, num_masks:] == NO_MASK).all()
-        assert not batch['masks'][i, num_masks:].any()
-
-
-@settings(max_examples=300, deadline=2000)
-@given(encoded_rows(), st.data())
-def test_chunks_and_packs_of_chunks(rows, data):
-    """Every mask of a row is in one of its chunks, with its image; a pack of all chunks is that of the rows."""
-    expected, offset, chunks = [], 0, []
-    for row in rows:
-        expected += links(row, offset)
-        offset += row['length']
-        cuts = [0, *sorted(data.draw(st.sets(st.integers(1, row['length'])))), row['length']]
-        for start, stop in zip(cuts, cuts[1:]):
-            chunk = {**row, 'length': stop - start}
-            if 'masks' in row:
-                take_masks(chunk, start, stop)
-            assert links(chunk, start) == [link for link in links(row) if start <= link[2] < stop]
-            used = {image for _, image, _ in links(chunk)}
-            assert {int(image[0, 0, 0]) for image in chunk.get('g_pixel_values', ())} == used
-            chunks.append(chunk)
-    assert links(pack_masks(chunks)) == expected

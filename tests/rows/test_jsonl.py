@@ -1,4 +1,4 @@
-"""JSONL: lines with their numbers, lines that are no rows, and rows that the columns of the others spoil."""
+"""JSONL: line numbers, lines that are not rows, and rows that ms-swift would drop because of other rows' columns."""
 import json
 import pytest
 from typing import Any
@@ -16,7 +16,7 @@ def test_lines_have_their_numbers(tmp_path):
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\n  \n{"b": "\xe7\xbb\x86"}\n\xff\n{"c": "\xe2\x80\xa8"}')
     lines = dict(read_lines(str(path)))
     assert list(lines) == [1, 4, 5, 6]
-    # No byte order mark; and a line separator of Unicode within a string separates no rows.
+    # The byte order mark is skipped, and a Unicode line separator inside a string does not separate rows.
     rows = {number: parse_line(lines[number], 'row') for number in (1, 4, 6)}
     assert rows == {1: {'a': 1}, 4: {'b': '细'}, 6: {'c': '\u2028'}}
     with pytest.raises(RowError, match=r"^rows.jsonl:5: the line is not UTF-8: '.*udcff'. ") as error:
@@ -31,7 +31,7 @@ def test_byte_order_mark_in_training(tmp_path):
     assert row['messages'] == TALK['messages'] and '\ufeffmessages' not in row
 
 
-# rows, the refused lines, and the kinds of their errors
+# Rows, the rejected lines, and the kinds of their errors.
 MIXED: dict[str, tuple[list[dict[str, Any]], list[int], list[str]]] = {
     'alike': ([TALK, TALK], [], []),
     'no messages at all': ([QUERY, QUERY], [], []),
@@ -110,11 +110,11 @@ def test_a_good_file_is_checked_once_until_it_changes(tmp_path, monkeypatch):
     path.write_text(3 * row)
     assert len(load_jsonl(str(path), strict=True, cache_dir=str(tmp_path / 'cache'))) == 3
     assert len(scans) == 2
-    # A note that is damaged is no reason to stop.
+    # A damaged cache entry is ignored.
     for note in (tmp_path / 'cache' / 'citrusv_scans').iterdir():
         note.write_text('{')
     assert len(load_jsonl(str(path), strict=True, cache_dir=str(tmp_path / 'cache'))) == 3
-    # A file with a bad row is checked each time, so that each run tells of it.
+    # A file with a bad row is checked each time, so that each run reports it.
     path.write_text(2 * row + 'no row\n')
     for _ in range(2):
         assert len(load_jsonl(str(path), strict=False, cache_dir=str(tmp_path / 'cache'))) == 2

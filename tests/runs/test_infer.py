@@ -212,7 +212,8 @@ def test_two_ranks(talkative_checkpoint, dataset, rows, expected, tmp_path):
 def test_what_is_refused_at_once(talkative_checkpoint, dataset, tmp_path):
     (tmp_path / 'file').write_text('')
     arguments = ['--val_dataset', dataset]
-    with pytest.raises(ValueError, match='--infer_backend vllm generates text and no masks.*citrusv segment --text-from'):
+    with pytest.raises(
+            ValueError, match='--infer_backend vllm generates text and no masks.*citrusv segment --text-from'):
         swift_infer(talkative_checkpoint, tmp_path / 'out.jsonl', *arguments, '--infer_backend', 'vllm')
     with pytest.raises(SettingError, match='overlay_dir'):
         swift_infer(talkative_checkpoint, tmp_path / 'out.jsonl', *arguments, '--model_kwargs',

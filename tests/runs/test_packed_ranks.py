@@ -35,9 +35,8 @@ def dataset(tmp_path_factory):
 def test_one_step(name, precision, launcher, dataset, tiny_checkpoint):
     common = ['--model', tiny_checkpoint, '--dataset', dataset, *COMMON]
     sabotage, rel = PRECISIONS[precision]
-    one, two = (
-        launcher.run(world_size, common + layout.split(), sabotage=sabotage)
-        for world_size, layout in zip((1, 2), LAYOUTS[name]))
+    one, two = (launcher.run(world_size, common + layout.split(), sabotage=sabotage)
+                for world_size, layout in zip((1, 2), LAYOUTS[name]))
     assert two.digests[0] == two.digests[1]
     expected, logged = one.logs[0][0], two.logs[0][0]
     assert expected['num_masks'] == logged['num_masks'] > 5

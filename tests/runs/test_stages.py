@@ -2,6 +2,7 @@
 import pytest
 import torch
 from pathlib import Path
+from support.closeness import assert_same_update
 from support.rows import Maker, write_jsonl
 from support.swift_run import Watch, run_sft
 
@@ -89,16 +90,9 @@ def test_stage_3_lets_a_thousandth_of_the_mask_gradient_into_the_mllm(dataset, t
                          ('scaled', '{"token_weight": 0}'),
                          ('whole', '{"token_weight": 0, "mask_grad_scale": 1}'),
                      ))
-    compared = 0
-    for name, gradient in whole.gradients.items():
-        if name.startswith(SEGMENTATION):
-            torch.testing.assert_close(scaled.gradients[name], gradient, rtol=1e-4, atol=1e-7)
-        else:
-            compared += 1
-            torch.testing.assert_close(
-                scaled.gradients[name],
-                gradient * 0.001,
-                rtol=1e-3,
-                atol=1e-6 * 0.001 * float(gradient.abs().max()) + 1e-12)
-    largest = max(float(whole.gradients[name].abs().max()) for name in whole.gradients if part_of(name) == 'LLM')
-    assert compared > 50 and largest > 1e-6
+    expected = {
+        name: gradient if name.startswith(SEGMENTATION) else gradient * 0.001
+        for name, gradient in whole.gradients.items()
+    }
+    assert sum(part_of(name) in ('aligner', 'ViT', 'LLM') for name in expected) > 50
+    assert_same_update(scaled.gradients, expected)

@@ -1,17 +1,13 @@
 """`swift sft --streaming true`: the same gradient as without a stream, an exact resume, and two ranks with workers."""
-import json
-import os
 import pytest
-import re
-import subprocess
-import sys
-import torch
 from collections import Counter
 from pathlib import Path
+from support.closeness import assert_same_update
+from support.distributed.launcher import Ended, Launcher
+from support.distributed.stream_passes import read_passes
 from support.rows import Maker, write_jsonl
-from support.swift_run import COMMON, run_sft
+from support.swift_run import run_sft
 
-PARTS = ('segmenter', 'seg_projector', 'model.visual', 'model.language_model')
 # name -> arguments; all of them make one optimizer step of the same twelve rows
 LAYOUTS = {
     'four packs':
@@ -54,12 +50,7 @@ def _check_same_step(watch, reference) -> None:
     assert watch.logs[0]['num_masks'] == reference.logs[0]['num_masks'] == 11 and watch.num_steps == 1
     for key in ('loss', 'loss_token', 'loss_dice', 'loss_bce'):
         assert watch.logs[0][key] == pytest.approx(reference.logs[0][key], rel=1e-5)
-    assert watch.gradients.keys() == reference.gradients.keys()
-    for part in PARTS:
-        chosen = [key for key in reference.gradients if key.startswith(part)]
-        largest = max(reference.gradients[key].abs().max() for key in chosen)
-        worst = max((watch.gradients[key] - reference.gradients[key]).abs().max() for key in chosen)
-        assert 0 < largest and worst <= 1e-5 * largest, part
+    assert_same_update(watch.gradients, reference.gradients)
 
 
 @pytest.mark.parametrize('name', LAYOUTS)
@@ -84,9 +75,12 @@ def test_same_gradient_of_chunks(tiny_checkpoint, tmp_path):
 def test_resumed_in_a_later_pass(dataset, tiny_checkpoint, tmp_path):
     """Shuffled, with two workers: losses, learning rates and weights are those of the uninterrupted run."""
     arguments = [
-        *_arguments(dataset, tiny_checkpoint, tmp_path / 'whole'), *'--streaming true --packing true '
+        *_arguments(dataset, tiny_checkpoint, tmp_path / 'whole'),
+        *'--streaming true --packing true '
         '--packing_length 360 --max_steps 7 --learning_rate 1e-3 --lr_scheduler_type cosine --dataset_shuffle true '
-        '--gradient_accumulation_steps 2 --dataloader_num_workers 2 --save_strategy steps --save_steps 5'.split()
+        '--gradient_accumulation_steps 2 --dataloader_num_workers 2 --save_strategy steps --save_steps 5 '
+        # Adam divides by the size of the gradient, which blows rounding errors up where the gradient is zero.
+        '--adam_epsilon 1e-4'.split()
     ]
     whole = run_sft(*arguments)
     assert whole.num_steps == 7
@@ -96,8 +90,7 @@ def test_resumed_in_a_later_pass(dataset, tiny_checkpoint, tmp_path):
     assert len({round(loss, 6) for loss in losses[0]}) == 7 and losses[1] == pytest.approx(losses[0][5:], rel=1e-6)
     rates = [[log['learning_rate'] for log in watch.logs if 'learning_rate' in log] for watch in (whole, resumed)]
     assert rates[1] == rates[0][5:]
-    for name, parameter in whole.after.items():
-        torch.testing.assert_close(resumed.after[name], parameter, rtol=1e-5, atol=1e-7, msg=name)
+    assert_same_update(resumed.after, whole.after, whole.before)
 
 
 def test_evaluation_on_a_stream(dataset, tiny_checkpoint, tmp_path):
@@ -117,89 +110,50 @@ def test_evaluation_on_a_stream(dataset, tiny_checkpoint, tmp_path):
 
 # ---- two ranks
 
-# Writes a line for each batch that the trainer gets, and one for each pass. A row is known by the tokens of its number.
-SPY = '''
-import os
-import re
-from swift_citrusv.plugin.register import register
-from swift_citrusv.training import stream_dataloader, stream_jsonl
-register()
-stream_jsonl._SHARD_BYTES, stream_jsonl._SHARDS_PER_READER = 100, 2
-PackedStreamLoader = stream_dataloader.PackedStreamLoader
-give = PackedStreamLoader.__iter__
-def spied(self):
-    path = os.path.join(os.environ['SPY_FOLDER'], f'rank{self.rank}.txt')
-    with open(path, 'a', buffering=1) as file:
-        file.write('pass\\n')
-        for batch in give(self):
-            text = self.source.packs.template.tokenizer.decode(batch['input_ids'][0])
-            rows = re.findall(r'Row (\\d+)', text) if (batch['labels'] != -100).any() else []
-            file.write(' '.join(rows) + '\\n')
-            yield batch
-PackedStreamLoader.__iter__ = lambda self: spied(self) if self.multiple == 2 else give(self)
-'''
 
-
-def _two_ranks(arguments: list[str], folder: Path) -> list[list[list[list[int]]]]:
-    """For each rank the passes, each with its batches of row numbers."""
+def _two_ranks(launcher: Launcher, arguments: list[str], folder: Path) -> tuple[Ended, list[list[list[list[str]]]]]:
+    """A run, and for each rank the passes, each with its batches of rows."""
     folder.mkdir()
-    (folder / 'spy.py').write_text(SPY)
-    swift = str(Path(sys.executable).parent / 'swift')
-    environment = {**os.environ, 'NPROC_PER_NODE': '2', 'OMP_NUM_THREADS': '1', 'SPY_FOLDER': str(folder)}
-    done = subprocess.run(
-        [swift, 'sft', *COMMON, '--external_plugins',
-         str(folder / 'spy.py'), '--ddp_backend', 'gloo', *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        errors='replace',
-        timeout=200)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-    ranks = []
-    for rank in range(2):
-        passes = (folder / f'rank{rank}.txt').read_text().split('pass\n')[1:]
-        ranks.append([[[int(n) for n in re.findall(r'\d+', line)] for line in text.splitlines()] for text in passes])
-    return ranks
+    ended = launcher.run(2, arguments, sabotage=f'stream_passes.record {folder}', output=folder / 'output')
+    return ended, [read_passes(folder, rank) for rank in range(2)]
 
 
-def _logged(output: Path, key: str) -> list[float]:
-    logs = [json.loads(line) for line in (output / 'logging.jsonl').read_text().splitlines()]
-    return [log[key] for log in logs if key in log]
-
-
-@pytest.mark.timeout(600)
 def test_two_ranks(tiny_checkpoint, tmp_path):
     """Two workers each, shares of unlike size: each row once a pass, both end together, and resumed exactly."""
     maker = Maker(tmp_path / 'images')
     rows = [maker.row(f'Row {i}?', 'Yes.' + (i > 12) * 9 * ' And more of the same.') for i in range(24)]
     rows[3] = maker.row('<image>Row 3?', 'The cell: [SEG].', images=[maker.image()], masks=[maker.mask()])
     arguments = [
-        *_arguments(write_jsonl(tmp_path / 'train.jsonl', rows), tiny_checkpoint, tmp_path / 'whole'),
-        *'--streaming true --packing true --packing_length 200 --max_steps 16 --learning_rate 1e-3 --save_strategy '
+        '--model', tiny_checkpoint, '--dataset',
+        write_jsonl(tmp_path / 'train.jsonl',
+                    rows), '--tuner_type', 'full', '--freeze_vit', 'false', '--freeze_aligner', 'false',
+        *'--gradient_checkpointing false --max_grad_norm 0 --streaming true --packing true '
+        '--packing_length 200 --max_steps 16 --learning_rate 1e-3 --save_strategy '
         'steps --gradient_accumulation_steps 2 --dataloader_num_workers 2 --dataset_shuffle true --save_steps 9 '
         '--shuffle_buffer_size 10 --eval_strategy steps --eval_steps 16'.split()
     ]
     # Seven packs for four readers, each with as many targets as any other.
     answers = [maker.row(f'Row {10 + i}?', 'Yes.' + 9 * ' And more of the same.') for i in range(7)]
     arguments += ['--val_dataset', write_jsonl(tmp_path / 'val.jsonl', answers)]
-    whole = _two_ranks(arguments, tmp_path / 'a')
+    launcher = Launcher(tmp_path / 'ranks')
+    whole_run, whole = _two_ranks(launcher, arguments, tmp_path / 'whole')
     passes = list(zip(*whole))
     assert len(passes) >= 3
     for index, pair in enumerate(passes):
         assert len(pair[0]) == len(pair[1]) and len(pair[0]) % 2 == 0
-        count = Counter(number for rank in pair for batch in rank for number in batch)
+        count = Counter(row for rank in pair for batch in rank for row in batch)
         # The last pass may be cut short by --max_steps.
         assert max(count.values()) == 1 and (index == len(passes) - 1 or len(count) == 24)
     assert any(batch == [] for pair in passes for rank in pair for batch in rank)
 
-    resumed = _two_ranks([
-        *arguments, '--output_dir',
-        str(tmp_path / 'resumed'), '--resume_from_checkpoint',
-        str(tmp_path / 'whole' / 'checkpoint-9')
-    ], tmp_path / 'b')
+    checkpoint = tmp_path / 'whole' / 'output' / 'checkpoint-9'
+    resumed_run, resumed = _two_ranks(
+        launcher, [*arguments, '--resume_from_checkpoint', str(checkpoint)], tmp_path / 'resumed')
     for rank in range(2):
         assert sum(resumed[rank], []) == sum(whole[rank], [])[2 * 9:]
-    assert _logged(tmp_path / 'resumed', 'loss') == pytest.approx(_logged(tmp_path / 'whole', 'loss')[9:], rel=1e-5)
-    for output in (tmp_path / 'whole', tmp_path / 'resumed'):
+    losses = [[log['loss'] for log in run.steps] for run in (whole_run, resumed_run)]
+    assert losses[1] == pytest.approx(losses[0][9:], rel=1e-5) and len(losses[1]) == 7
+    for run in (whole_run, resumed_run):
+        evaluated = next(log for log in run.logs[0] if 'eval_loss' in log)
         # Here the mean over packs is the mean over tokens, though a rank has no pack left for the last of them.
-        assert _logged(output, 'eval_loss') == pytest.approx(_logged(output, 'eval_loss_token'), rel=1e-3)
+        assert evaluated['eval_loss'] == pytest.approx(evaluated['eval_loss_token'], rel=1e-3)

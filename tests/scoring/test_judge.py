@@ -26,8 +26,8 @@ def test_scores():
     for reply, score in {'0': 0, '1': 1, '0.75': .75, ' **0.5** ': .5, '.5': .5, '1.0': 1, '1.00.': 1,
                          '<think>0.1</think>0.9': .9, '0.85\n': .85}.items():  # yapf: disable
         assert parse_score(reply) == score, reply
-    for reply in ('', None, '85', '1.5', '-0.5', '0.5/1', '50%', 'Score: 0.5', '0.5 because', 'nan', 'one', '00.5'):
-        assert parse_score(reply) is None, reply
+    for other in ('', None, '85', '1.5', '-0.5', '0.5/1', '50%', 'Score: 0.5', '0.5 because', 'nan', 'one', '00.5'):
+        assert parse_score(other) is None, other
 
 
 def test_questions_hold_data_as_data():

@@ -1,4 +1,4 @@
-"""Every line of a prediction file finds its row, or is counted."""
+"""Every prediction is joined with its row, or counted as a problem."""
 import json
 import numpy as np
 import pickle
@@ -27,7 +27,7 @@ def counts(pairs):
     return {kind: count for kind, count in pairs.problems.counts.items() if count}
 
 
-def said(pairs):
+def responses_of(pairs):
     return [(pairs.pair(i).prediction or {}).get('response') for i in range(len(pairs))]
 
 
@@ -35,9 +35,9 @@ ROWS = [{'id': i, 'answer': f'a{i}'} for i in range(6)]
 ANSWERS = [{'id': i, 'response': f'a{i}'} for i in range(6)]
 
 
-def test_each_row_has_its_own(joined):
+def test_join_by_id(joined):
     pairs = joined(ROWS, ANSWERS)
-    assert pairs.how == "by 'id'" and not counts(pairs) and said(pairs) == [f'a{i}' for i in range(6)]
+    assert pairs.how == "by 'id'" and not counts(pairs) and responses_of(pairs) == [f'a{i}' for i in range(6)]
     assert [pairs.pair(i).name for i in range(2)] == ['ref.jsonl:1', 'ref.jsonl:2']
 
 
@@ -56,38 +56,40 @@ def test_each_row_has_its_own(joined):
     (ANSWERS[4:] + ['{'] + ANSWERS[1:3] * 2, {'reordered': 2, 'malformed': 1, 'doubled': 2, 'missing': 2},
      [None, 'a1', 'a2', None, 'a4', 'a5']),
 ])  # yapf: disable
-def test_what_does_not_fit_is_counted(joined, answers, found, responses):
+def test_problems_are_counted(joined, answers, found, responses):
     pairs = joined(ROWS, answers)
-    assert counts(pairs) == found and said(pairs) == responses
+    assert counts(pairs) == found and responses_of(pairs) == responses
     assert set(pairs.problems.examples) == set(found)
 
 
-def test_by_the_line_that_swift_infer_names(joined):
+def test_join_by_citrusv_row(joined):
     answers = [{'citrusv_row': f'ref.jsonl:{i + 1}', 'response': f'a{i}'} for i in (2, 0, 1)]
     pairs = joined([{'answer': f'a{i}'} for i in range(3)], answers)
-    assert pairs.how == "by 'citrusv_row'" and said(pairs) == ['a0', 'a1', 'a2'] and counts(pairs) == {'reordered': 1}
+    assert pairs.how == "by 'citrusv_row'" and responses_of(pairs) == ['a0', 'a1', 'a2'] and counts(pairs) == {
+        'reordered': 1
+    }
 
 
 def test_blank_lines_and_a_byte_order_mark(tmp_path):
     (tmp_path / 'ref.jsonl').write_bytes(b'\xef\xbb\xbf{"answer": "a"}\n\n  \n{"answer": "b"}\n')
     predictions = write(tmp_path / 'pred.jsonl', [{'citrusv_row': 'ref.jsonl:4', 'response': 'b'}])
     pairs = Pairs(str(tmp_path / 'ref.jsonl'), predictions)
-    assert len(pairs) == 2 and said(pairs) == [None, 'b']
+    assert len(pairs) == 2 and responses_of(pairs) == [None, 'b']
 
 
-def test_line_by_line_where_nothing_tells(joined):
+def test_join_line_by_line(joined):
     rows = [{'answer': 'a'}] * 3
     pairs = joined(rows, [{'response': 'a'}, {'response': 'b'}, '{'])
-    assert pairs.how == 'line by line' and said(pairs) == ['a', 'b', None]
+    assert pairs.how == 'line by line' and responses_of(pairs) == ['a', 'b', None]
     assert counts(pairs) == {'malformed': 1, 'missing': 1}
     with pytest.raises(ValueError, match=r'has 2 lines and .* has 3, .*--id COLUMN'):
         joined(rows, [{'response': 'a'}] * 2)
 
 
-def test_a_column_of_the_users(joined):
+def test_join_by_a_named_column(joined):
     rows = [{'study': f's{i}', 'id': 1} for i in range(3)]
     pairs = joined(rows, [{'study': f's{i}', 'response': str(i)} for i in (0, 2)], 'study')
-    assert said(pairs) == ['0', None, '2'] and counts(pairs) == {'missing': 1}
+    assert responses_of(pairs) == ['0', None, '2'] and counts(pairs) == {'missing': 1}
     with pytest.raises(ValueError, match="no 'study', the column of --id"):
         joined(rows, [{'id': 1}], 'study')
     with pytest.raises(RowError, match=r"ref.jsonl:2: the row has the 'id' 1, as ref.jsonl:1 has"):
@@ -108,20 +110,20 @@ def test_references_that_cannot_be_read(joined):
 def test_references_beside_the_predictions(tmp_path):
     path = write(tmp_path / 'out.jsonl', [{'response': 'a', 'labels': 'a'}, {'error': 'no image', 'labels': 'b'}])
     pairs = Pairs(None, path)
-    assert said(pairs) == ['a', None] and counts(pairs) == {'failed': 1}
+    assert responses_of(pairs) == ['a', None] and counts(pairs) == {'failed': 1}
     with pytest.raises(RowError, match='bad.jsonl:1: the line is not JSON'):
         Pairs(None, write(tmp_path / 'bad.jsonl', ['{']))
 
 
-def test_travels_to_another_process(joined):
+def test_pairs_can_be_pickled(joined):
     pairs = joined(ROWS, ANSWERS)
     pairs.pair(0)
     again = pickle.loads(pickle.dumps(pairs))
-    assert said(again) == said(pairs)
+    assert responses_of(again) == responses_of(pairs)
 
 
 def test_longest_increasing():
-    """Against the textbook's table over all pairs."""
+    """Against the quadratic dynamic programme."""
     generator = random.Random(0)
     for length in range(12):
         for _ in range(20):

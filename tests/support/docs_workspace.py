@@ -37,7 +37,7 @@ def make_workspace(folder: Path, mllm: str, checkpoint: str, talkative: str) -> 
     write_jsonl(folder / 'out.jsonl', [_answer(row) for row in rows])
     _write_boxes_and_reports(folder)
     _write_questions(folder, rows)
-    values = np.random.default_rng(0).integers(0, 2000, (24, 6, 6)).astype(np.int16)
+    values = np.random.default_rng(0).integers(0, 2000, (24, 4, 4)).astype(np.int16)
     nifti(folder / 'scan.nii.gz', values, np.diag([1., 1., 2., 1.]))
     series(folder / 'dicom_folder', values[:3, :, :].repeat(4, axis=1).repeat(4, axis=2))
     return folder

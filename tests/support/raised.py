@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from swift_citrusv.rows.mask_format import short_repr
+
 Error = TypeVar('Error', bound=Exception)
 
 
@@ -13,11 +15,12 @@ def raised_by(expected: type[Error], call: Callable[..., Any], *args: Any, **kwa
         result = call(*args, **kwargs)
     except expected as error:
         return error
-    shown = ', '.join([*map(repr, args), *(f'{key}={value!r}' for key, value in kwargs.items())])
+    shown = ', '.join([*map(short_repr, args), *(f'{key}={short_repr(value)}' for key, value in kwargs.items())])
     pytest.fail(f'{getattr(call, "__name__", call)}({shown}) raised no {expected.__name__}, but returned {result!r}')
 
 
 def assert_raises(expected: type[Error], pattern: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     """`pytest.raises(expected, match=pattern)` for one call of many."""
     message = str(raised_by(expected, call, *args, **kwargs))
-    assert re.search(pattern, message), f'args={args!r}, kwargs={kwargs!r}: {message!r} does not match {pattern!r}'
+    case = [*map(short_repr, args), *(f'{key}={short_repr(value)}' for key, value in kwargs.items())]
+    assert re.search(pattern, message), f'{case}: {message!r} does not match {pattern!r}'

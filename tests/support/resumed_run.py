@@ -31,7 +31,7 @@ def start(tiny_checkpoint, tmp_path_factory):
     return start
 
 
-def assert_goes_on(resumed: Ended, whole: Ended, step: int) -> None:
+def assert_resumed(resumed: Ended, whole: Ended, step: int) -> None:
     """`resumed` did what `whole` did after `step`, on every rank, to the last bit."""
     for rank, rows in enumerate(whole.rows):
         per_step = len(rows) // NUM_STEPS

@@ -1,9 +1,13 @@
-"""A task for the tests of `swift_citrusv.scoring`: answers are numbers, and scored by how near they are."""
+"""A task for the tests of `swift_citrusv.scoring`: answers are numbers, scored by their distance to the right ones."""
+import numpy as np
 from dataclasses import dataclass
+from pathlib import Path
+from support.rows import write_jsonl
 from typing import Any, ClassVar
 
 from swift_citrusv.errors import RowError
 from swift_citrusv.scoring.cases import Case, Pair, PredictionError
+from swift_citrusv.scoring.evaluate import Evaluation, EvaluationSettings, evaluate
 from swift_citrusv.scoring.task import CaseCard, CorpusMeasure, f1, mean, ratio
 
 
@@ -53,6 +57,32 @@ class NumbersTask:
 
     def show(self, pair: Pair, index: int) -> CaseCard:
         return CaseCard(pair.name, None, (('reference', str(pair.reference)), ))
+
+
+def number_rows(number: int, **columns: Any) -> list[dict[str, Any]]:
+    """Rows with one to three numbers; two rows share an image."""
+    generator = np.random.default_rng(0)
+    return [{
+        'id': f'r{i}',
+        'numbers': [int(value) for value in generator.integers(-50, 50, 1 + i % 3)],
+        'images': [f'{i // 2}.png'],
+        'organ': ('liver', 'lung')[i % 2],
+        **{name: values[i % len(values)] for name, values in columns.items()}
+    } for i in range(number)]  # yapf: disable
+
+
+def number_answers(rows: list[dict[str, Any]], away: int = 0) -> list[dict[str, Any]]:
+    """A prediction for each row, `away` from the right numbers."""
+    return [{'id': row['id'], 'numbers': [number + away for number in row['numbers']]} for row in rows]
+
+
+def evaluate_numbers(folder: Path, rows: list[dict[str, Any]], predictions: list[dict[str, Any]],
+                     **settings: Any) -> Evaluation:
+    return evaluate(NumbersTask(), write_jsonl(folder / 'ref.jsonl', rows),
+                    write_jsonl(folder / 'pred.jsonl', predictions), EvaluationSettings(**{
+                        'repeats': 50,
+                        **settings
+                    }))
 
 
 TASK = NumbersTask

@@ -1,4 +1,4 @@
-"""Half-written checkpoints are recognised: every kind that ms-swift writes, cut off after any file and inside any."""
+"""Incomplete checkpoints are recognised, in every layout that ms-swift writes, after any file and within any file."""
 import json
 import os
 import pytest
@@ -13,7 +13,7 @@ from swift_citrusv.training.checkpoint_integrity import (REPLACED, SEAL, checkpo
 from swift_citrusv.training.checkpoint_selection import (CheckpointError, SelectedCheckpoint, checkpoints_to_delete,
                                                          select_checkpoint)
 
-# The files of each kind, in the order in which they are written. (`args.json` tells the number of ranks.)
+# The files of each kind, in the order of writing. (`args.json` has the number of ranks.)
 PLAIN = ('config.json', 'model.safetensors', 'training_args.bin', 'args.json', 'tokenizer.json')
 STATES = ('optimizer.pt', 'scheduler.pt')
 ZERO = ('global_step4/mp_rank_00_model_states.pt', 'global_step4/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt',
@@ -34,14 +34,14 @@ KINDS = {
               'optimizer_0/.metadata', 'scheduler.pt', *RNG_2),
     'model only': (*PLAIN, 'trainer_state.json'),
 }  # yapf: disable
-# Files that a run can go on without, as far as anyone can tell who did not write the checkpoint.
+# Files that a run can resume without, or that only a seal can miss.
 OPTIONAL = {'config.json', 'training_args.bin', 'args.json', 'tokenizer.json', 'adapter_config.json',
             'model.safetensors.index.json', 'optimizer_0/__0_0.distcp', 'pytorch_model_fsdp_0/__0_0.distcp',
             'pytorch_model_fsdp_0/__1_0.distcp', 'optimizer_0/__1_0.distcp'}  # yapf: disable
-# DeepSpeed has the weights in files of its own, and may have a scheduler of its own.
+# DeepSpeed keeps the weights in its own files, and may have its own scheduler.
 OPTIONAL_WITH_ZERO = {'model.safetensors', 'scheduler.pt'}
-# Their length tells nothing.
-ENDLESS = ('.distcp', '.metadata', 'latest', 'args.json', 'config.json', 'tokenizer.json')
+# Their format has no length.
+NO_LENGTH = ('.distcp', '.metadata', 'latest', 'args.json', 'config.json', 'tokenizer.json')
 
 
 def write(path: Path, kind: str) -> None:
@@ -74,9 +74,9 @@ def cut(path: Path, num_bytes: int) -> None:
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_written_up_to_any_byte(kind, tmp_path):
-    """With every file but the last written, and the next one up to some byte; then whole; then without one file."""
+    """Files are added one by one, each first up to some byte; then each file of the complete checkpoint is removed."""
     run = tmp_path / 'run'
-    # As in a run: the arguments are there from the start.
+    # The folder of a run has the arguments from the start.
     write(run / 'args.json', kind)
     folder, names = run / 'checkpoint-4', KINDS[kind]
     folder.mkdir()
@@ -98,15 +98,15 @@ def test_written_up_to_any_byte(kind, tmp_path):
         optional = OPTIONAL | OPTIONAL_WITH_ZERO if 'ZeRO' in kind else OPTIONAL
         assert bool(find_defect(str(folder))) == (name not in optional), name
         write(folder / name, kind)
-        if not name.endswith(ENDLESS):
+        if not name.endswith(NO_LENGTH):
             cut(folder / name, (folder / name).stat().st_size - 1)
             assert find_defect(str(folder)), name
             write(folder / name, kind)
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_sealed(kind, tmp_path):
-    """With a seal, every file counts; those that people edit may have any size but none."""
+def test_seal(kind, tmp_path):
+    """With a seal, every file must have its size; text files, which users edit, any size but 0."""
     folder = make(tmp_path / 'run' / 'checkpoint-4', kind)
     (folder / 'empty.py').touch()
     seal(str(folder), model_only=kind == 'model only')
@@ -131,8 +131,8 @@ def test_sealed(kind, tmp_path):
     assert find_defect(str(folder)) == f'{SEAL} cannot be read'
 
 
-def test_power_cut(tmp_path):
-    """A file system may keep the length of a file, and zeros for its content."""
+def test_power_failure(tmp_path):
+    """A file system may keep the size of a file and fill it with zeros."""
     folder = make(tmp_path / 'checkpoint-4')
     for name in ('model.safetensors', 'optimizer.pt', 'rng_state.pth', 'trainer_state.json'):
         whole = (folder / name).read_bytes()
@@ -141,8 +141,8 @@ def test_power_cut(tmp_path):
         (folder / name).write_bytes(whole)
 
 
-def test_file_of_another_tool(tmp_path):
-    """DeepSpeed can be told to write pickles, and safetensors may be empty."""
+def test_pickles_and_empty_safetensors(tmp_path):
+    """DeepSpeed may write pickles, and a safetensors file may have no tensors."""
     folder = make(tmp_path / 'run' / 'checkpoint-4', 'ZeRO-2')
     torch.save({'a': 1}, folder / KINDS['ZeRO-2'][-4], _use_new_zipfile_serialization=False)
     save_file({}, folder / 'model.safetensors')
@@ -150,7 +150,7 @@ def test_file_of_another_tool(tmp_path):
 
 
 def test_number_of_ranks(tmp_path):
-    """Where nobody tells it, what is there counts; on disks of their own, nodes have their own ranks' files."""
+    """Without args.json, the files present count; with a disk per node, each has only the files of its own ranks."""
     folder = make(tmp_path / 'run' / 'checkpoint-4', 'two ranks')
     (folder / 'args.json').unlink()
     assert find_defect(str(folder)) is None
@@ -161,8 +161,8 @@ def test_number_of_ranks(tmp_path):
     assert find_defect(str(folder)) is None
 
 
-def test_deleted_halfway(tmp_path, monkeypatch):
-    """A checkpoint that is killed while it is deleted is not whole at any time."""
+def test_a_partly_deleted_checkpoint_is_incomplete(tmp_path, monkeypatch):
+    """At every moment of the deletion."""
     folder = make(tmp_path / 'run' / 'checkpoint-4', 'ZeRO-2')
     seal(str(folder))
     seen = []
@@ -183,12 +183,12 @@ def test_deleted_halfway(tmp_path, monkeypatch):
     assert not folder.exists() and len(seen) > 10 and all(seen)
 
 
-# ---- which one is chosen
+# ---- selection
 
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """Checkpoints 2, 4, 10 and 12; 4 and 12 are half-written, and 12 is the only one with a seal."""
+    """Checkpoints 2, 4, 10 and 12; 4 and 12 are incomplete, and only 12 has a seal."""
     for step in (2, 4, 10, 12):
         folder = make(tmp_path / 'run' / f'checkpoint-{step}')
         if step == 12:
@@ -199,23 +199,24 @@ def run(tmp_path) -> Path:
     return tmp_path / 'run'
 
 
-@pytest.mark.parametrize('named, chosen, incomplete', [
-    ('', 10, [12]),
-    ('checkpoint-2', 2, []),
-    ('checkpoint-4', 2, [4]),
-    ('checkpoint-4/', 2, [4]),
-    ('checkpoint-10', 10, []),
-    ('checkpoint-12', 10, [12]),
-    ('last-checkpoint', 10, [12]),
-])
-def test_choice(named, chosen, incomplete, run):
+def test_selected_checkpoint(run):
     (run / 'last-checkpoint').symlink_to('checkpoint-12')
-    choice = select_checkpoint(f'{run}/{named}')
-    assert choice.path == str(run / f'checkpoint-{chosen}')
-    assert [folder for folder, _ in choice.incomplete] == [str(run / f'checkpoint-{step}') for step in incomplete]
+    for named, step, incomplete in (
+        ('', 10, [12]),
+        ('checkpoint-2', 2, []),
+        ('checkpoint-4', 2, [4]),
+        ('checkpoint-4/', 2, [4]),
+        ('checkpoint-10', 10, []),
+        ('checkpoint-12', 10, [12]),
+        ('last-checkpoint', 10, [12]),
+    ):
+        selected = select_checkpoint(f'{run}/{named}')
+        assert selected.path == str(run / f'checkpoint-{step}'), named
+        rejected = [str(run / f'checkpoint-{step}') for step in incomplete]
+        assert [folder for folder, _ in selected.incomplete] == rejected, named
 
 
-def test_line(run):
+def test_message(run):
     size = (run / 'checkpoint-10' / 'optimizer.pt').stat().st_size
     assert select_checkpoint(str(run)).message() == (
         f'{run}/checkpoint-12 (optimizer.pt has 100 of its {size:,} bytes) is incomplete. The run resumes from the '
@@ -235,8 +236,8 @@ def test_checkpoint_under_another_name(run):
         select_checkpoint(str(run / 'best'))
 
 
-def test_replaced_checkpoint_waits(run):
-    """While a whole checkpoint is written anew, and while nothing of the new one is there yet."""
+def test_replaced_checkpoint_counts_until_the_new_one_is_complete(run):
+    """Before the new one exists, and while it is incomplete."""
     (run / 'checkpoint-10').rename(run / f'{REPLACED}checkpoint-10')
     for named in (run, run / 'checkpoint-10'):
         assert select_checkpoint(str(named)).path == str(run / f'{REPLACED}checkpoint-10')
@@ -248,25 +249,25 @@ def test_replaced_checkpoint_waits(run):
     assert select_checkpoint(str(run / 'checkpoint-10')) == SelectedCheckpoint(str(run / 'checkpoint-10'))
 
 
-@pytest.mark.parametrize('named, message', [
-    ('run/checkpoint-3',
-     r'checkpoint-3 does not exist. Name one of the complete checkpoints in .*: checkpoint-2, checkpoint-10\.'),
-    ('true', r'true is not a folder. Name a checkpoint, or the folder of a run.'),
-    ('', r'neither a checkpoint nor the folder of a run with checkpoints. Name one of the runs in it: \S*run.$'),
-    ('run/checkpoint-final', r'neither a checkpoint .* Name a folder checkpoint-N, or the folder above it.'),
-])
-def test_nothing_of_that_name(named, message, run):
-    with pytest.raises(CheckpointError, match=message):
-        select_checkpoint(str(run.parent / named))
+def test_no_such_checkpoint(run):
+    for named, message in (
+        ('run/checkpoint-3',
+         r'checkpoint-3 does not exist. Name one of the complete checkpoints in .*: checkpoint-2, checkpoint-10\.'),
+        ('true', r'true is not a folder. Name a checkpoint, or the folder of a run.'),
+        ('', r'neither a checkpoint nor the folder of a run with checkpoints. Name one of the runs in it: \S*run.$'),
+        ('run/checkpoint-final', r'neither a checkpoint .* Name a folder checkpoint-N, or the folder above it.'),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            select_checkpoint(str(run.parent / named))
 
 
-def test_none_is_whole(run):
+def test_no_complete_checkpoint(run):
     delete_checkpoint(str(run / 'checkpoint-2'))
     with pytest.raises(
             CheckpointError, match=r'checkpoint-4 \(optimizer.pt is truncated\). Name one .*: checkpoint-10\.'):
         select_checkpoint(str(run / 'checkpoint-4'))
     delete_checkpoint(str(run / 'checkpoint-10'))
-    message = r'resume from: \S*12 \(.*100 of its .*\), \S*4 \(.* truncated\). Start again without --resume_from_checkpoint.'
+    message = r'resume from: \S*12 \(.*100 of its .*\), \S*4 \(.* truncated\). Start again without --resume_from_ch'
     with pytest.raises(CheckpointError, match=message):
         select_checkpoint(str(run))
     (run / 'args.json').write_text(json.dumps({'resume_from_checkpoint': '/before/checkpoint-8'}))
@@ -277,7 +278,7 @@ def test_none_is_whole(run):
         select_checkpoint(str(run))
 
 
-def test_weights_alone(tmp_path):
+def test_checkpoint_without_optimizer(tmp_path):
     folder = make(tmp_path / 'checkpoint-4', 'model only')
     for sealed in (False, True):
         if sealed:
@@ -287,20 +288,20 @@ def test_weights_alone(tmp_path):
             select_checkpoint(str(folder))
 
 
-# ---- which ones are deleted
+# ---- deletion
 
 
-@pytest.mark.parametrize('limit, keep, deleted', [
-    (4, [10], []),
-    (3, [10], [4]),
-    (2, [10], [4, 12]),
-    (1, [10], [4, 12, 2]),
-    (1, [12, 2], [4, 10]),
-    (2, [4], [12, 2]),
-])
-def test_deleted(limit, keep, deleted, run):
-    """Half-written ones first, whatever their date and number; then those that were saved first."""
+def test_deletion_order(run):
+    """Incomplete ones first, whatever their date and step; then the oldest."""
     for i, step in enumerate((4, 12, 2, 10)):
         os.utime(run / f'checkpoint-{step}', (i, i))
-    folders = checkpoints_to_delete(str(run), limit, [str(run / f'checkpoint-{step}') for step in keep])
-    assert [int(Path(folder).name.split('-')[1]) for folder in folders] == deleted
+    for limit, keep, deleted in (
+        (4, [10], []),
+        (3, [10], [4]),
+        (2, [10], [4, 12]),
+        (1, [10], [4, 12, 2]),
+        (1, [12, 2], [4, 10]),
+        (2, [4], [12, 2]),
+    ):
+        folders = checkpoints_to_delete(str(run), limit, [str(run / f'checkpoint-{step}') for step in keep])
+        assert [int(Path(folder).name.split('-')[1]) for folder in folders] == deleted, (limit, keep)

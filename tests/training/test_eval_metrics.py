@@ -1,4 +1,4 @@
-"""`--eval_metric citrusv_seg` and the like log what `citrusv eval` makes of the same masks and texts."""
+"""`--eval_metric citrusv_seg` and the like log the scores of `citrusv eval` for the same masks and texts."""
 import json
 import numpy as np
 import pytest
@@ -29,8 +29,8 @@ def evaluations(trainer: Any) -> dict[str, float]:
     return next(entry for entry in trainer.logs if any(name.startswith('eval_') for name in entry))
 
 
-def test_masks_as_citrusv_eval_scores_them(files, tiny_checkpoint, tmp_path, monkeypatch):
-    """The masks of the run itself, as files, scored once more by the command's engine."""
+def test_masks_score_as_in_citrusv_eval(files, tiny_checkpoint, tmp_path, monkeypatch):
+    """The masks of the run, written to files, are scored again by `evaluate`."""
     from swift_citrusv.rows.masks import encode_rle
     from swift_citrusv.training.loss_plugin import CitrusVLoss
     seen: list[tuple[np.ndarray, np.ndarray]] = []
@@ -48,8 +48,8 @@ def test_masks_as_citrusv_eval_scores_them(files, tiny_checkpoint, tmp_path, mon
     assert len(seen) == sum(len(row.get('masks', [])) for row in rows) == logged['eval_num_masks']
     assert any(predicted.any() for predicted, _ in seen) and 'eval_token_acc' in logged
 
-    def lines(place: int) -> list[dict[str, Any]]:
-        return [{'id': i, 'response': '[SEG]', 'masks': [encode_rle(pair[place])]} for i, pair in enumerate(seen)]
+    def lines(index: int) -> list[dict[str, Any]]:
+        return [{'id': i, 'response': '[SEG]', 'masks': [encode_rle(pair[index])]} for i, pair in enumerate(seen)]
 
     found = evaluate(SegmentationTask(), write_jsonl(tmp_path / 'ref.jsonl', lines(1)),
                      write_jsonl(tmp_path / 'pred.jsonl', lines(0)), EvaluationSettings(repeats=0))
@@ -58,7 +58,7 @@ def test_masks_as_citrusv_eval_scores_them(files, tiny_checkpoint, tmp_path, mon
 
 
 def test_generated_text(files, talkative_checkpoint, tmp_path):
-    """What was generated stands in predict.jsonl; `citrusv eval qa` gives it the same scores."""
+    """`citrusv eval qa` scores the generated answers of predict.jsonl alike."""
     dataset, rows = files
     trainer = run_sft('--model', talkative_checkpoint,
                       '--model_type', 'citrusv', '--dataset', dataset, '--val_dataset', dataset, '--output_dir',
@@ -83,8 +83,8 @@ CITED = '<think>The <bbox>{"Part": "lung", "bbox": [1, 2, 30, 40]}</bbox></think
 
 @pytest.mark.parametrize('name, answer', [('qa', 'Yes.'), ('reports', 'Findings: the lungs are clear.'),
                                           ('documents', TABLE), ('grounding', CITED)])  # yapf: disable
-def test_every_metric_of_text(name, answer, caplog):
-    """Right answers against wrong ones; rows that cannot be scored are counted."""
+def test_every_text_metric(name, answer, caplog):
+    """Right answers score better than wrong ones; rows that cannot be scored are counted."""
     from swift.metrics import eval_metrics_map
     from swift.utils import Serializer
     from transformers.trainer_utils import EvalPrediction
@@ -113,7 +113,7 @@ def test_every_metric_of_text(name, answer, caplog):
         assert '1 of 2 rows have an answer that cannot be scored' in caplog.text and 'row 2' in caplog.text
 
 
-def test_nothing_is_generated():
+def test_text_metric_without_generation():
     from swift.metrics import eval_metrics_map
 
     from swift_citrusv.plugin.register import register

@@ -1,4 +1,4 @@
-"""Numbers that go wrong: half precision cannot overflow in the mask loss, and a NaN or Inf is never passed over."""
+"""NaN and Inf: the mask loss cannot overflow in half precision, and a non-finite step is skipped or ends the run."""
 import json
 import math
 import numpy as np
@@ -20,25 +20,27 @@ from swift_citrusv.training.nonfinite import MAX_CONSECUTIVE, STEPS_FILE, NonFin
 # ---- the mask loss
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize('value', [1e4, 3e4, math.inf])
-def test_mask_losses_at_extreme_logits(dtype, value):
+def test_mask_losses_at_extreme_logits(value):
     """Whole masks of one logit, right and wrong, and both mixed, at the size of a real mask."""
     side = 256
     mixed = torch.where(torch.arange(side * side).view(side, side) % 2 == 0, value, -value)
-    logits = torch.stack([torch.full((side, side), value), torch.full((side, side), -value), mixed]).to(dtype)
-    for target in (torch.zeros(3, side, side), torch.ones(3, side, side), (mixed > 0).float().repeat(3, 1, 1)):
-        x = logits.clone().requires_grad_()
-        dice, bce = mask_losses(x, target)
-        (2 * dice + bce).sum().backward()
-        assert dice.isfinite().all() and bce.isfinite().all() and x.grad.isfinite().all()
-        # Counted in float64 with numpy: a pixel that is wrong costs its logit, one that is right nothing.
-        held = np.clip(logits.double().numpy(), -MAX_LOGIT, MAX_LOGIT)
-        wrong = np.where((held > 0) != (target.numpy() > 0), np.abs(held), 0.)
-        assert bce.tolist() == pytest.approx(wrong.mean((1, 2)).tolist(), rel=1e-4)
+    values = torch.stack([torch.full((side, side), value), torch.full((side, side), -value), mixed])
+    targets = (torch.zeros(3, side, side), torch.ones(3, side, side), (mixed > 0).float().repeat(3, 1, 1))
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+        for i, target in enumerate(targets):
+            logits = values.to(dtype).requires_grad_()
+            dice, bce = mask_losses(logits, target)
+            (2 * dice + bce).sum().backward()
+            assert dice.isfinite().all() and bce.isfinite().all(), (dtype, i)
+            assert logits.grad.isfinite().all(), (dtype, i)
+            # In float64 with numpy: a wrong pixel costs its logit, a right one nothing.
+            clamped = np.clip(values.to(dtype).double().numpy(), -MAX_LOGIT, MAX_LOGIT)
+            wrong = np.where((clamped > 0) != (target.numpy() > 0), np.abs(clamped), 0.)
+            assert bce.tolist() == pytest.approx(wrong.mean((1, 2)).tolist(), rel=1e-4), (dtype, i)
 
 
-def test_the_limit_is_beyond_float16_and_changes_nothing_within():
+def test_logits_of_float16_are_not_clamped():
     assert torch.finfo(torch.float16).max < MAX_LOGIT
     logits = torch.linspace(-6e4, 6e4, 64).view(1, 8, 8)
     targets = torch.eye(8)[None]
@@ -46,7 +48,7 @@ def test_the_limit_is_beyond_float16_and_changes_nothing_within():
     assert float(mask_losses(logits, targets)[1]) == float(expected)
 
 
-def test_a_nan_among_the_logits_stays_to_be_seen():
+def test_a_nan_logit_makes_a_nan_loss():
     logits = torch.zeros(1, 4, 4)
     logits[0, 1, 2] = math.nan
     assert all(loss.isnan().all() for loss in mask_losses(logits, torch.ones(1, 4, 4)))
@@ -54,7 +56,7 @@ def test_a_nan_among_the_logits_stays_to_be_seen():
 
 # ---- runs
 
-# Two masks overflow the sum of the Dice losses, and rows of text are left as they are: a row that goes wrong by itself.
+# With this weight, the Dice loss of two masks overflows; rows of text are not affected.
 OVERFLOW = '"dice_weight": 3e38'
 BAD = 2
 
@@ -107,8 +109,8 @@ def test_stop_names_the_rows_of_the_batch(batching, accompanied, files, tiny_che
     assert not step['skipped']
 
 
-def test_a_skipped_step_has_never_been(files, tiny_checkpoint, tmp_path, monkeypatch):
-    """Weights equal bit by bit those of the rows without the bad one: no decay, no moment, no step of the schedule."""
+def test_a_skipped_step_leaves_no_trace(files, tiny_checkpoint, tmp_path, monkeypatch):
+    """The weights equal, bit by bit, those without the bad row: no decay, no moment, no step of the schedule."""
     schedule = ('--lr_scheduler_type', 'constant_with_warmup', '--warmup_steps', '4', '--max_grad_norm', '1')
     good = train(tiny_checkpoint, files['good'], tmp_path / 'good', OVERFLOW, *schedule)
     skipped = train(tiny_checkpoint, files['bad'], tmp_path / 'bad', f'{OVERFLOW}, "nonfinite": "skip"', *schedule)
@@ -119,17 +121,17 @@ def test_a_skipped_step_has_never_been(files, tiny_checkpoint, tmp_path, monkeyp
         assert torch.equal(skipped.after[name], value), name
     assert [log.get('skipped_steps') for log in skipped.logs if 'loss' in log] == [None, None, 1, None, None, None]
     rates = [[log['learning_rate'] for log in watch.logs if 'loss' in log] for watch in (good, skipped)]
-    # Logged is the rate of the step to come.
+    # The logged rate is that of the next step.
     assert rates[0][BAD - 1] < rates[0][BAD] and rates[1] == [*rates[0][:BAD], rates[0][BAD - 1], *rates[0][BAD:]]
     step, = noted(tmp_path / 'bad')
     assert step['step'] == BAD + 1 and step['skipped'] and step['batches'][0]['rows'] == [f'train.jsonl:{BAD + 1}']
     assert not (tmp_path / 'good' / STEPS_FILE).exists()
-    # The batch is left out of the means that are logged.
+    # The batch is not part of the logged means.
     assert all(math.isfinite(log['loss_token']) for log in skipped.logs if 'loss_token' in log)
 
 
 def test_a_gradient_that_overflows_behind_a_finite_loss(files, tiny_checkpoint, tmp_path, monkeypatch):
-    """With --max_grad_norm 0, where ms-swift clips nothing; all rows of the step are named."""
+    """With --max_grad_norm 0, without clipping; all rows of the step are named."""
     calls = 0
 
     def overflowing(logits, labels):
@@ -157,7 +159,7 @@ def launcher(tmp_path_factory) -> Launcher:
 
 @pytest.mark.parametrize('engine', [(), ('--deepspeed', 'zero2')], ids=['ddp', 'zero2'])
 def test_all_ranks_skip_or_stop_together(engine, launcher, tiny_checkpoint, tmp_path):
-    """The bad row is one of rank 1; both take the others' step alone, and the weights are as if neither row were."""
+    """The bad row is on rank 1; both ranks skip its step, and the weights are as if the step had no rows."""
     rows = text_rows(6)
     bad = write_jsonl(tmp_path / 'bad.jsonl', [*rows[:3], bad_row(tmp_path / 'images'), *rows[4:]])
     good = write_jsonl(tmp_path / 'good.jsonl', [*rows[:2], *rows[4:]])
@@ -183,7 +185,7 @@ def test_all_ranks_skip_or_stop_together(engine, launcher, tiny_checkpoint, tmp_
 
 
 class FakeTrainer:
-    """What `StepGuard` looks at, for the engines that are not at hand."""
+    """What `StepGuard` reads of a trainer, for engines that cannot run here."""
 
     def __init__(self, folder: Path, scaler: Any = None, deepspeed: bool = False, fp16: bool = False) -> None:
         self.weight = torch.nn.Parameter(torch.ones(3))
@@ -223,8 +225,8 @@ def test_ten_skipped_steps_in_a_row_end_the_run(tmp_path):
     assert len(noted(tmp_path)) == 2 * MAX_CONSECUTIVE - 1
 
 
-def test_an_infinite_loss_with_a_finite_gradient_spoils_the_gradient():
-    """Every rank must learn of it, and the gradient is what they share."""
+def test_an_infinite_loss_makes_a_nan_gradient():
+    """The gradient reduction informs the other ranks, even where the gradient itself would be finite."""
     weight = torch.ones(3, requires_grad=True)
     loss = weight.sum() + math.inf
     assert torch.autograd.grad(loss, weight, retain_graph=True)[0].isfinite().all()
@@ -232,14 +234,14 @@ def test_an_infinite_loss_with_a_finite_gradient_spoils_the_gradient():
     assert weight.grad.isnan().all()
 
 
-def test_a_finite_loss_is_left_alone():
+def test_a_finite_loss_is_not_changed():
     loss = torch.tensor(0.1, requires_grad=True)
     assert StepGuard(skip=True).watch(loss, []) is loss
 
 
 @pytest.mark.parametrize('skip', [True, False])
-def test_a_gradient_scaler_keeps_its_business(skip, tmp_path):
-    """float16: an Inf in the gradient is how the scaler finds its scale; a loss that is not finite is none of that."""
+def test_a_gradient_scaler_handles_its_own_overflows(skip, tmp_path):
+    """In float16, an Inf in the gradient lowers the scale; a non-finite loss is still an error."""
     guard = StepGuard(skip)
     for trainer in (FakeTrainer(tmp_path, scaler=object()), FakeTrainer(tmp_path, deepspeed=True, fp16=True)):
         trainer.accelerator.optimizer_step_was_skipped = True
@@ -250,7 +252,7 @@ def test_a_gradient_scaler_keeps_its_business(skip, tmp_path):
     assert guard.num_skipped == skip
 
 
-def test_deepspeed_drops_the_step_itself_or_the_run_ends(tmp_path):
+def test_deepspeed_drops_the_step_or_the_run_ends(tmp_path):
     guard, trainer = StepGuard(skip=True), FakeTrainer(tmp_path, deepspeed=True)
     trainer.accelerator.optimizer_step_was_skipped = True
     trainer.step(guard, 1., gradient=math.inf)
@@ -260,7 +262,7 @@ def test_deepspeed_drops_the_step_itself_or_the_run_ends(tmp_path):
         trainer.step(guard, math.nan)
 
 
-def test_many_rows_are_cut_short_in_the_message_and_whole_in_the_file(tmp_path):
+def test_the_message_shortens_many_rows_and_the_file_has_all(tmp_path):
     guard, trainer = StepGuard(skip=False), FakeTrainer(tmp_path)
     rows = [f'a.jsonl:{line}' for line in range(1, 51)]
     guard.watch(torch.tensor(math.nan), rows)

@@ -1,4 +1,4 @@
-"""Every trainable parameter has exactly one learning rate, and nothing that was asked for is left undone in silence."""
+"""Every trainable parameter has exactly one learning rate, and no setting is silently ignored."""
 import copy
 import logging
 import math
@@ -14,7 +14,7 @@ from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
 from swift_citrusv.model.segmenter import freeze_unused_parameters
 from swift_citrusv.training.optimizer import CitrusVOptimizerCallback, ModelPart, split_parameters, training_table
 
-# Part -> what its parameters' names hold, written out from the model's layout.
+# Part -> prefix of its parameters' names, by the layout of the model.
 PARTS = {
     'aligner': 'model.visual.merger.',
     'ViT': 'model.visual.',
@@ -31,14 +31,14 @@ def loaded(tiny_checkpoint):
 @pytest.fixture
 def model(loaded):
     model = copy.deepcopy(loaded)
-    # As ms-swift attaches it.
+    # ms-swift sets it.
     model.model_meta = SimpleNamespace(model_arch=get_model_arch('qwen2_vl'))
     return model
 
 
 @pytest.fixture
 def make_callback(tmp_path, monkeypatch):
-    """A callback for a model, with table 4's learning rates unless told otherwise."""
+    """Makes callbacks, by default with the learning rates of table 4."""
 
     def make(model, seg_lr='8e-5', vit_lr=2e-6, aligner_lr=1e-5, **settings):
         args = TrainingArguments(
@@ -74,14 +74,14 @@ def _check_groups(model, optimizer, rates: dict[str, float]) -> None:
 RATES = {'aligner': 1e-5, 'ViT': 2e-6, 'segmentation': 8e-5, 'LLM': 3e-5}
 
 
-def test_each_parameter_is_in_one_group_of_its_own_rate(model, make_callback):
+def test_each_parameter_is_in_one_group_with_its_rate(model, make_callback):
     optimizer = make_callback(model).create_optimizer()
     assert isinstance(optimizer, torch.optim.AdamW)
     _check_groups(model, optimizer, RATES)
     assert len(optimizer.param_groups) == 8
 
 
-def test_a_rate_that_is_not_set_is_the_learning_rate(model, make_callback):
+def test_a_rate_defaults_to_the_learning_rate(model, make_callback):
     optimizer = make_callback(model, seg_lr=None, vit_lr=None, aligner_lr=None).create_optimizer()
     _check_groups(model, optimizer, dict.fromkeys(RATES, 3e-5))
 
@@ -91,21 +91,21 @@ def test_a_rate_of_zero_is_a_rate(model, make_callback):
     _check_groups(model, optimizer, RATES | {'ViT': 0., 'segmentation': 0.})
 
 
-def test_the_model_passed_in_wins(model, loaded, make_callback):
+def test_the_model_argument_takes_precedence(model, loaded, make_callback):
     callback = make_callback(loaded)
     _check_groups(model, callback.create_optimizer(model), RATES)
 
 
-def test_weight_decay_spares_biases_and_norms(model, make_callback):
+def test_no_weight_decay_on_biases_and_norms(model, make_callback):
     optimizer = make_callback(model).create_optimizer()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decay = {names[id(p)]: group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
     norms = {f'{name}.weight' for name, module in model.named_modules() if isinstance(module, torch.nn.LayerNorm)}
     for name, value in decay.items():
-        # Qwen's norms are RMSNorm classes of its own, known by their names.
-        spared = name.endswith('bias') or name in norms or re.search(r'(norm\d?|ln_q|layernorm)\.weight$', name)
-        if not re.search(r'visual.*(norm\d|ln_q)', name):  # what Transformers' own rule says of these is its business
-            assert value == (0. if spared else 0.1), name
+        # Qwen's norms are its own RMSNorm classes, recognised by name.
+        no_decay = name.endswith('bias') or name in norms or re.search(r'(norm\d?|ln_q|layernorm)\.weight$', name)
+        if not re.search(r'visual.*(norm\d|ln_q)', name):  # up to Transformers' own rule
+            assert value == (0. if no_decay else 0.1), name
     assert set(decay.values()) == {0., 0.1}
 
 
@@ -146,7 +146,7 @@ def test_nothing_to_train(model, make_callback):
         make_callback(model, seg_lr=None, vit_lr=None, aligner_lr=None).create_optimizer()
 
 
-# --- PEFT ---
+# ---- PEFT
 
 
 @pytest.fixture
@@ -173,14 +173,14 @@ def test_lora(lora, make_callback):
     _check_groups(lora, make_callback(lora).create_optimizer(), RATES)
 
 
-def test_lora_trains_what_a_mask_loss_reaches(lora, loaded):
+def test_lora_trains_what_the_mask_loss_reaches(lora, loaded):
     prefix = 'base_model.model.segmenter.modules_to_save.default.'
     trained = {
         name.removeprefix(prefix)
         for name, p in lora.named_parameters() if name.startswith(prefix) and p.requires_grad
     }
     assert trained == {name for name, _ in loaded.segmenter.named_parameters() if loaded.segmenter.uses_parameter(name)}
-    # The wrapped model still draws, and every trained parameter learns from it.
+    # The wrapped model still predicts masks, and every trained parameter gets a gradient.
     inputs = torch.arange(20, 30)[None]
     index = torch.tensor([[7]])
     images = torch.randint(0, 256, (1, 1, 3, 256, 256), dtype=torch.uint8)
@@ -199,7 +199,7 @@ def test_lora_counts_each_parameter_once(lora, loaded, make_callback):
     assert parts['segmentation'].num_total == wanted
 
 
-# --- what is printed ---
+# ---- the table in the log
 
 
 def _numbers(table: str) -> dict[str, list[str]]:
@@ -224,7 +224,7 @@ def test_the_table(model, make_callback):
         assert table[part] == [f'{trained:,}', f'{total:,}', str(tensors), rates[part]]
 
 
-def test_columns_line_up():
+def test_columns_are_aligned():
     small = ModelPart('ViT', (), 1e-5, None, [('a', torch.nn.Parameter(torch.zeros(2, 3)))], 7)
     large = ModelPart('segmentation', (), 8e-5, None, [], 224_400_000)
     lines = training_table([small, large]).splitlines()
@@ -232,13 +232,13 @@ def test_columns_line_up():
     assert lines[1].split() == ['ViT', '6', '7', '1', '1e-05'] and '224,400,000' in lines[2] and 'frozen' in lines[2]
 
 
-def test_an_empty_parameter_of_zero_3_counts_in_full():
+def test_a_partitioned_parameter_of_zero_3_counts_in_full():
     parameter = torch.nn.Parameter(torch.empty(0))
     parameter.ds_numel = 12
     assert ModelPart('LLM', (), 1e-5, None, [('a', parameter)]).num_trained == 12
 
 
-def test_it_is_printed_before_the_first_step(model, make_callback, caplog):
+def test_the_table_is_logged(model, make_callback, caplog):
     caplog.set_level(logging.INFO)
     logger = logging.getLogger('swift')
     logger.addHandler(caplog.handler)

@@ -1,4 +1,4 @@
-"""Packs as a data set: every row once, budgets kept, bad rows named or left out, ranks with nearly equal work."""
+"""Packs as a dataset: every row once, within the budgets; bad rows named or skipped; ranks with nearly equal work."""
 import numpy as np
 import pytest
 from collections import Counter
@@ -14,16 +14,8 @@ from swift_citrusv.training.packed_dataset import BalancedSampler, PackingDatase
 
 
 @pytest.fixture(scope='module')
-def template(tiny_checkpoint):
-    from swift.model import get_model_processor
-    from swift.template import get_template
-
-    from swift_citrusv.plugin.register import register
-    register()
-    _, processor = get_model_processor(tiny_checkpoint, model_type='citrusv', load_model=False)
-    template = get_template(processor, max_length=1024)
-    template.set_mode('train')
-    return template
+def template(make_template):
+    return make_template(1024)
 
 
 @pytest.fixture(scope='module')
@@ -34,15 +26,13 @@ def rows(tmp_path_factory):
 
 @pytest.fixture
 def measured(rows, template, tmp_path):
-    """Makes what ms-swift hands to the packing: rows with their lengths, wrapped."""
+    """Makes what ms-swift passes to the packing: rows with their lengths, wrapped."""
 
     def make(rows=rows):
         from swift.dataset import AutoPreprocessor
 
-        from swift_citrusv.plugin.datasets import patch_dataset_loading
         from swift_citrusv.training.jsonl_dataset import load_jsonl
         from swift_citrusv.training.length_pass import LengthPreprocessor
-        patch_dataset_loading()
         dataset = load_jsonl(
             write_jsonl(tmp_path / 'train.jsonl', rows), strict=True, cache_dir=str(tmp_path / 'cache'))
         dataset = AutoPreprocessor()(dataset, strict=True, load_from_cache_file=False)
@@ -70,7 +60,7 @@ def test_every_row_once_within_both_budgets(measured, template, monkeypatch):
 
 
 @pytest.mark.parametrize('world_size', [2, 5, 24])
-def test_ranks_have_the_same_number_and_nothing_is_dropped(world_size, measured, template, monkeypatch):
+def test_all_ranks_get_the_same_number_and_nothing_is_dropped(world_size, measured, template, monkeypatch):
     monkeypatch.setattr(packed_dataset, 'get_dist_setting', lambda: (0, 0, world_size, world_size))
     packs = PackingDataset(template, measured(), packing_length=1024)
     assert len(packs) % world_size == 0
@@ -90,7 +80,7 @@ def test_too_few_rows_to_split(rows, measured, template, monkeypatch, caplog):
 
 
 def test_a_row_that_breaks_after_it_was_measured(rows, measured, template):
-    """A JPEG cut short is seen only when it is decoded, in the middle of the training."""
+    """A truncated JPEG is found only when it is decoded, in the middle of the training."""
     rows = [dict(row) for row in rows[:4]]
     dataset = measured(rows)
     broken = rows[2]['images'][0]
@@ -103,8 +93,8 @@ def test_a_row_that_breaks_after_it_was_measured(rows, measured, template):
         assert len(strict) == 1
         with pytest.raises(RowError, match=r'train.jsonl:3: images\[0\].*cannot be read'):
             strict[0]
-        lenient = PackingDataset(template, dataset, packing_length=1024, strict=False)
-        kept, errors = split_skipped([lenient[0]])
+        skipping = PackingDataset(template, dataset, packing_length=1024, strict=False)
+        kept, errors = split_skipped([skipping[0]])
         assert len(kept) == 3 and [getattr(error, 'kind', None) for error in errors] == ['image-unreadable']
         assert 'train.jsonl:3' in str(errors[0])
     finally:
@@ -112,15 +102,15 @@ def test_a_row_that_breaks_after_it_was_measured(rows, measured, template):
             file.write(whole)
 
 
-def test_a_pack_of_bad_rows_is_left_empty(rows, measured, template, monkeypatch):
-    """No other pack takes its place, whose rows would be trained on twice."""
+def test_a_pack_of_bad_rows_is_empty(rows, measured, template, monkeypatch):
+    """No other pack replaces it: its rows would be trained on twice."""
     packs = PackingDataset(template, measured(rows[:12]), packing_length=400, strict=False)
     error = RowError('train.jsonl:3', 'bad.', 'Repair it.')
     monkeypatch.setattr(template, 'encode_chunk', Mock(side_effect=error))
     assert split_skipped([packs[1]]) == ([], [error] * len(packs.packs[1]))
 
 
-def test_a_data_set_that_was_not_measured(measured, template):
+def test_a_dataset_that_was_not_measured(measured, template):
     dataset = measured()
     with pytest.raises(ValueError, match='cached dataset again'):
         PackingDataset(

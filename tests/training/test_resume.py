@@ -1,7 +1,6 @@
-"""A run that is killed and resumed ends where the uninterrupted run ends, to the last bit, wherever it is killed.
+"""A killed and resumed run equals the uninterrupted run bit by bit: losses, learning rates, rows and weights.
 
-Losses, learning rates, rows and weights are those of the uninterrupted run. Steps, ranks and moments of death are drawn
-anew each time; a failure prints `CITRUSV_TEST_SEED`, which repeats them.
+The step, rank and moment of the kill are random; a failure prints `CITRUSV_TEST_SEED`, which repeats them.
 """
 import json
 import os
@@ -11,7 +10,7 @@ import torch
 from collections import Counter, defaultdict
 from pathlib import Path
 from support.distributed.launcher import Ended, RankError
-from support.resumed_run import NUM_STEPS, PACKED, SAVE_STEPS, STREAM, assert_goes_on, kill_in_step
+from support.resumed_run import NUM_STEPS, PACKED, SAVE_STEPS, STREAM, assert_resumed, kill_in_step
 from swift.metrics.utils import MeanMetric
 from torch.utils.data import DataLoader, IterableDataset
 from types import SimpleNamespace
@@ -25,9 +24,9 @@ from swift_citrusv.training.skipping import SkippedRows
 from swift_citrusv.training.stream_dataloader import UnpackedStreamLoader
 
 SEED = int(os.environ.get('CITRUSV_TEST_SEED', random.randrange(10**6)))
-# Of another step's count than the checkpoints', with random numbers in every step.
+# Logs at other steps than checkpoints, and random numbers (dropout) in every step.
 LORA = '--tuner_type lora --lora_rank 4 --lora_dropout 0.3 --logging_steps 4 --gradient_accumulation_steps 2'
-# Rank 0 has written more than these many things before a checkpoint is whole, and another rank less.
+# Before a checkpoint is complete, rank 0 has written more files than this, and another rank fewer.
 EVENTS = (20, 2)
 
 
@@ -37,7 +36,7 @@ def draw(*key: object) -> random.Random:
 
 
 def kill_in_save(start, num_ranks: int, arguments: str, output: Path, step: int, rng: random.Random) -> None:
-    """Kills a run in the middle of writing the checkpoint of a step."""
+    """Kills a run while it saves the checkpoint of a step."""
     rank = rng.randrange(num_ranks)
     number, share = rng.randrange(EVENTS[rank > 0]), rng.choice([0, rng.random()])
     print(f'killed in the save of step {step}, at event {number} of rank {rank}, {share} of the file')
@@ -55,7 +54,7 @@ def test_killed_in_a_step(arguments, start, tmp_path):
     whole = start(1, arguments)
     step = kill_in_step(start, 1, arguments, tmp_path / 'run', rng)
     resumed = start(1, f'{arguments} --resume_from_checkpoint {tmp_path}/run', output=tmp_path / 'run')
-    assert_goes_on(resumed, whole, step)
+    assert_resumed(resumed, whole, step)
 
 
 def test_killed_in_a_step_on_two_ranks_of_a_stream(start, tmp_path):
@@ -63,18 +62,18 @@ def test_killed_in_a_step_on_two_ranks_of_a_stream(start, tmp_path):
     whole = start(2, arguments)
     step = kill_in_step(start, 2, arguments, tmp_path / 'run', draw('stream, two ranks'))
     resumed = start(2, f'{arguments} --resume_from_checkpoint {tmp_path}/run/last-checkpoint')
-    assert_goes_on(resumed, whole, step)
+    assert_resumed(resumed, whole, step)
 
 
 def test_killed_twice_on_two_ranks(start, tmp_path):
-    """In a step; and, resumed, in the next save. One checkpoint is kept: the last whole one, whatever happens."""
+    """In a step, and after resuming, in the next save. The last complete checkpoint is always kept."""
     rng, run = draw('ddp'), tmp_path / 'run'
     arguments = f'{PACKED} --save_total_limit 1'
     whole = start(2, arguments)
     step = kill_in_step(start, 2, arguments, run, rng)
     kill_in_save(start, 2, f'{arguments} --resume_from_checkpoint {run}', run, step + SAVE_STEPS, rng)
-    resumed = resume_from_half(start, arguments, run, step)
-    assert_goes_on(resumed, whole, step)
+    resumed = resume_from_incomplete(start, arguments, run, step)
+    assert_resumed(resumed, whole, step)
     assert [path.name for path in run.glob('*checkpoint-*')] == [f'checkpoint-{NUM_STEPS}']
     assert find_defect(str(run / f'checkpoint-{NUM_STEPS}')) is None
 
@@ -84,21 +83,21 @@ def test_killed_in_a_save_under_zero2(start, tmp_path):
     arguments, step = f'{PACKED} --deepspeed zero2', rng.choice([SAVE_STEPS, 2 * SAVE_STEPS])
     whole = start(2, arguments)
     kill_in_save(start, 2, arguments, run, step + SAVE_STEPS, rng)
-    assert_goes_on(resume_from_half(start, arguments, run, step), whole, step)
+    assert_resumed(resume_from_incomplete(start, arguments, run, step), whole, step)
 
 
-def resume_from_half(start, arguments: str, run: Path, step: int) -> Ended:
-    """Names a half-written checkpoint; the one of `step` is the last whole one."""
-    half = run / f'checkpoint-{step + SAVE_STEPS}'
-    half.mkdir(exist_ok=True)
-    resumed = start(2, f'{arguments} --resume_from_checkpoint {half}', output=run)
+def resume_from_incomplete(start, arguments: str, run: Path, step: int) -> Ended:
+    """Resumes from an incomplete checkpoint; the one of `step` is the last complete one."""
+    incomplete = run / f'checkpoint-{step + SAVE_STEPS}'
+    incomplete.mkdir(exist_ok=True)
+    resumed = start(2, f'{arguments} --resume_from_checkpoint {incomplete}', output=run)
     line = f'The run resumes from the last complete checkpoint before: {run}/checkpoint-{step}.'
-    assert str(half) in resumed.text and line in resumed.text
+    assert str(incomplete) in resumed.text and line in resumed.text
     return resumed
 
 
 def test_no_row_of_a_stream_is_lost():
-    """Seven rows for two ranks and three batches a step: five batches are filled up, in every pass, resumed or not."""
+    """Seven rows, two ranks, three batches per step: five batches are fillers, in every pass, resumed or not."""
 
     class TwoRanks(UnpackedStreamLoader):
         rank, world_size = 0, 2
@@ -126,27 +125,27 @@ def test_no_row_of_a_stream_is_lost():
     seen: list = []
     one_pass = [[0, 1], [2, 3], [4, 5], [6, -1], [-1, -1], [-1, -1]]
     assert passes(0) == one_pass * 2
-    # Two passes follow the two batches that are left of the second.
+    # The last two batches of a pass, and then a whole pass.
     assert passes(10) == [[-1, -1]] * 10 + one_pass[4:] + one_pass
 
 
-# ---- a save that dies at each of its events
+# ---- a save that is killed at each of its events
 
 
 def content(checkpoint: Path) -> dict[str, bytes]:
-    """What a run goes on with, byte by byte."""
+    """What a run resumes from: bytes by file name."""
     files = {
         str(path.relative_to(checkpoint)): path.read_bytes()
         for path in checkpoint.rglob('*') if path.is_file() and path.suffix in ('.safetensors', '.pt', '.pth')
     }
     state = json.loads((checkpoint / 'trainer_state.json').read_text())
-    # The times in the log differ.
+    # The timings in the log differ.
     return {**files, 'step': str(state['global_step']).encode()}
 
 
 @pytest.fixture(scope='module')
 def deaths(start, tmp_path_factory):
-    """An uninterrupted run, its folder, and its copies that died while they saved the second checkpoint."""
+    """An uninterrupted run, its folder, and copies of it that were killed while they saved the second checkpoint."""
     folder = tmp_path_factory.mktemp('deaths')
     whole = start(
         1, PACKED, output=folder / 'run', sabotage=f'kills.fork_saves {2 * SAVE_STEPS} {folder}/copies {SEED}')
@@ -154,23 +153,23 @@ def deaths(start, tmp_path_factory):
     return whole, folder / 'run', [(folder / 'copies' / str(i), death) for i, death in enumerate(copies)]
 
 
-def test_save_that_dies_anywhere(deaths):
-    """Whatever is taken for a whole checkpoint is one, byte by byte; nothing whole is passed over."""
+def test_save_killed_anywhere(deaths):
+    """What is selected is complete, byte by byte, and a complete checkpoint is never rejected."""
     draw()
     _, run, copies = deaths
     expected = {step: content(run / f'checkpoint-{step}') for step in (SAVE_STEPS, 2 * SAVE_STEPS)}
     assert len(expected[SAVE_STEPS]) == 5
     count: Counter = Counter()
     for folder, death in copies:
-        choice = select_checkpoint(str(folder))
-        step = step_of(choice.path) or 0
-        assert content(Path(choice.path)) == expected[step], death
+        selected = select_checkpoint(str(folder))
+        step = step_of(selected.path) or 0
+        assert content(Path(selected.path)) == expected[step], death
         written = folder / f'checkpoint-{2 * SAVE_STEPS}'
         is_there = (written / 'trainer_state.json').exists() and content_or_none(written) == expected[2 * SAVE_STEPS]
         assert (step == 2 * SAVE_STEPS) == is_there, death
-        assert is_there or bool(choice.incomplete) == written.exists()
-        count[step, death['stock'], (Path(choice.path) / SEAL).exists()] += 1
-    # With and without a seal, too early and just in time; the last event of ours is the seal's name.
+        assert is_there or bool(selected.incomplete) == written.exists()
+        count[step, death['stock'], (Path(selected.path) / SEAL).exists()] += 1
+    # Killed before and after the checkpoint was complete, with and without a seal.
     assert all(count[SAVE_STEPS, stock, True] > 20 for stock in (False, True))
     assert count[2 * SAVE_STEPS, False, False] and count[2 * SAVE_STEPS, True, False]
 
@@ -183,16 +182,18 @@ def content_or_none(checkpoint: Path) -> dict[str, bytes] | None:
 
 
 def test_resumed_after_such_a_save(deaths, start):
-    """One of the half-written checkpoints, and one that only lacks its seal; both are written anew, cleanly."""
+    """After an incomplete checkpoint, and one that only lacks its seal; both are saved again without old files."""
     whole, run, copies = deaths
     rng = draw('after')
-    half = [folder for folder, death in copies if select_checkpoint(str(folder)).incomplete and not death['stock']]
+    incomplete = [
+        folder for folder, death in copies if select_checkpoint(str(folder)).incomplete and not death['stock']
+    ]
     unsealed = [folder for folder, death in copies if step_of(select_checkpoint(str(folder)).path) == 2 * SAVE_STEPS]
-    for folder, step in ((rng.choice(half), SAVE_STEPS), (rng.choice(unsealed), 2 * SAVE_STEPS)):
+    for folder, step in ((rng.choice(incomplete), SAVE_STEPS), (rng.choice(unsealed), 2 * SAVE_STEPS)):
         named = folder / f'checkpoint-{2 * SAVE_STEPS}'
         (named / 'left_over.bin').touch()
         resumed = start(1, f'{PACKED} --resume_from_checkpoint {named}', output=folder)
-        assert_goes_on(resumed, whole, step)
+        assert_resumed(resumed, whole, step)
         assert ('incomplete' in resumed.text) == (step == SAVE_STEPS)
         for number in range(step + SAVE_STEPS, NUM_STEPS + 1, SAVE_STEPS):
             name = f'checkpoint-{number}'
@@ -200,8 +201,8 @@ def test_resumed_after_such_a_save(deaths, start):
             assert {path.name for path in (folder / name).iterdir()} == {path.name for path in (run / name).iterdir()}
 
 
-def test_weights_alone_of_a_half_written_checkpoint(deaths, start):
-    """--resume_only_model takes the folder for the model, before anything else is known."""
+def test_model_only_from_an_incomplete_checkpoint(deaths, start):
+    """--resume_only_model reads the model from the folder before anything else."""
     _, _, copies = deaths
     folder = draw('weights').choice([folder for folder, death in copies if select_checkpoint(str(folder)).incomplete])
     ended = start(
@@ -215,7 +216,7 @@ def test_weights_alone_of_a_half_written_checkpoint(deaths, start):
 
 
 def trainer(folder: Path, world_size: int = 1, **arguments) -> SimpleNamespace:
-    """What `resume` looks at of a trainer, in `folder`."""
+    """What `resume` reads of a trainer, with its output in `folder`."""
     args = SimpleNamespace(
         device=torch.device('cpu'),
         world_size=world_size,
@@ -234,8 +235,8 @@ def trainer(folder: Path, world_size: int = 1, **arguments) -> SimpleNamespace:
         _total_loss_scalar=0.)
 
 
-def test_logs_go_on(tmp_path):
-    """Sums, means and counts; the loss of steps before the checkpoint is not in the mean over the steps after it."""
+def test_logs_continue(tmp_path):
+    """Sums, means and counts; the mean over the later steps does not contain the loss of the earlier ones."""
     before = trainer(tmp_path)
     before._tr_loss += 0.1
     before._globalstep_last_logged = 4
@@ -255,7 +256,7 @@ def test_logs_go_on(tmp_path):
     assert after._total_loss_scalar == -before._tr_loss
     assert after.custom_metrics['train']['loss_token'].compute() == metrics['loss_token'].compute()
     assert after.custom_metrics['train']['skipped_steps'].compute() == {'value': 3}
-    # Another number of ranks has other sums.
+    # The sums of another number of ranks are not restored.
     other = trainer(tmp_path, world_size=2)
     other.args.resume_from_checkpoint = str(tmp_path)
     resume.restore_logs(other)
@@ -323,8 +324,8 @@ def test_ranks_that_see_different_files(tmp_path, monkeypatch):
         resume.check_resume(run)
 
 
-def test_whole_checkpoint_is_not_given_up_for_a_new_one(tmp_path, monkeypatch):
-    """--save_strategy epoch saves the last step twice. While it is written again, the first one waits."""
+def test_a_complete_checkpoint_is_kept_until_the_new_one_is(tmp_path, monkeypatch):
+    """--save_strategy epoch saves the last step twice; the first checkpoint is kept while the second is written."""
     folder = tmp_path / 'checkpoint-4'
     folder.mkdir()
     (folder / 'model.safetensors').write_bytes(b'first')

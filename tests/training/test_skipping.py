@@ -1,4 +1,4 @@
-"""Rows that fail while training leave their batch: the parts, several ranks, and what ms-swift's own data set does."""
+"""Rows that fail during training leave their batch: dataset and batches, two ranks, and ms-swift's own dataset."""
 import json
 import pytest
 from support.closeness import assert_same_update
@@ -23,19 +23,11 @@ def fault(maker) -> Fault:
 
 
 @pytest.fixture(scope='module')
-def template(tiny_checkpoint):
-    from swift.model import get_model_processor
-    from swift.template import get_template
-
-    from swift_citrusv.plugin.register import register
-    register()
-    _, processor = get_model_processor(tiny_checkpoint, model_type='citrusv', load_model=False)
-    template = get_template(processor, max_length=1024)
-    template.set_mode('train')
-    return template
+def template(make_template):
+    return make_template(1024)
 
 
-def test_data_set_and_batches(fault, maker, template):
+def test_dataset_and_batches(fault, maker, template):
     rows = [*maker.good(2), fault.row]
     dataset = SkippingDataset(rows, template)
     first, second, third = (dataset[i] for i in range(len(dataset)))
@@ -50,14 +42,14 @@ def test_data_set_and_batches(fault, maker, template):
     assert (empty['labels'] == IGNORE_INDEX).all() and empty['masks'].shape[:2] == (1, 0)
 
 
-def test_part():
+def test_split_skipped():
     row, error, other = {'input_ids': [1]}, ValueError('a'), ValueError('b')
     assert split_skipped([]) == ([], [])
     assert split_skipped([row, [row, {SKIPPED_KEY: error}], {SKIPPED_KEY: other}]) == ([row, row], [error, other])
 
 
-def test_what_ms_swift_does_without_it(fault, maker, template):
-    """Why it is replaced: it trains on another row a second time."""
+def test_ms_swift_trains_on_another_row_twice(fault, maker, template):
+    """Why its dataset is replaced."""
     from swift.dataset.utils import LazyLLMDataset
     rows = [*maker.good(2), fault.row]
     stock = LazyLLMDataset(rows, template.encode, strict=False, random_state=0)
@@ -72,7 +64,7 @@ def launcher(tmp_path_factory):
 
 @pytest.mark.parametrize('precision', PRECISIONS)
 def test_a_rank_that_has_bad_rows_alone(precision, fault, maker, launcher, tiny_checkpoint, tmp_path):
-    """No rank waits for it, and the others train as if they were alone; the last step has no good row on any rank."""
+    """No rank waits for it, and the other trains as if it were alone; the last step has no good row on any rank."""
     good = maker.good(5)[2:]
     lines = {
         'bad.jsonl': [row for pair in zip(good, [fault.row] * 3) for row in pair] + [fault.row] * 2,
@@ -95,5 +87,5 @@ def test_a_rank_that_has_bad_rows_alone(precision, fault, maker, launcher, tiny_
     assert losses == pytest.approx([*expected, 0.], rel=PRECISIONS[precision].rel) and len(expected) == 3
     assert_same_update(two.weights, one.weights, one.start, PRECISIONS[precision].rel)
     assert 'epoch 1: 5 rows were skipped (image-unreadable: 5)' in two.text
-    # Rank 0 has seen one of them itself.
+    # One of the five was on rank 0.
     assert two.text.count('skipped on rank 1: bad.jsonl:') == 4

@@ -1,4 +1,4 @@
-"""Streams of JSONL: the same rows as without a stream, in shards and shares that hold each row once."""
+"""Streams of JSONL: the same rows as without streaming, split into shards and among readers, each row once."""
 import json
 import pickle
 import pytest
@@ -41,27 +41,29 @@ def ids(rows) -> list[str]:
 # ---- lines and shards
 
 
-@pytest.mark.parametrize('text', [
-    'a\nb\nc\n',
-    'a\nb\nc',
-    '\n\na\n \nb\r\n\r\nc\n\n',
-    '\ufeffa\n\nb\n',
-    'x' * 500 + '\nb\n' + 'y' * 700 + '\n' + '\n' * 50 + 'z',
-    'ä' * 300 + '\n' + '细胞' * 99 + '\nc\n',
-    '',
-    '\n',
-])
-def test_lines_of_the_shards_are_the_lines_of_the_file(text, tmp_path, monkeypatch):
+def test_shards_have_the_lines_of_the_file(tmp_path, monkeypatch):
     from swift_citrusv.rows.jsonl import read_lines
     from swift_citrusv.training import stream_jsonl
     path = tmp_path / 'lines.jsonl'
-    path.write_bytes(text.encode())
-    whole = [(number, line.strip()) for number, line in read_lines(str(path))]
-    for shard_bytes in (1, 7, 50, 1 << 14):
-        monkeypatch.setattr(stream_jsonl, '_SHARD_BYTES', shard_bytes)
-        shards = stream_jsonl.split_file(str(path))
-        assert [(number, line.strip()) for number, line in stream_jsonl._lines(str(path), shards)] == whole
-        assert shards.starts == [0, *shards.stops[:-1]] and shards.stops[-1] == len(text.encode())
+    for text in (
+            'a\nb\nc\n',
+            'a\nb\nc',
+            '\n\na\n \nb\r\n\r\nc\n\n',
+            '\ufeffa\n\nb\n',
+            'x' * 500 + '\nb\n' + 'y' * 700 + '\n' + '\n' * 50 + 'z',
+            'ä' * 300 + '\n' + '细胞' * 99 + '\nc\n',
+            '',
+            '\n',
+    ):
+        path.write_bytes(text.encode())
+        expected = [(number, line.strip()) for number, line in read_lines(str(path))]
+        for shard_bytes in (1, 7, 50, 1 << 14):
+            monkeypatch.setattr(stream_jsonl, '_SHARD_BYTES', shard_bytes)
+            shards = stream_jsonl.split_file(str(path))
+            lines = [(number, line.strip()) for number, line in stream_jsonl._lines(str(path), shards)]
+            assert lines == expected, (text, shard_bytes)
+            assert shards.starts == [0, *shards.stops[:-1]], (text, shard_bytes)
+            assert shards.stops[-1] == len(text.encode()), (text, shard_bytes)
 
 
 def test_size_of_shards(tmp_path, monkeypatch):
@@ -78,8 +80,8 @@ def test_size_of_shards(tmp_path, monkeypatch):
 # ---- rows
 
 
-def test_same_rows_as_without_a_stream(tmp_path):
-    """Through all of ms-swift's preprocessing, with masks of every form and keys that only late rows have."""
+def test_same_rows_as_without_streaming(tmp_path):
+    """After ms-swift's preprocessing, with masks of every format and keys that only late rows have."""
     maker = Maker(tmp_path / 'images')
     rows = [*text_rows(20), *maker.every_kind()]
     rows.append(maker.row('<image>Segment it.', 'It: [SEG].', images=[maker.image()], masks=[[[1, 1, 40, 1, 40, 50]]]))
@@ -95,14 +97,14 @@ def test_same_rows_as_without_a_stream(tmp_path):
 
 
 def test_late_images_and_masks_are_read(tmp_path):
-    """After more rows of text than tell the columns."""
+    """After more rows of text than determine the columns."""
     maker = Maker(tmp_path / 'images')
     path = write_jsonl(tmp_path / 'a.jsonl', [*text_rows(1100), *maker.every_kind()])
     rows, wanted = list(load(path, streaming=True))[1100:], list(load(path))[1100:]
     assert rows == wanted and sum(row['masks'] is not None for row in rows) == 7
 
 
-def test_strings_are_not_taken_for_json(tmp_path):
+def test_strings_are_not_parsed_as_json(tmp_path):
     path = write_jsonl(tmp_path / 'a.jsonl', [{'query': '12', 'response': 'null'}, {'query': '[1]', 'response': 'x'}])
     contents = [[message['content'] for message in row['messages']] for row in load(path, streaming=True)]
     assert contents == [['12', 'null'], ['[1]', 'x']]
@@ -166,7 +168,7 @@ def test_bad_row_is_named(kind, number, tmp_path):
     path = tmp_path / 'a.jsonl'
     path.write_text('\n'.join(lines))
     if (kind, number) == ('columns', 3):
-        # Among the first rows, it tells of the column.
+        # The first rows determine the columns.
         assert len(list(load(str(path), streaming=True))) == 1210
         return
     with pytest.raises(RowError, match=f'a.jsonl:{number}') as error:
@@ -204,23 +206,24 @@ def test_files_that_cannot_be_used(tmp_path):
         list(stream)
 
 
-# ---- shares
+# ---- splitting among readers
 
 
-@pytest.mark.parametrize('num_slots', [1, 2, 3, 5, 8])
 @pytest.mark.parametrize('shuffle', [False, True])
-def test_shares_hold_each_row_once(num_slots, shuffle, tmp_path, small_shards):
+def test_readers_get_each_row_once(shuffle, tmp_path, small_shards):
     from swift_citrusv.training.stream_jsonl import every_reader_reads_all, rows_of_reader
     paths = [write_jsonl(tmp_path / f'{name}.jsonl', text_rows(count)) for name, count in (('a', 61), ('b', 9))]
     stream = load(paths, streaming=True, shuffle=shuffle)
-    assert stream.num_shards == 84 and every_reader_reads_all(stream, num_slots) == (num_slots == 8)
+    assert stream.num_shards == 84
     everything = sorted(ids(stream))
-    orders = []
-    for pass_index in (0, 1, 0):
-        shares = [ids(rows_of_reader(stream, slot, num_slots, pass_index)) for slot in range(num_slots)]
-        assert sorted(sum(shares, [])) == everything
-        orders.append(shares)
-    assert orders[0] == orders[2] and (orders[0] != orders[1]) == shuffle
+    for num_slots in (1, 2, 3, 5, 8):
+        assert every_reader_reads_all(stream, num_slots) == (num_slots == 8), num_slots
+        orders = []
+        for pass_index in (0, 1, 0):
+            parts = [ids(rows_of_reader(stream, slot, num_slots, pass_index)) for slot in range(num_slots)]
+            assert sorted(sum(parts, [])) == everything, (num_slots, pass_index)
+            orders.append(parts)
+        assert orders[0] == orders[2] and (orders[0] != orders[1]) == shuffle, num_slots
 
 
 def test_two_readers_do_not_disturb_each_other(tmp_path, small_shards):
@@ -235,13 +238,13 @@ def test_two_readers_do_not_disturb_each_other(tmp_path, small_shards):
     assert ids(mixed) == ids(rows_of_reader(stream, 0, 1, 0))
 
 
-def test_a_number_of_rows(tmp_path, small_shards):
+def test_limited_number_of_rows(tmp_path, small_shards):
     from swift_citrusv.training.stream_jsonl import rows_of_reader
     stream = load(write_jsonl(tmp_path / 'a.jsonl', text_rows(40)) + '#10', streaming=True)
-    shares = [ids(rows_of_reader(stream, slot, 4, 0)) for slot in range(4)]
-    assert sorted(sum(shares, []), key=lambda name: int(name.split(':')[1])) == [f'a.jsonl:{i + 1}' for i in range(10)]
+    parts = [ids(rows_of_reader(stream, slot, 4, 0)) for slot in range(4)]
+    assert sorted(sum(parts, []), key=lambda name: int(name.split(':')[1])) == [f'a.jsonl:{i + 1}' for i in range(10)]
 
 
-def test_a_stream_goes_to_a_spawned_worker(tmp_path):
+def test_a_stream_can_be_pickled(tmp_path):
     stream = load(write_jsonl(tmp_path / 'a.jsonl', text_rows(4)), streaming=True, shuffle=True)
     assert list(pickle.loads(pickle.dumps(stream))) == list(stream)

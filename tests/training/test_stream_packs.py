@@ -1,4 +1,4 @@
-"""Packs of a stream: every row once a pass, on any number of ranks and workers, in bounded memory, resumed exactly."""
+"""Packs of a stream: every row once per pass, on any number of ranks and workers; bounded memory; exact resume."""
 import multiprocessing
 import operator
 import pytest
@@ -16,25 +16,15 @@ from swift_citrusv.errors import RowError
 
 
 @pytest.fixture(scope='module')
-def template(tiny_checkpoint):
-    from swift.model import get_model_processor
-    from swift.template import get_template
-
-    from swift_citrusv.plugin.datasets import patch_dataset_loading
-    from swift_citrusv.plugin.register import register
+def template(make_template):
     from swift_citrusv.plugin.streaming import patch_reading
-    register()
-    patch_dataset_loading()
     patch_reading()
-    _, processor = get_model_processor(tiny_checkpoint, model_type='citrusv', load_model=False)
-    template = get_template(processor, max_length=512)
-    template.set_mode('train')
-    return template
+    return make_template(512)
 
 
 @pytest.fixture(scope='module')
 def path(tmp_path_factory) -> str:
-    """60 rows of text, one in six with an image and a mask; each says its number."""
+    """60 rows of text with their numbers, one in six with an image and a mask."""
     folder = tmp_path_factory.mktemp('stream')
     maker = Maker(folder / 'images')
     rows = []
@@ -70,7 +60,7 @@ def packs(template, path):
 
 
 def numbers(template, batch) -> list[int]:
-    """The rows of a batch by the numbers in their text; none where it has no target."""
+    """The rows of a batch by the numbers in their text; none where it has no supervision."""
     if (batch['labels'] == IGNORE_INDEX).all():
         assert not batch['masks'].numel() and not batch['g_pixel_values'].numel()
         return []
@@ -108,7 +98,7 @@ class Ranks:
             self.loaders.append(loader)
 
     def passes(self, count: int, skip: int = 0) -> list[list[list[dict]]]:
-        """The batches of each pass for each rank, as Transformers' Trainer asks for them."""
+        """The batches of each pass for each rank, read as Transformers' Trainer reads them."""
         results: list = [None] * self.world_size
 
         def run(rank: int) -> None:
@@ -147,7 +137,7 @@ def ranks(packs, template):
 
 
 @pytest.mark.parametrize('world_size, num_workers, multiple', [(1, 0, 1), (1, 3, 1), (2, 0, 1), (3, 0, 4), (5, 0, 2)])
-def test_every_row_once_a_pass(world_size, num_workers, multiple, ranks, template):
+def test_every_row_once_per_pass(world_size, num_workers, multiple, ranks, template):
     group = ranks(world_size, num_workers, multiple=multiple)
     result = group.passes(2)
     orders = []
@@ -156,7 +146,7 @@ def test_every_row_once_a_pass(world_size, num_workers, multiple, ranks, templat
         assert sorted(sum(sum(seen, []), [])) == list(range(60))
         lengths = {len(batches) for batches in seen}
         assert len(lengths) == 1 and lengths.pop() % multiple == 0
-        # No batch is without targets on all ranks, but for those that fill up the last step.
+        # No batch is without supervision on all ranks, except those that fill up the last step.
         real = [any(step) for step in zip(*seen)]
         assert all(real[:len(real) - multiple + 1])
         orders.append(seen)
@@ -175,13 +165,15 @@ def test_budgets_and_batches_of_several_packs(packs, ranks, template):
 
 
 @pytest.mark.parametrize('world_size, num_workers', [(1, 0), (1, 3), (3, 0)])
-def test_resumed_run_goes_on_exactly(world_size, num_workers, ranks, template):
-    """In the first pass, at its end, and in a later one; what follows is the same to the last bit."""
+def test_resumed_run_continues_exactly(world_size, num_workers, ranks, template):
+    """From the first pass, its end, and a later one; the batches that follow are equal bit by bit."""
     whole = ranks(world_size, num_workers, multiple=2).passes(3)
     per_pass = len(whole[0][0])
-    later = [per_pass + 3, per_pass + len(whole[0][1]) + 2]
-    for skip in later if num_workers else (2, per_pass - 1, per_pass, *later):
-        resumed = ranks(world_size, num_workers, multiple=2).passes(2, skip=skip)
+    in_later_pass, in_last_pass = per_pass + 3, per_pass + len(whole[0][1]) + 2
+    # How many passes are read after the skipped batches: the rest of one, and where it is two, the whole next one.
+    cases = ((in_later_pass, 2), (in_last_pass, 1))
+    for skip, num_passes in cases if num_workers else ((2, 1), (per_pass - 1, 2), (per_pass, 1), *cases):
+        resumed = ranks(world_size, num_workers, multiple=2).passes(num_passes, skip=skip)
         for before, after in zip(whole, resumed):
             wanted, found = list(chain(*before))[skip:], list(chain(*after))
             assert found
@@ -192,7 +184,7 @@ def test_resumed_run_goes_on_exactly(world_size, num_workers, ranks, template):
                     assert same(other[key], value), key
 
 
-def test_skipping_opens_no_pixel(ranks, monkeypatch):
+def test_skipping_decodes_no_pixel(ranks, monkeypatch):
     num_loads: Counter[str] = Counter()
     load = ImageFile.ImageFile.load
 
@@ -210,7 +202,7 @@ def test_skipping_opens_no_pixel(ranks, monkeypatch):
 
 
 def test_at_most_one_pack_of_pixels(packs, template, monkeypatch):
-    """The look-ahead buffer holds no encoded row, however many rows it looks at."""
+    """The look-ahead buffer holds no encoded row."""
     num_encoded, ahead = 0, []
     encode_chunk = type(template).encode_chunk
 
@@ -235,7 +227,7 @@ def test_rank_without_rows_and_rank_with_few(packs, ranks, template, tmp_path):
     assert seen == [[[0], []], [[1], []], [[2], []], [[], []], [[], []]]
 
 
-def test_looking_at_it_consumes_nothing(packs, ranks, template):
+def test_reading_the_first_pack_consumes_nothing(packs, ranks, template):
     dataset = packs()
     first = next(iter(dataset))
     assert next(iter(dataset))[0]['input_ids'] == first[0]['input_ids']
@@ -262,7 +254,7 @@ def _with_bad_rows(tmp_path) -> str:
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
-def test_not_strict_bad_rows_are_left_out_and_counted(num_workers, packs, ranks, template, tmp_path):
+def test_not_strict_bad_rows_are_skipped_and_counted(num_workers, packs, ranks, template, tmp_path):
     dataset = packs(_with_bad_rows(tmp_path), strict=False)
     group = ranks(1, num_workers, dataset=dataset)
     for batches in group.passes(2)[0]:
@@ -284,7 +276,7 @@ def test_strict_bad_row_is_named(number, word, packs, tmp_path):
 
 
 def test_pack_of_bad_rows_keeps_its_place(packs, ranks, template, tmp_path):
-    """Otherwise a resumed run, which does not encode what it skips, would go on at another place."""
+    """Otherwise a resumed run, which does not encode what it skips, would continue elsewhere."""
     maker = Maker(tmp_path / 'images')
     rows = [maker.row(f'Row {i}?', 'Yes.' + 9 * ' And more of the same.') for i in range(4)]
     broken = tmp_path / 'images' / 'broken.png'
@@ -298,7 +290,7 @@ def test_pack_of_bad_rows_keeps_its_place(packs, ranks, template, tmp_path):
         assert [numbers(template, batch) for batch in resumed] == seen[skip:]
 
 
-def test_rows_that_break_a_budget_are_named(template, packs, tmp_path, monkeypatch):
+def test_rows_over_a_budget_are_named(template, packs, tmp_path, monkeypatch):
     maker = Maker(tmp_path / 'images')
     long = write_jsonl(tmp_path / 'long.jsonl', [maker.row('Row 0?', 60 * 'Yes and more.')])
     with pytest.raises(RowError, match=r'long.jsonl:1: its \d+ tokens do not fit into a pack of 200'):
@@ -311,14 +303,13 @@ def test_rows_that_break_a_budget_are_named(template, packs, tmp_path, monkeypat
         packs(packing_strategy='sequential')
 
 
-def test_no_row_at_all(packs, ranks, tmp_path):
+def test_no_usable_row(packs, ranks, tmp_path):
     path = write_jsonl(tmp_path / 'a.jsonl', [Maker.row(None, 'Row 0?', 400 * 'Yes.')])
     with pytest.raises(ValueError, match='no row that can be used'):
         ranks(dataset=packs(path, strict=False)).passes(1)
 
 
-@pytest.mark.slow
 def test_spawned_worker(packs, ranks, template):
-    """Nothing that a worker needs is a function without a name, or a patch of this process."""
+    """All that a worker needs can be pickled, and it applies the patches itself."""
     batches = ranks(1, 1, multiprocessing_context='spawn').passes(1)[0][0]
     assert sorted(sum((numbers(template, batch) for batch in batches), [])) == list(range(60))

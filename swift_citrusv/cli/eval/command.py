@@ -80,7 +80,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         '--ranks', type=int, default=1, metavar='N', help='number of processes, one per device (default: 1)')
     add_option(model, '--batch-size', type=int, default=8, metavar='N', help='rows per batch (default: 8)')
     add_option(
-        model, '--max-new-tokens', type=int, default=512, metavar='N', help='most tokens of an answer (default: 512)')
+        model, '--max-new-tokens', type=int, default=512, metavar='N', help='maximum tokens per answer (default: 512)')
     add_option(
         model,
         '--infer-args',

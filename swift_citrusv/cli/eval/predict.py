@@ -130,9 +130,9 @@ def _command(request: dict[str, Any], model: str, data: str, output: str, batch_
         ]  # yapf: disable
     else:
         words = [
-            folder / 'citrusv', 'segment', '--model', model, '--text-from', request['server'], '--data', data, '--output',
-            output, '--batch-size', batch_size, '--max-tokens', request['max_new_tokens'], '--strict', 'false',
-            *request['flags']
+            folder / 'citrusv', 'segment', '--model', model, '--text-from', request['server'], '--data', data,
+            '--output', output, '--batch-size', batch_size, '--max-tokens', request['max_new_tokens'], '--strict',
+            'false', *request['flags']
         ]  # yapf: disable
     return [str(word) for word in words]
 

@@ -30,13 +30,14 @@ def draw_boxes(source: Any, index: int, references: Sequence[Box], predicted: Se
     image, problem = open_rgb(source)
     if image is None:
         far = [side for box in (*references, *predicted) for side in box.upright().corners[2:]]
-        side = max(1, round(max(far, default=1)))
-        image = Image.new('RGB', (side, side), GREY)
-    scale = _SIDE / max(image.size)
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        width = height = max(1, round(max(far, default=1)))
+    else:
+        width, height = image.size
+    scale = _SIDE / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     # The legend may be wider than the image.
     canvas = Image.new('RGB', (max(size[0], _SIDE // 2), size[1] + LEGEND_HEIGHT), 'white')
-    picture = image.resize(size, resampling_filter(scale))
+    picture = Image.new('RGB', size, GREY) if image is None else image.resize(size, resampling_filter(scale))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
     for i, box in enumerate(references, 1):
         if box.image == index:

@@ -185,7 +185,7 @@ class GroundingTask:
             'picture': no_image,
         }
         title = f'{pair.name}: {values["right"]:.0f} of {len(read.cited)} cited parts right'
-        return CaseCard(f'{title}, {len(read.references)} wanted', picture,
+        return CaseCard(f'{title}, {len(read.references)} in the reference', picture,
                         tuple((caption, text) for caption, text in lines.items() if text))  # yapf: disable
 
     # ---- one row

@@ -30,16 +30,16 @@ def reasoning_text(text: str) -> str:
     return rest.partition('</think>' if '</think>' in rest else '<answer>')[0]
 
 
-def order_correlation(wanted: Sequence[str], given: Sequence[str]) -> float:
+def order_correlation(expected: Sequence[str], actual: Sequence[str]) -> float:
     """Kendall's tau between the orders of the common names, in [-1, 1]; NaN with fewer than two.
 
     Args:
-        wanted, given: Names without repetitions.
+        expected, actual: Names without repetitions.
     """
     from scipy.stats import kendalltau
 
-    places = {name: place for place, name in enumerate(given)}
-    common = [places[name] for name in wanted if name in places]
+    places = {name: place for place, name in enumerate(actual)}
+    common = [places[name] for name in expected if name in places]
     return float(kendalltau(range(len(common)), common).statistic) if len(common) > 1 else math.nan
 
 

@@ -190,11 +190,11 @@ class DocumentsTask:
     def _subtask(self, pair: Pair) -> str:
         if self.subtask is not None:
             return self.subtask
-        said = pair.reference.get('subtask')
-        name = re.sub(r'[\s-]+', '_', str(said).strip().casefold()).removeprefix('ltr_')
+        given = pair.reference.get('subtask')
+        name = re.sub(r'[\s-]+', '_', str(given).strip().casefold()).removeprefix('ltr_')
         name = _ALIASES.get(name, name)
         if name not in SUBTASKS:
-            raise RowError(pair.name, f"'subtask' is {said!r}.",
+            raise RowError(pair.name, f"'subtask' is {given!r}.",
                            f'Write one of {", ".join(SUBTASKS)}, or give --subtask for all rows.', 'eval-subtask')
         if name.startswith('gmd') and not self.judge_model:
             raise RowError(pair.name, f'only a judge can score the subtask {name}.',
@@ -259,9 +259,9 @@ class DocumentsTask:
             if key not in self._replies:
                 continue
             reply = self._replies[key]
-            said = 'refused' if reply is None else without_reasoning(reply)[:80] or 'nothing'
+            answer = 'refused' if reply is None else without_reasoning(reply)[:80] or 'nothing'
             about = f'{question["kind"]} {question["predicted"]!r} for {question["gold"]!r}: '
-            lines.append(said if question['kind'] in ('answer', 'score') else about + said)
+            lines.append(answer if question['kind'] in ('answer', 'score') else about + answer)
             lines += self._verdict_lines(question.get('then', ()))
         return lines
 

@@ -36,10 +36,10 @@ def judge_cases(table: 'CaseTable', judge: Judge, prefix_of: Callable[[int], str
     # Names first; the follow-up questions of matching names are asked in a second round.
     while todo:
         questions = [judge_messages(question) for _, question in todo]
-        said = judge.ask(questions)
-        replies.update(zip(map(judge.key, questions), said))
+        received = judge.ask(questions)
+        replies.update(zip(map(judge.key, questions), received))
         further = []
-        for (case, question), reply in zip(todo, said):
+        for (case, question), reply in zip(todo, received):
             flags[(case, 'judged')] = None
             problem = _apply(table, case, question, reply, prefix_of(case))
             if problem:

@@ -70,12 +70,12 @@ def _distribution(measure: Measure, name: str, values: np.ndarray, num_cases: in
 
 def group_charts(evaluation: Evaluation) -> str:
     """For each column of groups: a forest plot of the largest groups, and a collapsible table."""
-    found = [
-        f'<h3>By <bdi>{escaped(column)}</bdi></h3>{_group_chart(evaluation, column)}{_group_table(evaluation, column)}'
-        for column, groups in evaluation.groups.items() if groups
-    ]
+    columns = [column for column, groups in evaluation.groups.items() if groups]
+    if not columns:
+        return '<p>The rows have no columns that define groups. Name some with <code>--by COLUMNS</code>.</p>'
     return ''.join(
-        found) or '<p>The rows have no columns that define groups. Name some with <code>--by COLUMNS</code>.</p>'
+        f'<h3>By <bdi>{escaped(column)}</bdi></h3>{_group_chart(evaluation, column)}{_group_table(evaluation, column)}'
+        for column in columns)
 
 
 def _group_chart(evaluation: Evaluation, column: str) -> str:

@@ -77,8 +77,8 @@ def token_overlap(answer: str, reference: str) -> tuple[float, float]:
     measure for open questions (https://arxiv.org/abs/2306.00890). Without words in either text, both scores are 1 if
     neither has any, else 0.
     """
-    said, meant = answer_tokens(answer), answer_tokens(reference)
-    if not said or not meant:
-        return (float(said == meant), ) * 2
-    common = sum((Counter(said) & Counter(meant)).values())
-    return 2 * common / (len(said) + len(meant)), common / len(meant)
+    words, expected = answer_tokens(answer), answer_tokens(reference)
+    if not words or not expected:
+        return (float(words == expected), ) * 2
+    common = sum((Counter(words) & Counter(expected)).values())
+    return 2 * common / (len(words) + len(expected)), common / len(expected)

@@ -69,7 +69,7 @@ def _check(path: str) -> None:
         raise ValueError(f'{path} is a pickle, which can execute code when it is loaded: use the Parquet or JSON files '
                          'of the dataset, or write the rows as JSONL.')  # yapf: disable
     if not os.path.isfile(path):
-        raise ValueError(f'{path} is neither a file nor a folder: download the benchmark first and give its path.')  # yapf: disable
+        raise ValueError(f'{path} is neither a file nor a folder: download the benchmark first and give its path.')
     if not path.lower().endswith(_TABLES):
         raise ValueError(f'{path} is not supported: give a {", ".join(_TABLES)} or zip file, or a folder.')
 

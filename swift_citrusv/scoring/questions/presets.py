@@ -79,8 +79,8 @@ _ALL = (
     Preset(
         'medmcqa', 'MedMCQA', 'https://medmcqa.github.io and ' + _HUB + 'openlifescienceai/medmcqa', medmcqa,
         {'dev': ('dev.json*', 'validation*.parquet', 'validation*.json*'), 'train': ('train.json*', 'train*.parquet')},
-        {'dev': 4183}, (), 'the dev split, because the test answers are not public; cop counts from 1 in JSON files and '
-        'from 0 in Parquet files'),
+        {'dev': 4183}, (), 'the dev split, because the test answers are not public; cop counts from 1 in JSON files '
+        'and from 0 in Parquet files'),
     Preset(
         'medqa', 'MedQA', 'https://github.com/jind11/MedQA and ' + _HUB + 'GBaker/MedQA-USMLE-4-options', medqa,
         {'test': ('us/4_options/phrases_no_exclude_test.jsonl', 'phrases_no_exclude_test.jsonl', 'us/test.jsonl',

@@ -45,12 +45,12 @@ class ScoredAnswer:
     """The answer of a prediction, compared with the reference.
 
     Attributes:
-        said: Its letters, 'yes' or 'no', or its text; empty without an answer.
+        extracted: Its letters, 'yes' or 'no', or its text; empty without an answer.
         correct: Whether it is right.
         rule: The name of the rule that found it.
         flags: 'no_answer', 'ambiguous', 'only_reasoning'.
     """
-    said: str
+    extracted: str
     correct: bool
     rule: str = ''
     flags: tuple[str, ...] = ()
@@ -110,12 +110,13 @@ class QATask:
             'open_correct': math.nan,
             'f1': math.nan,
             'recall': math.nan,
-            'answered': float(bool(answer.said)),
+            'answered': float(bool(answer.extracted)),
         }
         part = 'choice' if question.kind == 'multi' else question.kind
         values[f'{part}_correct'] = float(answer.correct)
         if question.kind == 'open':
-            values['f1'], values['recall'] = token_overlap(answer.said, question.answer) if answer.said else (0.0, 0.0)
+            values['f1'], values['recall'] = token_overlap(answer.extracted,
+                                                           question.answer) if answer.extracted else (0.0, 0.0)
         groups = {'kind': question.kind}
         groups.update((column, str(pair.reference[column])) for column in _GROUPS if pair.reference.get(column))
         return [Case(values, answer.flags, groups)]
@@ -132,7 +133,7 @@ class QATask:
         if question.options:
             lines.append(('options', '\n'.join(f'{letter}. {text}' for letter, text in question.options.items())))
         lines.append(('answer', 'none' if response is None else response))
-        lines.append(('read as', f'{answer.said or "nothing"}{f" ({answer.rule})" if answer.rule else ""}'))
+        lines.append(('read as', f'{answer.extracted or "nothing"}{f" ({answer.rule})" if answer.rule else ""}'))
         lines.append(('reference', question.answer))
         if problem:
             lines.append(('image', problem))
@@ -195,14 +196,15 @@ def score_answer(question: Question, response: str | None) -> ScoredAnswer:
         flags = (choice.problem, ) if choice.problem else ()
         return ScoredAnswer(choice.letters, choice.letters == question.answer, choice.rule, flags)
     if question.kind == 'closed' and is_yes_or_no(question.answer):
-        said = yes_or_no(text)
-        if said in ('yes', 'no'):
-            return ScoredAnswer(said, said == yes_or_no(question.answer), 'first word')
-        return ScoredAnswer('', False, '', (said or 'no_answer', ))
-    said = final_answer(text)
-    if not said:
+        extracted = yes_or_no(text)
+        if extracted in ('yes', 'no'):
+            return ScoredAnswer(extracted, extracted == yes_or_no(question.answer), 'first word')
+        return ScoredAnswer('', False, '', (extracted or 'no_answer', ))
+    extracted = final_answer(text)
+    if not extracted:
         return ScoredAnswer('', False, '', ('no_answer', ))
-    return ScoredAnswer(said, same_words(said, question.answer), '' if said == strip_markup(text) else 'statement')
+    return ScoredAnswer(extracted, same_words(extracted, question.answer),
+                        '' if extracted == strip_markup(text) else 'statement')
 
 
 # ---- the reference

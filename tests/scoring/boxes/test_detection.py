@@ -1,25 +1,19 @@
-"""Boxes against boxes: pycocotools' own numbers, hand-worked rows, and what is no answer."""
-import contextlib
-import io
+"""The task `detection`: rows worked out by hand, missing and unreadable answers, whole files, pictures."""
+import argparse
 import json
 import numpy as np
 import pickle
 import pytest
 from PIL import Image
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from support.measures import scores_of
 
 from swift_citrusv.cli.eval import detection as cli
 from swift_citrusv.errors import RowError
 from swift_citrusv.rows.masks import encode_rle
-from swift_citrusv.scoring.boxes.average_precision import AveragePrecision
-from swift_citrusv.scoring.boxes.box_matching import match_boxes
 from swift_citrusv.scoring.boxes.box_rows import CoordinateSystem
-from swift_citrusv.scoring.boxes.box_text import Box
 from swift_citrusv.scoring.boxes.detection import DetectionTask
 from swift_citrusv.scoring.cases import Pair, PredictionError
 from swift_citrusv.scoring.evaluate import EvaluationSettings, evaluate
-from swift_citrusv.scoring.task import CorpusMeasure
 
 SQUARE = [0, 0, 10, 10]
 
@@ -32,24 +26,6 @@ def pair(reference, response=None, **prediction):
 
 def case(reference, response=None, task=DetectionTask('pixels'), **prediction):
     return task.score(pair(reference, response, **prediction))[0]
-
-
-def scores(cases, task=DetectionTask('pixels')):
-    """All measures of some cases, the sums taken one by one."""
-    found = {}
-    for measure in task.measures:
-        if isinstance(measure, CorpusMeasure):
-            found[measure.name] = measure.score([one.data for one in cases], np.ones(len(cases), np.int64))
-            continue
-        sums = []
-        for column in measure.columns:
-            values = [one.values[column] for one in cases]
-            sums += [np.nansum(values), np.count_nonzero(~np.isnan(values))]
-        found[measure.name] = float(measure.formula(np.array(sums)))
-    return found
-
-
-# ---- hand-worked
 
 
 @pytest.mark.parametrize('references, response, hits, predicted, actual, precision, iou, flags', [
@@ -93,7 +69,7 @@ def test_rows(references, response, hits, predicted, actual, precision, iou, fla
 def test_sums():
     cases = [case({'bboxes': [SQUARE]}, [SQUARE]), case({'bboxes': [SQUARE]}, [[50, 50, 60, 60], SQUARE]),
              case({'bboxes': [SQUARE, [20, 20, 30, 30]]}, 'none'), case({'bboxes': []}, 'none')]  # yapf: disable
-    found = scores(cases)
+    found = scores_of(DetectionTask('pixels'), cases)
     assert found['precision_at_0.5'] == pytest.approx((1 + 1 / 2 + 0 + 1) / 4)
     assert found['micro_precision_at_0.5'] == pytest.approx(2 / 3)
     assert found['recall_at_0.5'] == found['mean_iou'] == pytest.approx(2 / 4)
@@ -160,20 +136,19 @@ def test_several_images():
     assert case({'objects': objects, 'size': [[5, 5], [20, 20]]}, [[0, 0, .5, .5]], task).values['hits'] == 1
 
 
-def test_what_is_no_prediction():
+def test_malformed_and_failed_predictions():
     with pytest.raises(PredictionError, match='response'):
         case({'bboxes': [SQUARE]}, None, response_=1)
     assert case({'bboxes': [SQUARE]}, None, error='out of memory').flags == ('no_answer', )
 
 
 @pytest.mark.parametrize('options', [{'boxes_from': 'image'}, {'ref_boxes': 'x'}, {'coordinates': 'percent'}])
-def test_options_that_are_none(options):
+def test_invalid_options(options):
     with pytest.raises(ValueError, match='give one of'):
         DetectionTask(**options)
 
 
 def test_options_of_the_command_line():
-    import argparse
     parser = argparse.ArgumentParser()
     cli.add_arguments(parser)
     assert DetectionTask(**cli.options(parser.parse_args([]))) == DetectionTask()
@@ -184,131 +159,15 @@ def test_options_of_the_command_line():
     assert pickle.loads(pickle.dumps(task)) == task and json.dumps(task.rules)
 
 
-# ---- pycocotools
-
-
-def random_rows(number, labels=('a', 'b', 'c'), scored=True, seed=0):
-    """Rows of reference and predicted boxes, some of them near, some elsewhere, some rows without any."""
-    generator = np.random.default_rng(seed)
-
-    def boxes(count):
-        corners = generator.integers(0, 60, (count, 2))
-        return np.concatenate([corners, corners + generator.integers(5, 40, (count, 2))], axis=1).astype(float)
-
-    rows = []
-    for _ in range(number):
-        wanted = boxes(generator.integers(0, 5))
-        near = wanted[generator.random(len(wanted)) < 0.8]
-        drawn = np.concatenate([near + generator.integers(-4, 5, near.shape), boxes(generator.integers(0, 3))])
-        drawn[:, 2:] = np.maximum(drawn[:, 2:], drawn[:, :2] + 1)
-        names = generator.choice(labels, len(wanted))
-        guesses = generator.choice(labels, len(drawn))
-        # Boxes near a reference box mostly have its label.
-        guesses[:len(near)] = np.where(
-            generator.random(len(near)) < 0.8, names[:len(near)] if len(near) == len(names) else guesses[:len(near)],
-            guesses[:len(near)])
-        values = generator.integers(0, 20, len(drawn)) / 20 if scored else [None] * len(drawn)
-        rows.append(([Box(tuple(box), name) for box, name in zip(wanted.tolist(), names)],
-                     [Box(tuple(box), name, score) for box, name, score in zip(drawn.tolist(), guesses, values)]))
-    return rows
-
-
-def by_pycocotools(rows, thresholds=slice(None)):
-    """Mean AP of rows, each an image: COCO's own evaluation, from files."""
-    labels = sorted({box.label for row in rows for boxes in row for box in boxes})
-
-    def annotations(side):
-        return [{'id': 0, 'image_id': image, 'category_id': labels.index(box.label), 'bbox': box.xywh, 'iscrowd': 0,
-                 'area': box.xywh[2] * box.xywh[3], 'score': 1 if box.score is None else box.score}
-                for image, row in enumerate(rows) for box in row[side]]  # yapf: disable
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {
-            'images': [{'id': image} for image in range(len(rows))],
-            'categories': [{'id': i} for i in range(len(labels))],
-            'annotations': [{**one, 'id': i} for i, one in enumerate(annotations(0), 1)]
-        }  # yapf: disable
-        truth.createIndex()
-        truth.dataset['info'] = {}
-        evaluation = COCOeval(truth, truth.loadRes(annotations(1)), 'bbox')
-        evaluation.evaluate()
-        evaluation.accumulate()
-    # [threshold, recall, label, all areas, 100 boxes]
-    precision = evaluation.eval['precision'][thresholds, :, :, 0, -1]
-    return precision[precision > -1].mean()
-
-
-def ours(rows):
-    return [match_boxes(wanted, drawn, lambda box: box.label).records for wanted, drawn in rows]
-
-
-@pytest.mark.parametrize('scored', [True, False])
-@pytest.mark.parametrize('seed', range(4))
-def test_average_precision_is_that_of_pycocotools(scored, seed):
-    rows = random_rows(40, scored=scored, seed=seed)
-    data, area = ours(rows), AveragePrecision()
-    ones = np.ones(len(rows), np.int64)
-    assert area.score(data, ones, 10) == pytest.approx(by_pycocotools(rows), abs=1e-12)
-    assert area.score(data, ones, 1) == pytest.approx(by_pycocotools(rows, slice(1)), abs=1e-12)
-
-
-@pytest.mark.parametrize('scored', [True, False])
-@pytest.mark.parametrize('seed', range(4))
-def test_weights_are_rows_repeated(scored, seed):
-    rows = random_rows(25, scored=scored, seed=seed)
-    weights = np.random.default_rng(seed).integers(0, 4, len(rows))
-    repeated = [row for row, weight in zip(rows, weights) for _ in range(weight)]
-    area = AveragePrecision()
-    assert area.score(ours(rows), weights, 10) == pytest.approx(by_pycocotools(repeated), abs=1e-12)
-    # JSON holds all of it.
-    assert area.score(json.loads(json.dumps(ours(rows))), weights, 1) == pytest.approx(
-        by_pycocotools(repeated, slice(1)), abs=1e-12)
-
-
-def test_average_precision_of_little():
-    area = AveragePrecision()
-    a, b = Box((0, 0, 10, 10), 'a'), Box((0, 0, 10, 10), 'b')
-    one = np.ones(1, np.int64)
-    assert np.isnan(area.score([], one[:0], 10)) and np.isnan(area.score([None], one, 10))
-    assert area.score(ours([([a], [a])]), one, 10) == pytest.approx(1)
-    assert area.score(ours([([a], [])]), one, 10) == 0 and np.isnan(area.score(ours([([], [a])]), one, 10))
-    # The label that no row has is left out, as COCO does.
-    assert area.score(ours([([a], [a, b])]), one, 10) == pytest.approx(1)
-    assert area.score(ours([([a], [b])]), one, 10) == 0
-    assert np.isnan(area.score(ours([([a], [a])]), 0 * one, 10))
-
-
-def test_only_a_hundred_boxes_of_a_label():
-    wanted = Box((0, 0, 10, 10))
-    others = [Box((50 + i, 50, 60 + i, 60), score=.9) for i in range(100)]
-    rows = [([wanted], [*others, Box((0, 0, 10, 10), score=.5)])]
-    matched = match_boxes(*rows[0], lambda box: '')
-    assert matched.hits == 1 and AveragePrecision().score(ours(rows), np.ones(1, np.int64), 1) == 0
-    assert by_pycocotools(rows) == 0
-
-
-@pytest.mark.parametrize('seed', range(3))
-def test_hits_by_a_slow_loop(seed):
-
-    def iou(one, two):
-        width = min(one[2], two[2]) - max(one[0], two[0])
-        height = min(one[3], two[3]) - max(one[1], two[1])
-        shared = max(width, 0) * max(height, 0)
-        sizes = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, two)]
-        return shared / (sum(sizes) - shared)
-
-    for wanted, drawn in random_rows(60, seed=seed):
-        left, hits = list(wanted), []
-        for number in sorted(range(len(drawn)), key=lambda i: -drawn[i].score):
-            near = [(iou(box.corners, drawn[number].corners), -place) for place, box in enumerate(left)
-                    if box.label == drawn[number].label]  # yapf: disable
-            if near and max(near)[0] >= .5:
-                hits.append(number)
-                left.pop(-max(near)[1])
-        matched = match_boxes(wanted, drawn, lambda box: box.label)
-        assert [i for i, hit in enumerate(matched.is_hit) if hit] == sorted(hits)
-        assert matched.hits == len(hits) and matched.ious.shape == (len(wanted), )
+@pytest.mark.parametrize('label, ignored, flags', [('liver', False, ()), ('Leber', False, ('other_label', )),
+                                                   ('Leber', True, ())])  # yapf: disable
+def test_right_place_with_another_label(label, ignored, flags):
+    row = {'size': [100, 100], 'bboxes': [{'bbox': [10, 10, 50, 50], 'label': 'liver'}]}
+    text = json.dumps([{'bbox_2d': [10, 10, 50, 50], 'label': label}])
+    case, = DetectionTask(coordinates='pixels', ignore_labels=ignored).score(Pair('r', row, {'response': text}))
+    assert case.flags == flags and case.values['hits'] == (not flags)
+    far = json.dumps([{'bbox_2d': [60, 60, 90, 90], 'label': label}])
+    assert DetectionTask(coordinates='pixels').score(Pair('r', row, {'response': far}))[0].flags == ()
 
 
 # ---- whole files
@@ -358,15 +217,7 @@ def test_pictures(tmp_path):
     shown = task.show(pair({**reference, 'images': ['none.png']}), 0)
     assert 'none.png' in dict(shown.lines)['picture'] and shown.picture is not None
     assert task.show(pair({'bboxes': []}, 'none'), 0).picture is not None
+    # A huge box does not make a huge background.
+    shown = task.show(pair({'bboxes': []}, [[0, 0, 1e8, 1e8]]), 0)
+    assert shown.picture is not None and shown.picture.size == (512, 512 + 20)
     assert 'response' in dict(task.show(Pair('r:1', reference, {'response': 3}), 0).lines)['problem']
-
-
-@pytest.mark.parametrize('label, ignored, flags', [('liver', False, ()), ('Leber', False, ('other_label', )),
-                                                   ('Leber', True, ())])  # yapf: disable
-def test_right_place_with_another_label(label, ignored, flags):
-    row = {'size': [100, 100], 'bboxes': [{'bbox': [10, 10, 50, 50], 'label': 'liver'}]}
-    text = json.dumps([{'bbox_2d': [10, 10, 50, 50], 'label': label}])
-    case, = DetectionTask(coordinates='pixels', ignore_labels=ignored).score(Pair('r', row, {'response': text}))
-    assert case.flags == flags and case.values['hits'] == (not flags)
-    far = json.dumps([{'bbox_2d': [60, 60, 90, 90], 'label': label}])
-    assert DetectionTask(coordinates='pixels').score(Pair('r', row, {'response': far}))[0].flags == ()

@@ -1,17 +1,15 @@
 """Reasoning that cites boxes: the cited parts, their order, the form of the answer."""
 import argparse
-import itertools
 import json
 import numpy as np
 import pickle
 import pytest
 from PIL import Image
-from scipy.stats import kendalltau
+from support.measures import scores_of
 
 from swift_citrusv.cli.eval import grounding as cli
 from swift_citrusv.errors import RowError
 from swift_citrusv.scoring.boxes.grounding import GroundingTask
-from swift_citrusv.scoring.boxes.reasoning import order_correlation, reasoning_text
 from swift_citrusv.scoring.cases import Pair
 from swift_citrusv.scoring.evaluate import EvaluationSettings, evaluate
 
@@ -43,22 +41,11 @@ def case(*args, task=GroundingTask(), **kwargs):
     return task.score(pair(*args, **kwargs))[0]
 
 
-def scores(cases, task=GroundingTask()):
-    found = {}
-    for measure in task.measures:
-        sums = []
-        for column in measure.columns:
-            values = [one.values[column] for one in cases]
-            sums += [np.nansum(values), np.count_nonzero(~np.isnan(values))]
-        found[measure.name] = float(measure.formula(np.array(sums)))
-    return found
-
-
 @pytest.mark.parametrize('form', range(3))
 def test_perfect(form):
     found = case(answer(form=form))
     assert not found.flags
-    assert set(scores([found]).values()) == {1} and found.values['f1'] == 1
+    assert set(scores_of(GroundingTask(), [found]).values()) == {1} and found.values['f1'] == 1
 
 
 # parts of the answer: right, cited, found, named, order
@@ -100,14 +87,15 @@ def test_rows(parts, right, cited, found, named, order):
 
 def test_sums():
     cases = [case(answer()), case(answer({'rib': PARTS['rib'], 'heart': [0, 0, 9, 9]})), case(answer([])), case()]
-    found = scores(cases)
+    found = scores_of(GroundingTask(), cases)
     assert found['precision_at_0.5'] == pytest.approx(5 / 6)
     assert found['recall_at_0.5'] == found['mean_iou'] == pytest.approx(5 / 16)
     assert found['f1_at_0.5'] == pytest.approx(2 * (5 / 6) * (5 / 16) / (5 / 6 + 5 / 16))
     assert found['parts_named'] == pytest.approx(6 / 16) and found['order'] == 1
     assert found['well_formed'] == pytest.approx(3 / 4)
     assert cases[2].flags == ('no_citation', ) and cases[3].flags == ('no_answer', )
-    assert np.isnan(scores(cases[2:])['precision_at_0.5']) and scores(cases[2:])['f1_at_0.5'] == 0
+    assert np.isnan(scores_of(GroundingTask(), cases[2:])['precision_at_0.5']) and scores_of(
+        GroundingTask(), cases[2:])['f1_at_0.5'] == 0
 
 
 def test_overlap_by_hand():
@@ -149,7 +137,8 @@ def test_the_answer_with_the_reasoning():
     reference = {'solution': 'The lungs are clear.'}
     found = case(answer([]), reference)
     assert found.flags == ('no_reference_parts', ) and np.isnan(found.values['f1'])
-    assert case(answer(), reference).values['f1'] == 0 and np.isnan(scores([found])['precision_at_0.5'])
+    assert case(answer(), reference).values['f1'] == 0 and np.isnan(
+        scores_of(GroundingTask(), [found])['precision_at_0.5'])
 
 
 @pytest.mark.parametrize('reference', [
@@ -157,12 +146,12 @@ def test_the_answer_with_the_reasoning():
     {'steps': [{'Part': 'rib', 'bbox': [1, 2, 1, 4]}]}, {'answer': '<think><bbox>here</bbox></think>'},
     {'bboxes': [[1, 2, 3, 4]]}, {'objects': {'bbox': [[1, 2, 3, 4]] * 2, 'ref': ['rib'], 'image_id': [0, 1]}},
 ])  # yapf: disable
-def test_references_that_cannot_be_read(reference):
+def test_invalid_parts(reference):
     with pytest.raises(RowError, match='^r:1: '):
         case(answer(), reference)
 
 
-def test_pieces_that_cannot_be_read():
+def test_unreadable_and_unnamed_boxes():
     text = answer().replace(cite('heart', PARTS['heart']), '<bbox>{"Part": "heart", "bbox": "[338, 408"}</bbox>')
     found = case(text)
     assert found.flags == ('unparsable', ) and found.values['right'] == found.values['cited'] == 3
@@ -203,31 +192,10 @@ def test_a_tag_in_the_prompt(text, is_well_formed):
     assert case(text, task=GroundingTask(think_in_prompt=True)).values['well_formed'] == is_well_formed
 
 
-def test_reasoning():
-    assert reasoning_text('<think>a</think><answer>b</answer>') == 'a' == reasoning_text('a</think><answer>b</answer>')
-    assert reasoning_text('a<answer>b</answer>') == 'a' == reasoning_text('x <think>a')
-    # Boxes of the answer are no citations.
+def test_boxes_outside_the_reasoning_are_not_cited():
     parts = ' '.join(cite(*part) for part in PARTS.items())
     assert case(f'<think>nothing</think><answer>{parts}</answer>').values['cited'] == 0
     assert case(parts).values['cited'] == 4
-
-
-# ---- order
-
-
-def test_kendalls_tau():
-    """All orders of four names, by counting pairs."""
-    names = 'abcd'
-    for given in itertools.permutations(names):
-        signs = [1 if given.index(one) < given.index(two) else -1 for one, two in itertools.combinations(names, 2)]
-        assert order_correlation(names, given) == pytest.approx(sum(signs) / len(signs))
-    assert order_correlation('abcdef', 'xdby') == -1 and order_correlation('abc', 'xcyaz') == -1
-    assert np.isnan(order_correlation('abc', 'c')) and np.isnan(order_correlation('', ''))
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        places = generator.permutation(9)
-        wanted = kendalltau(np.arange(9), np.argsort(places)).statistic
-        assert order_correlation([str(i) for i in range(9)], [str(i) for i in places]) == pytest.approx(wanted)
 
 
 def test_chinese_names():
@@ -297,7 +265,7 @@ def test_pictures(tmp_path):
     task = GroundingTask('norm1000')
     shown = task.show(pair(answer({**PARTS, 'heart': [0, 0, 90, 90]}), reference), 0)
     lines = dict(shown.lines)
-    assert shown.picture is not None and shown.title == 'r:1: 3 of 4 cited parts right, 4 wanted'
+    assert shown.picture is not None and shown.title == 'r:1: 3 of 4 cited parts right, 4 in the reference'
     assert lines['reference parts'].startswith('R1 rib [34, 0, 436, 400]; R2 right_rib')
     assert lines['cited parts'].startswith('P1 rib [34, 0, 436, 400] IoU 1.00 with R1')
     assert lines['scores'] == 'f1 0.750 order 1.000'

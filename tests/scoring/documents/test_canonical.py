@@ -1,11 +1,7 @@
-"""What is the same in lab reports however it is written, and what is not."""
-import pytest
+"""Which cells and answers are equal in canonical form, and which are not."""
+from swift_citrusv.scoring.documents.canonical import Field, canonical_cell, same_cell, same_short_answer
 
-from swift_citrusv.scoring.documents.abnormality import canonical_abnormality, split_flag
-from swift_citrusv.scoring.documents.canonical import canonical_cell, same_cell, same_short_answer
-from swift_citrusv.scoring.documents.cell_text import plain_cell
-
-SAME = [
+SAME: list[tuple[Field, str, str]] = [
     # ---- units
     ('unit', '10^9/L', '10*9/L'),
     ('unit', '×10⁹/L', '10^9/L'),
@@ -112,8 +108,7 @@ SAME = [
     ('abnormality', '在正常范围内', 'N'),
     ('abnormality', '异常', 'abnormal'),
 ]  # yapf: disable
-
-DIFFERENT = [
+DIFFERENT: list[tuple[Field, str, str]] = [
     ('unit', 'mg/L', 'mg/dL'),
     ('unit', 'mmol/L', 'Mmol/L'),
     ('unit', 'mmol/L', 'umol/L'),
@@ -172,92 +167,64 @@ DIFFERENT = [
 ]  # yapf: disable
 
 
-@pytest.mark.parametrize('field, first, second', SAME)
-def test_same(field, first, second):
-    assert same_cell(field, first, second), (canonical_cell(first, field), canonical_cell(second, field))
-    assert same_cell(field, second, first)
-    if field != 'entry_name':
-        assert same_cell(field, f' {first} ', f'{second}　'), 'blanks around'
+def test_equal_cells():
+    for field, first, second in SAME:
+        assert same_cell(field, first, second), (field, canonical_cell(first, field), canonical_cell(second, field))
+        assert same_cell(field, second, first), (field, first, second)
+        if field != 'entry_name':
+            assert same_cell(field, f' {first} ', f'{second}　'), (field, first, second, 'spaces around')
 
 
-@pytest.mark.parametrize('field, first, second', DIFFERENT)
-def test_different(field, first, second):
-    assert not same_cell(field, first, second), canonical_cell(first, field)
-    assert not same_cell(field, second, first)
+def test_different_cells():
+    for field, first, second in DIFFERENT:
+        assert not same_cell(field, first, second), (field, first, second, canonical_cell(first, field))
+        assert not same_cell(field, second, first), (field, first, second)
 
 
-def test_tables_are_large_enough():
+def test_the_lists_have_no_repetitions():
     assert len(SAME) >= 60 and len(DIFFERENT) >= 30
     assert len({*SAME}) == len(SAME) and len({*DIFFERENT}) == len(DIFFERENT)
 
 
-@pytest.mark.parametrize('field, text', sorted({(field, text) for field, *texts in SAME + DIFFERENT for text in texts}))
-def test_canonical_form_is_its_own(field, text):
-    form = canonical_cell(text, field)
-    again = canonical_cell(form, field)
-    # A lone sign of a result or a label has a meaning that its word has too.
-    assert again == form or form == '+-'
-    assert same_cell(field, text, text)
+def test_canonical_form_is_a_fixed_point():
+    for field, text in sorted({(field, text) for field, *texts in SAME + DIFFERENT for text in texts}):
+        form = canonical_cell(text, field)
+        again = canonical_cell(form, field)
+        assert again == form, (field, text, form, again)
+        assert same_cell(field, text, text), (field, text)
 
 
-@pytest.mark.parametrize('text, form', [
-    ('3.5 - 5.5', '3.5..5.5'), ('-3--1', '-3..-1'), ('＜5.0', '<5'), ('阴性', 'negative'), ('2020-01-02', '2020-01-02'),
-    ('0.5～1.0 mg/L', '0.5..1 mg/l'), ('00123', '00123'), ('5.2E3', '5200'), ('120/80', '120 /80'),
-])  # yapf: disable
-def test_canonical_reference(text, form):
-    assert canonical_cell(text, 'reference') == form
-
-
-@pytest.mark.parametrize('text, value, flag', [
-    ('5.2 ↑', '5.2', 'high'), ('↓ 5.2', '5.2', 'low'), ('5.2(H)', '5.2', 'high'), ('5.2 mmol/L', '5.2 mmol/L', ''),
-    ('5.2 mmol/L ↑', '5.2 mmol/L', 'high'), ('24h', '24h', ''), ('H1N1', 'H1N1', ''), ('H 5.2', '5.2', 'high'),
-    ('5.2 L', '5.2', 'low'), ('阳性 ↑', '阳性', 'high'), ('AB', 'AB', ''), ('5.2 *', '5.2', 'abnormal'),
-    ('5.2 * ↑', '5.2', 'high'), ('↑', '', 'high'), ('5.2 [LL]', '5.2', 'low'), ('高密度', '高密度', ''), ('', '', ''),
-])  # yapf: disable
-def test_flags_beside_results(text, value, flag):
-    assert split_flag(text) == (value, flag)
+def test_canonical_references():
+    for text, form in [
+        ('3.5 - 5.5', '3.5..5.5'), ('-3--1', '-3..-1'), ('＜5.0', '<5'), ('阴性', 'negative'),
+        ('2020-01-02', '2020-01-02'), ('0.5～1.0 mg/L', '0.5..1 mg/l'), ('00123', '00123'), ('5.2E3', '5200'),
+        ('120/80', '120 /80'),
+    ]:  # yapf: disable
+        assert canonical_cell(text, 'reference') == form, text
 
 
 def test_own_unit_in_a_result_or_a_reference():
     assert same_cell('result', '5.2 mmol/L', '5.2', 'mmol/l', 'mmol/l')
     assert same_cell('reference', '3.5-5.5mmol/L', '3.5～5.5', 'mmol/l', 'mmol/l')
-    # Another unit is no repetition, and without a column of units it says more.
+    # A different unit is not a repetition; without a unit column it is additional information.
     assert not same_cell('result', '5.2 mg/dL', '5.2', 'mmol/l', 'mmol/l')
     assert not same_cell('result', '5.2 mmol/L', '5.2')
     assert same_cell('result', '3.2 L', '3.2', 'l', 'l')
 
 
-@pytest.mark.parametrize('text, plain', [
-    ('a<br/>b', 'a b'), ('<b>5</b>', '5'), ('<5 and >3', '<5 and >3'), ('&lt;5', '<5'), (r'a\|b\_c', 'a|b_c'),
-    ('**bold**', 'bold'), ('10*9/L', '10*9/L'), ('a\u200bb', 'ab'), ('Ⅱ', 'II'), ('Ca²⁺', 'Ca^2+'), ('⬆️', '↑'),
-    ('《x》', '《x》'), ('≥5', '>=5'), ('\n a \t b', 'a b'), ('', ''), ('`5.2`', '5.2'),
-])  # yapf: disable
-def test_plain_cells(text, plain):
-    assert plain_cell(text) == plain
+def test_equal_short_answers():
+    for first, second in [
+        ('5.2', '5.20'), ('答案：5.2', '5.2'), ('Answer: 5.2 mmol/L', '5.2mmol/l'), ('2024年3月5日', '2024-03-05'),
+        ('2024/3/5', '2024.03.05'), ('偏高', '↑'), ('5.2 ↑', '5.2'), ('白细胞。', '白细胞'), ('O型', 'o型'), ('阴性（-）', '阴性'),
+        ('3.5～5.5', '3.5-5.5'), ('"血红蛋白"', '血红蛋白'), ('×10⁹/L', '10*9/L'), ('张三', ' 张三 '), ('γ-GT', 'γGT'), ('', ''),
+    ]:  # yapf: disable
+        assert same_short_answer(first, second) and same_short_answer(second, first), (first, second)
 
 
-@pytest.mark.parametrize('label, known', [
-    ('slightly elevated', 'high'), ('low', 'low'), ('within normal limits', 'normal'), ('yes', 'abnormal'), ('', ''),
-    ('true', 'abnormal'), ('False', 'normal'), ('HIGH (H)', 'high'), ('轻度升高', 'high'), ('阳性', '阳性'),
-    ('not elevated', 'notelevated'), ('high or low', 'highorlow'), ('异常', 'abnormal'), ('结果偏低', 'low'),
-])  # yapf: disable
-def test_labels_of_abnormality(label, known):
-    assert canonical_abnormality(label) == known
-
-
-@pytest.mark.parametrize('first, second', [
-    ('5.2', '5.20'), ('答案：5.2', '5.2'), ('Answer: 5.2 mmol/L', '5.2mmol/l'), ('2024年3月5日', '2024-03-05'),
-    ('2024/3/5', '2024.03.05'), ('偏高', '↑'), ('5.2 ↑', '5.2'), ('白细胞。', '白细胞'), ('O型', 'o型'), ('阴性（-）', '阴性'),
-    ('3.5～5.5', '3.5-5.5'), ('"血红蛋白"', '血红蛋白'), ('×10⁹/L', '10*9/L'), ('张三', ' 张三 '), ('γ-GT', 'γGT'), ('', ''),
-])  # yapf: disable
-def test_same_answers(first, second):
-    assert same_short_answer(first, second) and same_short_answer(second, first)
-
-
-@pytest.mark.parametrize('first, second', [
-    ('5.2', '52'), ('>5', '5'), ('5.2 ↑', '5.2 ↓'), ('2024-03-05', '2024-05-03'), ('00123', '123'), ('白细胞', '红细胞'),
-    ('偏高', '偏低'), ('是', '异常'), ('阴性', '阳性'), ('5.2 mg/L', '5.2 mg/dL'), ('', '5'), ('1-2', '12'), ('-5', '5'),
-    ('白细胞的结果是5.2', '5.2'), ('5.2, 6.1', '5.26.1'), ('Mmol/L', 'mmol/L'),
-])  # yapf: disable
-def test_different_answers(first, second):
-    assert not same_short_answer(first, second) and not same_short_answer(second, first)
+def test_different_short_answers():
+    for first, second in [
+        ('5.2', '52'), ('>5', '5'), ('5.2 ↑', '5.2 ↓'), ('2024-03-05', '2024-05-03'), ('00123', '123'), ('白细胞', '红细胞'),
+        ('偏高', '偏低'), ('是', '异常'), ('阴性', '阳性'), ('5.2 mg/L', '5.2 mg/dL'), ('', '5'), ('1-2', '12'), ('-5', '5'),
+        ('白细胞的结果是5.2', '5.2'), ('5.2, 6.1', '5.26.1'), ('Mmol/L', 'mmol/L'),
+    ]:  # yapf: disable
+        assert not same_short_answer(first, second) and not same_short_answer(second, first), (first, second)

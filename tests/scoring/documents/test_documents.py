@@ -1,243 +1,26 @@
-"""Lab reports read into fields: tables, JSON, the matching of names, and scores worked out by hand."""
-import itertools
+"""The task `documents`: scores worked out by hand, perfect and shuffled answers, options, report."""
 import json
 import numpy as np
 import pickle
 import pytest
 from PIL import Image
-from support.lab_reports import BLOOD, HEADING, markdown, pair, sums_of
+from support.lab_reports import BLOOD, HEADING, markdown, pair
+from support.measures import scores_of
 from typing import Any
 
-from swift_citrusv.cli.eval import command as _cli_eval
+from swift_citrusv.cli.eval import command
 from swift_citrusv.errors import RowError
 from swift_citrusv.scoring.cases import PredictionError
 from swift_citrusv.scoring.documents.documents import TASK, DocumentsTask
-from swift_citrusv.scoring.documents.lab_counts import count_fields
-from swift_citrusv.scoring.documents.lab_result_parser import (UnreadableAnswer, heading_field, lab_results_from_json,
-                                                               lab_results_from_tables, lab_results_from_value)
-from swift_citrusv.scoring.documents.lab_results import (LabResult, best_assignment, match_lab_results, name_similarity,
-                                                         possible_synonyms)
-from swift_citrusv.scoring.documents.tables import parse_tables, split_markdown_row
 from swift_citrusv.scoring.table import CaseTable
 
 
 def score(task, pairs):
-    return sums_of(task, [case for one in pairs for case in task.score(one)])
-
-
-# ---- tables
-
-
-def results(text):
-    return [(result.entry_name, result.result, result.reference, result.unit)
-            for result in lab_results_from_tables(text)[0]]
-
-
-@pytest.mark.parametrize('text', [
-    markdown(BLOOD),
-    markdown(BLOOD, delimiter=False),
-    f'```markdown\n{markdown(BLOOD)}\n```',
-    f'好的，以下是结果：\n\n{markdown(BLOOD)}\n\n以上。',
-    markdown(BLOOD, ('项目', '结果', '参考范围', '单位')),
-    markdown(BLOOD, ('检验项目', '检测结果', '参考区间', '单位(Unit)')),
-    markdown(BLOOD, ('**Test name**', 'Result', 'Reference range', 'Units')),
-    markdown(BLOOD, ('项目/名称', '结果（Result）', '参考范围/参考值', '单位')),
-    markdown([(c, a, d, b) for a, b, c, d in BLOOD], ('参考值', '名称', '单位', '结果')),
-    markdown([(str(i), *row, '备注') for i, row in enumerate(BLOOD)], ('序号', *HEADING, '方法')),
-    '\n'.join(line.strip('| ') for line in markdown(BLOOD).splitlines()),
-    markdown(BLOOD).replace('\n', '\n\n'),
-    '\n'.join(f'> {line}' for line in markdown(BLOOD).splitlines()),
-    f'{markdown(BLOOD[:1])}\n\n第二页\n\n{markdown(BLOOD[1:])}',
-    f'{markdown(BLOOD[:1])}\n{markdown(BLOOD[1:])}',
-    f'{markdown(BLOOD[:1])}\n\n第二页\n\n' + '\n'.join(markdown(BLOOD[1:]).splitlines()[2:]),
-    markdown([BLOOD[0] + BLOOD[1], BLOOD[2] + ('', '', '', '')], HEADING + HEADING),
-    markdown([*BLOOD, ('', '', '', ''), ('-', '--', '-', '/')]),
-    '<table>' + ''.join('<tr>' + ''.join(f'<td>{cell}</td>' for cell in row) + '</tr>' for row in [HEADING, *BLOOD])
-    + '</table>',
-    '<table><thead><tr><th>项目<th>结果<th>参考值<th>单位</thead>'
-    + ''.join('<tr>' + ''.join(f'<td>{cell}' for cell in row) for row in BLOOD),
-], ids=range(20))  # yapf: disable
-def test_tables_in_many_forms(text):
-    assert sorted(results(text)) == sorted(BLOOD)
-
-
-def test_cells():
-    assert split_markdown_row(r'| a \| b | c\\| |') == ['a | b', 'c\\\\', '']
-    assert split_markdown_row('a | b | ') == ['a', 'b'] and split_markdown_row('| a | | |') == ['a', '', '']
-    assert results(markdown([('白细胞<br>(WBC)', r'5.2 \| 5.3', '', '-')])) == [
-        ('白细胞<br>(WBC)', '5.2 | 5.3', '', '-')]  # yapf: disable
-
-
-def test_spans_of_html():
-    rows = ('<tr><th rowspan="2">项目</th><th colspan="2">结果</th><th rowspan=2>单位</th></tr><tr><th>值<th>备注'
-            '<tr><td>钾</td><td>4.1</td><td>x</td><td rowspan=3>mmol/L</td></tr>'
-            '<tr><td>钠</td><td>140</td><td>x</td></tr>'
-            '<tr><td>氯</td><td>&lt;100</td><td>x</td></tr>')  # yapf: disable
-    found, flags = lab_results_from_tables(f'a<table>{rows}</table>b')
-    assert [(result.entry_name, result.result, result.unit) for result in found] == [
-        ('钾', '4.1', 'mmol/L'), ('钠', '140', 'mmol/L'), ('氯', '<100', 'mmol/L')]  # yapf: disable
-    assert flags == {'html_table'}
-
-
-def test_flags_of_tables():
-    assert lab_results_from_tables(markdown(BLOOD))[1] == set()
-    found, flags = lab_results_from_tables(markdown(BLOOD, ('A', 'B', 'C', 'D')))
-    assert flags == {'assumed_columns'} and [result.entry_name for result in found] == [row[0] for row in BLOOD]
-    found, flags = lab_results_from_tables(markdown(BLOOD)[len(markdown([], HEADING)) + 1:])
-    assert flags == {'assumed_columns'} and len(found) == 3
-    found, flags = lab_results_from_tables(markdown([('钾', '4.1'), ('钠', '140', '137-147', 'mmol/L', 'x')]))
-    assert flags == {'ragged_table'} and [result.unit for result in found] == ['', 'mmol/L']
-
-
-@pytest.mark.parametrize('text', [
-    '', '没有表格', '| a |', 'a | b', markdown(BLOOD, ('x', 'y', 'z', 'u'))[:14], '{"result": 5}', '<table></table>',
-    markdown([('5.2', '3-5')], ('结果', '参考值')), '<table>' * 50, '|' * 50,
-])  # yapf: disable
-def test_no_table(text):
-    with pytest.raises(UnreadableAnswer, match='no table'):
-        lab_results_from_tables(text)
-
-
-def test_markdown_against_markdown_it():
-    """On tables that follow the standard, another reader finds the same cells."""
-    markdown_it = pytest.importorskip('markdown_it')
-    reader = markdown_it.MarkdownIt('js-default')
-    generator = np.random.default_rng(0)
-    cells = ['5.2', r'a \| b', '白细胞', '', '<5', '10\\*9/L', '3.5 - 5.5', '↑', 'x y']
-    checked = 0
-    for _ in range(50):
-        width = int(generator.integers(2, 6))
-        rows = [[cells[i] for i in generator.integers(0, len(cells), width)] for _ in range(4)]
-        # A row without any cell is left out here, and one that is empty at its end looks like none.
-        rows = [['k', *row[1:]] for row in rows]
-        text = 'Intro.\n\n' + markdown(rows[1:], rows[0]) + '\n\nEnd.'
-        tokens = reader.parse(text)
-        starts = [i for i, token in enumerate(tokens) if token.type in ('th_open', 'td_open')]
-        expected = [tokens[i + 1].content for i in starts]
-        found, = parse_tables(text)
-        assert [cell for row in found.rows for cell in row] == expected and found.has_heading
-        checked += len(expected)
-    assert checked > 500
-
-
-def test_headings():
-    assert [heading_field(text) for text in ('Entry Name', 'ref. range', '是否异常', '计量单位', '医院', 'Result (x)')] == [
-        'entry_name', 'reference', 'abnormality', 'unit', None, 'result']  # yapf: disable
-    assert heading_field('参考范围[Reference]') == 'reference' and heading_field('') is None
-
-
-# ---- JSON
-
-
-@pytest.mark.parametrize('text', [
-    '[{"entry_name": "WBC", "result": "11.2", "reference": "3.5-9.5", "abnormality": "high"}]',
-    '{"项目": "WBC", "结果": 11.2, "参考范围": "3.5-9.5", "异常": "偏高"}',
-    '{"WBC": {"result": 11.2, "reference": [3.5, 9.5], "abnormality": "↑"}}',
-    '结果：\n```json\n{"results": [{"name": "WBC", "value": "11.2", "ref": "3.5~9.5", "flag": "H"}]}\n```\n完。',
-    "{'name': 'WBC', 'result': '11.2', 'reference': '3.5-9.5', 'abnormality': '高',}",
-    '[1] [] {"x": 1} then [{"name": "WBC", "result": "11.2", "reference": {"low": 3.5, "high": 9.5}, "status": "H"},]',
-    '{"异常项目": {"WBC": {"结果": "11.2↑", "参考值": "3.5-9.5"}}}',
-    '{"data": {"items": [{"项目名称": "WBC", "检验结果": "11.2", "参考区间": "3.5-9.5", "提示": "异常（高）"}]}}',
-])  # yapf: disable
-def test_json_in_many_forms(text):
-    # `[]` alone is an answer, so the one with prose is read from its fence or not at all.
-    text = text.replace('[] ', '')
-    found = lab_results_from_json(text)
-    gold = [LabResult('wbc', '11.2', '3.5-9.5', '', 'high')]
-    counted = count_fields(gold, found, ('result', 'reference', 'abnormality'), .6)
-    assert sum(counted.right.values()) == 3 and sum(counted.predicted.values()) == 3
-
-
-def test_json_values():
-    assert lab_results_from_json('[]') == [] and lab_results_from_value([{'a': 1}]) is None
-    found, = lab_results_from_json('{"result": 5.20, "reference": null, "abnormality": false}')
-    assert (found.result, found.reference, found.abnormality) == ('5.20', '', 'false')
-    assert found.has('abnormality') and not found.has('reference')
-    # The flag beside a result is its label, where there is no other.
-    assert LabResult(result='5.2 ↓').cell('abnormality') == 'low' and LabResult(result='5.2 ↓', abnormality='高').cell(
-        'abnormality') == '高'  # yapf: disable
-
-
-@pytest.mark.parametrize('text', ['', 'WBC 11.2', '{"a": 1}', '{"result": ', '[1, 2]', '{' * 5000, '[' * 5000 + ']',
-                                  "{'result': __import__('os')}", '{"a": {"b": 1}}'])  # yapf: disable
-def test_no_json(text):
-    with pytest.raises(UnreadableAnswer, match='no JSON'):
-        lab_results_from_json(text)
-
-
-# ---- matching
-
-
-def test_assignment_against_brute_force():
-    generator = np.random.default_rng(1)
-    for _ in range(200):
-        rows, columns = (int(x) for x in generator.integers(1, 6, 2))
-        weights = np.where(generator.random((rows, columns)) < .4, 0, generator.random((rows, columns)))
-        best = max(
-            sum(weights[i, j] for i, j in (zip(range(rows), order) if rows <= columns else zip(order, range(columns))))
-            for order in itertools.permutations(range(max(rows, columns)), min(rows, columns)))
-        found = best_assignment(weights)
-        assert sum(weights[i, j] for i, j in found) == pytest.approx(best)
-        assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)
-        assert all(weights[i, j] > 0 for i, j in found)
-
-
-def test_similarity():
-    assert name_similarity('白细胞计数', '白细胞计数') == 1 and name_similarity('', '') == 0
-    assert name_similarity('总胆红素', '直接胆红素') == pytest.approx(2 * 3 / 9)
-    assert name_similarity('甘油三酯', '甘油三脂') == pytest.approx(.75)
-    assert name_similarity('白细胞计数(wbc)', 'wbc') == name_similarity('wbc', '白细胞计数(wbc)') == .9
-    assert name_similarity('脂蛋白(a)', 'a') < .5
-
-
-def names(*texts):
-    return [LabResult(text) for text in texts]
-
-
-def test_matching_of_names():
-    # Equal names go together, though another assignment would have as many pairs.
-    assert match_lab_results(names('总胆红素', '直接胆红素'), names('直接胆红素', '总胆红素x'), .6) == [(0, 1), (1, 0)]
-    assert match_lab_results(names('白细胞(WBC)', '红细胞(RBC)'), names('RBC', 'WBC'), .6) == [(0, 1), (1, 0)]
-    assert match_lab_results(names('钾', '钠'), names('氯', '钾'), .6) == [(0, 1)]
-    assert match_lab_results(names('甘油三酯'), names('甘油三脂'), .6) == [(0, 0)]
-    assert match_lab_results(names('甘油三酯'), names('甘油三脂'), .8) == []
-    assert match_lab_results([], names('钾'), .6) == match_lab_results(names('钾'), [], .6) == []
-    # One alone needs no name; of several without names those go together that agree.
-    assert match_lab_results([LabResult('钾', '4')], [LabResult('', '4')], .6) == [(0, 0)]
-    assert match_lab_results([LabResult('', '4'), LabResult('', '5')],
-                             [LabResult('', '5'), LabResult('', '4')], .6) == [(0, 1), (1, 0)]
-
-
-def test_doubled_names_go_by_their_cells():
-    gold = [LabResult('白细胞', '5.2', '', '10^9/L'), LabResult('白细胞', '3', '0-5', '/HPF')]
-    assert match_lab_results(gold, gold[::-1], .6) == [(0, 1), (1, 0)]
-    assert match_lab_results(gold, gold[1:], .6) == [(1, 0)]
-
-
-def test_candidates_for_the_judge():
-    gold = [LabResult('丙氨酸氨基转移酶', '35', '9-50', 'U/L'), LabResult('钾', '4.1'), LabResult('氯', '100')]
-    predicted = [LabResult('ALT', '35', '9~50', 'u/l'), LabResult('K+', '4.10'), LabResult('Na', '140')]
-    pairs = match_lab_results(gold, predicted, .6)
-    assert pairs == [] and possible_synonyms(gold, predicted, pairs) == [(0, 0), (1, 1)]
-    assert possible_synonyms(gold, predicted, [(0, 0)]) == [(1, 1)]
-
-
-def test_no_entry_is_lost():
-    generator = np.random.default_rng(2)
-    pool = ['白细胞', '红细胞', '血红蛋白', 'WBC', '白细胞(WBC)', '血小板', '血小板计数', '']
-    for _ in range(100):
-        gold, predicted = ([LabResult(pool[i], str(generator.integers(3))) for i in generator.integers(0, len(pool), n)]
-                           for n in generator.integers(0, 6, 2))  # yapf: disable
-        pairs = match_lab_results(gold, predicted, .6)
-        assert len({i for i, _ in pairs}) == len({j for _, j in pairs}) == len(pairs)
-        for i, j in pairs:
-            assert gold[i].entry_name == predicted[j].entry_name or name_similarity(
-                gold[i].entry_name.casefold(), predicted[j].entry_name.casefold()) >= .6 or len(gold) == 1
+    return scores_of(task, [case for one in pairs for case in task.score(one)])
 
 
 # ---- scores by hand
-# Each: gold rows, predicted rows (None: no answer), right, predicted and gold fields in all.
-
+# Each: gold rows, predicted rows (None: no answer), number of right, predicted and gold fields.
 CHINESE = BLOOD
 ENGLISH = (('Potassium', '4.1', '3.5-5.1', 'mmol/L'), ('Sodium', '140', '136-145', 'mmol/L'))
 BY_HAND: list[tuple[Any, Any, int, int, int]] = [
@@ -336,7 +119,7 @@ def test_simple_questions():
     right = [1, 1, 0, 0, 1, 1, 1, 0]
     cases = [task.score(pair(*answer))[0] for answer in answers]
     assert [case.values['correct'] for case in cases] == right
-    assert sums_of(task, cases)['accuracy'] == pytest.approx(5 / 8)
+    assert scores_of(task, cases)['accuracy'] == pytest.approx(5 / 8)
     case, = task.score(pair('<think>5.2', '5.2'))
     assert case.values['correct'] == 0 and case.flags == ('empty_answer', ) and not case.data
     # A judge would be asked about what was said and is wrong.
@@ -468,7 +251,7 @@ def test_rows_say_their_subtask():
     ]
     cases = [task.score(one)[0] for one in pairs]
     assert [case.groups['subtask'] for case in cases] == ['parsing', 'simple_qa', 'simple_qa', 'complex_qa']
-    found = sums_of(task, cases)
+    found = scores_of(task, cases)
     assert found['parsing_f1'] == 1 and found['simple_qa_accuracy'] == .5 and found['complex_qa_f1'] == .5
     assert found['average'] == pytest.approx((1 + .5 + .5) / 3)
     assert task.measures[0].columns[0] == 'rows' and all(case.values['rows'] == 1 for case in cases)
@@ -544,4 +327,4 @@ def test_command(tmp_path, capsys):
     assert found['scores']['recall']['value'] == pytest.approx(1 - lost / sum(gold))
     assert found['scores']['precision']['value'] == 1 and found['scores']['macro_f1']['value'] == pytest.approx(.85)
     assert set(found['groups']['hospital']) == {'a', 'b'} and found['options']['subtask'] == 'parsing'
-    assert 'documents' in {task.NAME for task in _cli_eval._TASKS}
+    assert 'documents' in {task.NAME for task in command._TASKS}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from support.lab_reports import BLOOD, markdown, pair
 from support.lab_reports import question_content as content
-from support.lab_reports import scores_of_columns, sums_of
+from support.measures import scores_of, scores_of_columns
 from support.serving import answering
 
 from swift_citrusv.cli.eval import documents as _cli_eval_documents
@@ -154,7 +154,7 @@ def test_sums_follow_from_columns():
     fields = ('entry_name', 'result', 'reference', 'unit')
     assert np.array_equal(sum(table.columns[f'tp_{name}'] for name in fields), table.columns['tp'])
     # The same page four times: each question once, and every score that of one page.
-    alone = sums_of(DocumentsTask('parsing'), DocumentsTask('parsing').score(pair(markdown(SAID), markdown(GOLD))))
+    alone = scores_of(DocumentsTask('parsing'), DocumentsTask('parsing').score(pair(markdown(SAID), markdown(GOLD))))
     assert found['f1'] == 14 / 16 and found['f1_by_rules'] == alone['f1']
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from monai.metrics import compute_dice
 from PIL import Image
 from pycocotools import mask as coco
+from support.measures import scores_of
 from support.rows import box_mask, rle
 from support.scored_masks import DIAGONAL, MASKS, ONES, SIZE, cases, flags_of, main_values, prediction, reference
 from torchmetrics.functional.classification import binary_jaccard_index, binary_precision, binary_recall
@@ -20,28 +21,13 @@ from typing import Any
 from swift_citrusv.cli.eval import segmentation as cli
 from swift_citrusv.errors import RowError
 from swift_citrusv.model.overlap_metrics import dice_score, iou_score
-from swift_citrusv.scoring.cases import Case, Pair
+from swift_citrusv.scoring.cases import Pair
 from swift_citrusv.scoring.mask_rows import ImageMask
 from swift_citrusv.scoring.masks.mask_matching import mask_ious, match_masks
 from swift_citrusv.scoring.masks.segmentation import SegmentationTask, mask_values
-from swift_citrusv.scoring.task import Measure
 
 EMPTY = np.zeros(SIZE, np.uint8)
 ZEROS = dict.fromkeys(ONES, 0.) | {'hd95': DIAGONAL}
-
-
-def scores(found: list[Case]) -> dict[str, float]:
-    """The measures, from sums over cases."""
-    result = {}
-    for measure in SegmentationTask().measures:
-        assert isinstance(measure, Measure)
-        sums = []
-        for column in measure.columns:
-            values = np.array([case.values[column] for case in found])
-            sums += [np.nansum(values), np.count_nonzero(~np.isnan(values))]
-        result[measure.name] = float(measure.formula(np.array(sums)))
-    return result
-
 
 # ---- the values of a case
 
@@ -60,7 +46,7 @@ BY_HAND = [
 
 
 @pytest.mark.parametrize('predicted, target, dice, iou, precision, recall', BY_HAND)
-def test_values_worked_out_by_hand(predicted, target, dice, iou, precision, recall):
+def test_values_by_hand(predicted, target, dice, iou, precision, recall):
     first, second = (np.array(mask, bool).reshape(2, 2) for mask in (predicted, target))
     found = mask_values(first, second, (1., 1.), 2.)
     assert found | {'dice': dice, 'iou': iou, 'precision': precision, 'recall': recall} == pytest.approx(found)
@@ -68,7 +54,7 @@ def test_values_worked_out_by_hand(predicted, target, dice, iou, precision, reca
 
 
 @pytest.mark.parametrize('seed', range(10))
-def test_values_are_those_of_other_libraries(seed):
+def test_values_equal_other_libraries(seed):
     rng = np.random.default_rng(seed)
     predicted, target = rng.random((37, 23)) < rng.random(), rng.random((37, 23)) < rng.random()
     found = mask_values(predicted, target, (1., 1.), 2.)
@@ -84,7 +70,7 @@ def test_values_are_those_of_other_libraries(seed):
     assert found['union'] == coco.area(coco.merge(rles))
 
 
-def test_giou_and_ciou_are_those_of_lisa():
+def test_giou_and_ciou_equal_lisa():
     rng = np.random.default_rng(0)
     rows = [[rng.random(SIZE) < rng.random() for _ in range(2)] for _ in range(8)]
     rows += [[EMPTY > 0, EMPTY > 0], [MASKS[0] > 0, EMPTY > 0], [EMPTY > 0, MASKS[0] > 0]]
@@ -96,20 +82,22 @@ def test_giou_and_ciou_are_those_of_lisa():
             union += bool(first or second)
         intersections, unions = intersections + intersection, unions + union
         ious += 1. if union == 0 else intersection / (union + 1e-5)
-    found = scores([case for row in rows for case in cases(reference(row[1]), prediction(row[0]))])
+    found = scores_of(SegmentationTask(),
+                      [case for row in rows for case in cases(reference(row[1]), prediction(row[0]))])
     assert found['ciou'] == pytest.approx(intersections / unions)
     assert found['giou'] == found['iou'] == pytest.approx(ious / len(rows), abs=1e-6)
 
 
-def test_a_perfect_file_scores_100_and_a_shuffled_one_chance():
+def test_perfect_and_shuffled():
     rng = np.random.default_rng(0)
     places = rng.integers(0, 100, (60, 2))
     masks = [box_mask((120, 120), (x, y, x + 20, y + 20)) for x, y in places]
     rows = [reference(mask) for mask in masks] + [reference(np.zeros((120, 120)))]
     lines = [prediction(mask) for mask in masks] + [prediction(np.zeros((120, 120)))]
-    found = scores([case for row, line in zip(rows, lines) for case in cases(row, line)])
+    found = scores_of(SegmentationTask(), [case for row, line in zip(rows, lines) for case in cases(row, line)])
     assert found == dict.fromkeys(found, 1.) | {'hd95': 0.}
-    found = scores([case for row, line in zip(rows, lines[1:] + lines[:1]) for case in cases(row, line)])
+    found = scores_of(SegmentationTask(),
+                      [case for row, line in zip(rows, lines[1:] + lines[:1]) for case in cases(row, line)])
     # Squares of 20 x 20 at random places of 120 x 120: on the average they share some 3 % of their area.
     assert found['dice'] < 0.1 and found['ciou'] < 0.05 and found['hd95'] > 30
 
@@ -138,7 +126,7 @@ def test_empty_missing_and_failed(target, line, values, flags):
     assert case.values['union'] == both
 
 
-def test_masks_too_many():
+def test_extra_masks():
     for extra in (MASKS[1], EMPTY):
         line = prediction(MASKS[0], extra, MASKS[2])
         first, second, third = cases(reference(MASKS[0]), line)
@@ -149,7 +137,8 @@ def test_masks_too_many():
         counted = cases(reference(MASKS[0]), line, extra='count')
         assert [flags_of(case) for case in counted] == [(), ('extra_seg', ), ('extra_seg', )]
         assert all(map(math.isnan, counted[1].values.values()))
-        assert scores(counted)['dice'] == 1. and scores([first, second, third])['dice'] == pytest.approx(1 / 3)
+        assert scores_of(SegmentationTask(), counted)['dice'] == 1. and scores_of(
+            SegmentationTask(), [first, second, third])['dice'] == pytest.approx(1 / 3)
     # A row that asks for none.
     assert not cases({'messages': []}, prediction()) and not cases({'masks': None}, None)
     case, = cases({'messages': []}, prediction(MASKS[0]))
@@ -179,16 +168,17 @@ def test_the_number_of_cases_does_not_depend_on_the_answer():
 # ---- matching
 
 
-def test_by_order_a_mask_left_out_shifts_the_rest_and_hungarian_finds_them():
+def test_a_missing_mask_shifts_the_rest_by_order_and_not_by_hungarian():
     row = reference(*MASKS)
     line = prediction(MASKS[3], MASKS[0], MASKS[1])
-    assert [case.values['dice'] for case in cases(row, line)][3] == 0. and scores(cases(row, line))['dice'] < 0.5
+    assert [case.values['dice']
+            for case in cases(row, line)][3] == 0. and scores_of(SegmentationTask(), cases(row, line))['dice'] < 0.5
     found = cases(row, line, match='hungarian')
     assert [case.values['dice'] for case in found] == [1., 1., 0., 1.]
     assert [flags_of(case) for case in found] == [(), (), ('missing_seg', ), ()]
 
 
-def test_hungarian_keeps_to_the_images_and_the_rest_goes_by_order():
+def test_hungarian_matches_within_images_and_the_rest_by_order():
     row = reference(MASKS[0], MASKS[1], MASKS[2], images=['a', 'b'], mask_images=[0, 0, 1])
     line = prediction(MASKS[1], MASKS[0], MASKS[3], MASKS[2], images=(0, 1, 1, 1))
     found = cases(row, line, match='hungarian')
@@ -264,7 +254,7 @@ def test_options():
         parser.parse_args(['--spacing', '0.5'])
 
 
-def test_a_case_is_shown(tmp_path):
+def test_show(tmp_path):
     path = tmp_path / 'image.png'
     Image.new('RGB', SIZE[::-1], (10, 20, 30)).save(path)
     target, predicted = box_mask(SIZE, (0, 0, 16, 12)), box_mask(SIZE, (8, 0, 24, 12))
@@ -287,7 +277,7 @@ def test_a_case_is_shown(tmp_path):
     assert missed[2] > missed[0] and both[1] > both[0] and false[0] > false[2]
 
 
-def test_cases_without_an_image_or_an_answer_are_shown_too(tmp_path):
+def test_show_without_an_image_or_an_answer(tmp_path):
     task = SegmentationTask()
     shown = task.show(Pair('ref.jsonl:7', reference(MASKS[0], images=['gone.png']), None), 0)
     assert shown.picture is not None and 'no such file' in dict(shown.lines)['picture']
@@ -303,7 +293,7 @@ def test_cases_without_an_image_or_an_answer_are_shown_too(tmp_path):
     assert counted.title == 'the cell: not scored'
 
 
-def test_a_single_pixel_of_a_large_image_is_seen():
+def test_single_pixels_of_large_images_are_visible():
     mask = np.zeros((2000, 2000), np.uint8)
     mask[1000, 700] = 1
     shown = SegmentationTask().show(Pair('row', reference(mask), {'response': 'None.'}), 0)

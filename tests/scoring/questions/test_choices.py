@@ -1,19 +1,16 @@
-"""Letters, sets of letters, and yes or no read from answers as models write them; every expected value is by hand."""
-import pytest
+"""Options read from answers in many wordings; all expected values are by hand."""
 import random
 import time
 
 from swift_citrusv.scoring.questions.choices import find_choice
-from swift_citrusv.scoring.questions.final_answer import final_answer, last_boxed
-from swift_citrusv.scoring.questions.open_answers import answer_tokens, same_words, token_overlap
-from swift_citrusv.scoring.questions.yes_no import is_yes_or_no, yes_or_no
+from swift_citrusv.scoring.questions.final_answer import final_answer
+from swift_citrusv.scoring.questions.yes_no import yes_or_no
 
 LUNG = {'A': 'Viral pneumonia', 'B': 'Pneumonia', 'C': 'Lung cancer', 'D': 'Asthma', 'E': 'Pulmonary embolism'}
 TEN = dict(zip('ABCDEFGHIJ', ('Aspirin', 'Heparin', 'Warfarin', 'E. coli', 'Vitamin C', 'tPA', 'Clopidogrel', 'Insulin',
                               'Metformin', 'None of the above')))  # yapf: disable
 CHINESE = {'A': '肺炎', 'B': '肺结核', 'C': '肺癌', 'D': '哮喘'}
-
-# '?' is ambiguous, '' is no answer.
+# In the lists below '?' is an ambiguous answer, '' is none.
 FIVE_ENGLISH = [
     # A letter alone.
     ('A', 'A'), ('(A)', 'A'), ('A.', 'A'), ('b', 'B'), ('b)', 'B'), ('[D]', 'D'), ('E!', 'E'), ('"B"', 'B'),
@@ -94,25 +91,16 @@ def _read(text: str, options: dict[str, str]) -> str:
     return '?' if choice.problem == 'ambiguous' else choice.letters
 
 
-@pytest.mark.parametrize('text, expected', FIVE_ENGLISH)
-def test_english(text, expected):
-    assert _read(text, LUNG) == expected
+def test_single_choice():
+    for answers, options in ((FIVE_ENGLISH, LUNG), (TEN_ENGLISH, TEN), (FOUR_CHINESE, CHINESE)):
+        for text, expected in answers:
+            assert _read(text, options) == expected, text
 
 
-@pytest.mark.parametrize('text, expected', TEN_ENGLISH)
-def test_ten_options(text, expected):
-    assert _read(text, TEN) == expected
-
-
-@pytest.mark.parametrize('text, expected', FOUR_CHINESE)
-def test_chinese(text, expected):
-    assert _read(text, CHINESE) == expected
-
-
-@pytest.mark.parametrize('text, expected', SETS)
-def test_sets(text, expected):
-    choice = find_choice(text, LUNG, several=True)
-    assert (choice.letters, choice.problem) == (expected, None if expected else 'no_answer')
+def test_sets():
+    for text, expected in SETS:
+        choice = find_choice(text, LUNG, several=True)
+        assert (choice.letters, choice.problem) == (expected, None if expected else 'no_answer'), text
 
 
 def test_options_without_texts():
@@ -120,7 +108,7 @@ def test_options_without_texts():
     assert [_read(text, letters) for text in ('The answer is C', 'D', 'A patient', '')] == ['C', 'D', '', '']
 
 
-def test_options_that_hold_each_other():
+def test_options_that_contain_each_other():
     options = {'A': 'yes', 'B': 'no', 'C': 'maybe'}
     assert [_read(text, options) for text in ('Yes', 'no.', 'Maybe', 'B', 'The answer is yes.', 'A. yes')] == [
         'A', 'B', 'C', 'B', 'A', 'A']  # yapf: disable
@@ -130,19 +118,18 @@ def test_options_that_hold_each_other():
     assert _read('Same', {'A': 'same', 'B': 'Same'}) == '?'
 
 
-@pytest.mark.parametrize('letter', 'ABCDE')
-def test_every_form_of_every_letter(letter):
-    """The same for each letter: none depends on which one it is."""
+def test_every_wording_with_every_letter():
     forms = ('{0}', '({0})', '{0}.', '{0}) {1}', '{0}. {1}', 'The answer is {0}', 'Answer: {0}', '答案是{0}', '选{0}',
              '**{0}**', '\\boxed{{{0}}}', 'The correct answer is **{0}. {1}**.', '{1}', 'Option {0} is correct.',
              'So I choose {0}', 'the answer is ({0}) {1}', '{0}: {1}', '正确答案：{0}。', '{0}\n\nExplanation: see it.',
              'The image shows a lesion. Therefore, the answer is {0}.')  # yapf: disable
-    for form in forms:
-        assert _read(form.format(letter, LUNG[letter]), LUNG) == letter, form
+    for letter in LUNG:
+        for form in forms:
+            assert _read(form.format(letter, LUNG[letter]), LUNG) == letter, (form, letter)
 
 
-def test_any_text_gives_a_verdict():
-    """No answer, however odd, raises."""
+def test_no_text_raises():
+    """Random texts give a valid choice and a valid yes or no."""
     random.seed(0)
     pieces = ['A', 'B', ' ', '(', ')', '.', ',', 'not', ' is ', 'answer', '答案', '选', '不是', '\\boxed{', '}', '\n', '*',
               'x',
@@ -155,95 +142,11 @@ def test_any_text_gives_a_verdict():
         assert yes_or_no(text) in (None, 'yes', 'no', 'ambiguous')
 
 
-def test_long_answers_take_no_longer_than_their_length():
-    """Lists, cues and boxes again and again, as a model writes that has lost its thread."""
-    start = time.perf_counter()
+def test_long_degenerate_answers_are_fast():
+    """Repeated lists, cues and boxes, as in degenerate generations."""
+    start = time.process_time()
     for piece in ('A, ', 'A and ', 'answer is ', '\\boxed{', '选', 'A. x\n', 'not A '):
         find_choice(piece * 3000 + 'x', LUNG)
         yes_or_no(piece * 3000)
         final_answer(piece * 3000)
-    assert time.perf_counter() - start < 10
-
-
-POLAR = [
-    ('Yes', 'yes'), ('yes, there is', 'yes'), ('True', 'yes'), ('No.', 'no'), ('No, there is none', 'no'),
-    ('FALSE', 'no'),
-    ('The answer is yes', 'yes'), ('Answer: **No**', 'no'), (r'\boxed{no}', 'no'), ('yes or no', 'ambiguous'),
-    ('Yes/No', 'ambiguous'), ('there is', None), ('no idea', None), ('Not sure', None), ('Normal', None),
-    ('North', None),
-    ('是', 'yes'), ('是的，有', 'yes'), ('是肺炎', 'yes'), ('对', 'yes'), ('有', 'yes'), ('存在', 'yes'), ('正确', 'yes'),
-    ('答案是：是', 'yes'), ('否', 'no'), ('不是', 'no'), ('没有', 'no'), ('没有异常', 'no'), ('无', 'no'), ('不存在', 'no'),
-    ('错误', 'no'), ('不对', 'no'), ('答案是否', 'no'), ('无法判断', None), ('不能确定', None), ('是否', None), ('有没有', None),
-    ('有关', None), ('', None),
-]  # yapf: disable
-
-
-@pytest.mark.parametrize('text, expected', POLAR)
-def test_polarity(text, expected):
-    assert yes_or_no(text) == expected
-
-
-def test_what_is_a_polar_reference():
-    assert all(map(is_yes_or_no, ('Yes', 'no', 'TRUE', '是', '没有', 'No.', '存在')))
-    assert not any(map(is_yes_or_no, ('Lung', 'No, on the left', '右肺', '', 'not seen')))
-
-
-# ---- open answers
-
-
-@pytest.mark.parametrize('text, expected', [
-    ('The Lungs.', ['lungs']), ('an X-ray', ['x', 'ray']), ('two', ['2']), ('1,000 mg', ['1000', 'mg']),
-    ('2.50', ['2.5']),
-    ('.5 / 05', ['0.5', '5']), ('５ｍｍ', ['5', 'mm']), ('右肺上叶', ['右', '肺', '上', '叶']), ('十二指肠', ['12', '指', '肠']),
-    ('两个', ['2', '个']), ('HER2-', ['her2-']), ('HER2-positive', ['her2', 'positive']), ('<5%', ['<', '5', '%']),
-    ('≥ 3 percent', ['>=', '3', '%']), ("Crohn's", ['crohns']), ('vitamin A', ['vitamin', 'a']), ('the', ['the']),
-    ('T2-weighted', ['t2', 'weighted']), ('', []), ('!?', []),
-])  # yapf: disable
-def test_tokens(text, expected):
-    assert answer_tokens(text) == expected
-
-
-def test_same():
-    assert same_words('The right lung.', 'right lung') and same_words('x-ray', 'X ray') and same_words(
-        '右肺。', '右肺') and same_words('three', '3')
-    assert not same_words('right lung', 'left lung') and not same_words('2, 3', '23') and not same_words(
-        'HER2+', 'HER2-')
-    assert not same_words('<5', '>5') and not same_words('5%', '5') and not same_words(
-        'vitamin', 'vitamin A') and not same_words('', 'lung')
-
-
-@pytest.mark.parametrize('answer, reference, f1, recall', [
-    # Worked by hand: 2 common / (said + meant), common / meant.
-    ('right lung', 'right lung', 1, 1), ('the right lung', 'Right lung.', 1, 1), ('lung', 'right lung', 2 / 3, 1 / 2),
-    ('the upper right lung', 'right lung', 4 / 5, 1), ('heart', 'lung', 0, 0), ('lung lung', 'lung', 2 / 3, 1),
-    ('a b b c', 'b b d', 2 * 2 / 6, 2 / 3), ('右上肺', '右肺', 4 / 5, 1), ('左肺', '右肺', 1 / 2, 1 / 2), ('', 'lung', 0, 0),
-    ('?', 'lung', 0, 0), ('', '', 1, 1), ('2 cm', 'two cm', 1, 1),
-])  # yapf: disable
-def test_overlap(answer, reference, f1, recall):
-    assert token_overlap(answer, reference) == pytest.approx((f1, recall))
-
-
-def test_overlap_against_torchmetrics():
-    squad = pytest.importorskip('torchmetrics.functional.text').squad
-    random.seed(1)
-    words = ['right', 'left', 'lung', 'upper', 'lobe', 'mass', 'the', 'Lung,']
-    for _ in range(100):
-        answer, reference = (' '.join([*random.choices(words, k=random.randrange(6)), 'end']) for _ in range(2))
-        expected = squad([{'prediction_text': answer, 'id': '1'}],
-                         [{'answers': {'answer_start': [0], 'text': [reference]}, 'id': '1'}])  # yapf: disable
-        assert token_overlap(answer, reference)[0] == pytest.approx(float(expected['f1']) / 100, abs=1e-6)
-        assert same_words(answer, reference) == bool(expected['exact_match'])
-
-
-@pytest.mark.parametrize('text, expected', [
-    ('The answer is: E. coli. It grows.', 'E. coli'), ('**Answer:** pneumonia', 'pneumonia'), ('答案是：右肺。因为', '右肺'),
-    ('Answer: 3.5 cm. ok', '3.5 cm'), (r'so \boxed{\text{Left lung}}', 'Left lung'), ('a mass', 'a mass'),
-    ('The answer is A. The answer is B.', 'B'), ('# Findings\n`x`', 'Findings\nx'), ('> 5 cm', '> 5 cm'),
-])  # yapf: disable
-def test_stated(text, expected):
-    assert final_answer(text) == expected
-
-
-def test_boxed():
-    assert last_boxed(r'\boxed{a} then \boxed{\frac{1}{2}}') == r'\frac{1}{2}'
-    assert last_boxed(r'\boxed{a') is None and last_boxed('none') is None and last_boxed(r'\boxed{a} \boxed{b') == 'a'
+    assert time.process_time() - start < 10

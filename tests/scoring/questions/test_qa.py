@@ -7,12 +7,12 @@ import pytest
 import random
 import re
 from PIL import Image
+from support.measures import scores_of
 from typing import Any
 
 from swift_citrusv.errors import RowError
 from swift_citrusv.scoring.cases import Case, Pair, PredictionError
 from swift_citrusv.scoring.questions.qa import QATask, read_question
-from swift_citrusv.scoring.task import Measure
 
 OPTIONS = ['Pneumonia', 'Asthma', 'Lung cancer', 'Normal']
 TASK = QATask()
@@ -22,17 +22,6 @@ def _case(reference: dict[str, Any], response: str | None, task: QATask = TASK) 
     prediction = None if response is None else {'response': response}
     case, = task.score(Pair('test.jsonl:1', reference, prediction))
     return case
-
-
-def _scores(cases: list[Case], task: QATask = TASK) -> dict[str, float]:
-    """Sums as the engine makes them, and the formulas on them."""
-    scores = {}
-    for measure in task.measures:
-        assert isinstance(measure, Measure)
-        columns = [np.array([case.values[column] for case in cases]) for column in measure.columns]
-        sums = np.array([total for column in columns for total in (np.nansum(column), np.sum(~np.isnan(column)))])
-        scores[measure.name] = float(measure.formula(sums))
-    return scores
 
 
 @pytest.mark.parametrize('reference, response, correct, flags', [
@@ -112,12 +101,12 @@ def test_references_that_cannot_be_read(reference, said):
         _case(reference, 'A')
 
 
-def test_a_response_that_is_no_text_is_malformed():
+def test_response_that_is_not_text_is_malformed():
     with pytest.raises(PredictionError, match='not a string'):
         TASK.score(Pair('test.jsonl:1', {'answer': 'x'}, {'response': 3}))
 
 
-def test_kind_of_the_command_line_wins():
+def test_kind_argument_overrides_the_row():
     assert _case({'answer': 'yes'}, 'yes, it is', QATask('open')).values['correct'] == 0
     assert _case({'options': OPTIONS, 'answer': 'A'}, 'A', QATask('multi')).groups['kind'] == 'multi'
     with pytest.raises(ValueError, match='riddle'):
@@ -136,14 +125,14 @@ def _questions(number: int) -> list[dict[str, Any]]:
 
 
 def test_perfect_and_shuffled():
-    questions = _questions(4000)
-    perfect = _scores([_case(question, f'The answer is {question["answer"]}.') for question in questions])
+    questions = _questions(1000)
+    perfect = scores_of(TASK, [_case(question, f'The answer is {question["answer"]}.') for question in questions])
     assert perfect['accuracy'] == perfect['choice_accuracy'] == perfect['answered'] == 1
     assert math.isnan(perfect['f1']) and math.isnan(perfect['open_accuracy'])
     answers = [question['answer'] for question in questions]
     random.Random(1).shuffle(answers)
     shuffled = [_case(question, f'Answer: {answer}') for question, answer in zip(questions, answers)]
-    accuracy = _scores(shuffled)['accuracy']
+    accuracy = scores_of(TASK, shuffled)['accuracy']
     # Four standard errors of a share of 1/4.
     assert abs(accuracy - 0.25) < 4 * math.sqrt(0.25 * 0.75 / len(questions))
     # What counts is whether the letters are equal, no more.
@@ -158,7 +147,8 @@ def test_accuracy_against_torchmetrics():
     cases = [_case(question, letter) for question, letter in zip(questions, said)]
     numbers = [torch.tensor(['ABCD'.index(letter) for letter in letters])
                for letters in (said, [question['answer'] for question in questions])]  # yapf: disable
-    assert _scores(cases)['accuracy'] == pytest.approx(float(accuracy(*numbers, num_classes=4, average='micro')))
+    assert scores_of(TASK,
+                     cases)['accuracy'] == pytest.approx(float(accuracy(*numbers, num_classes=4, average='micro')))
 
 
 def test_scores_of_mixed_kinds():
@@ -172,7 +162,7 @@ def test_scores_of_mixed_kinds():
         _case({'answer': 'heart'}, 'heart'),
         _case({'answer': 'no'}, None)
     ]
-    scores = _scores(cases)
+    scores = scores_of(TASK, cases)
     assert scores == pytest.approx({
         'accuracy': 2 / 5,
         'choice_accuracy': 1,
@@ -198,7 +188,7 @@ def test_show(tmp_path):
     assert 'none.png' in dict(shown.lines)['image']
 
 
-def test_the_task_goes_to_other_processes_and_into_json():
+def test_task_is_picklable_and_its_rules_are_json():
     task = pickle.loads(pickle.dumps(QATask('choice', 'medqa')))
     assert task == QATask('choice', 'medqa')
     assert json.loads(json.dumps(task.rules))['preset'] == 'medqa' and 'preset' not in TASK.rules

@@ -28,8 +28,8 @@ def float64() -> None:
         self.model.double()
         with ExitStack() as stack:
             for owner, name, double in ((torch, 'float', torch.float64), (torch, 'float32', torch.float64),
-                                        (torch.Tensor, 'float', torch.Tensor.double),
-                                        (nn.Module, 'float', nn.Module.double)):
+                                        (torch.Tensor, 'float', torch.Tensor.double), (nn.Module, 'float',
+                                                                                       nn.Module.double)):
                 stack.enter_context(mock.patch.object(owner, name, double))
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float64)

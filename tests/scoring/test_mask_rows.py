@@ -1,4 +1,4 @@
-"""Masks of references and predictions in all their forms, and how what is wrong with them is told."""
+"""Masks of references and predictions in all formats, and the errors of invalid ones."""
 import itertools
 import json
 import numpy as np

@@ -1,0 +1,104 @@
+"""Arguments of a Citrus-V run: `--strict`, refused flags, and the attention of packs."""
+import json
+import os
+import pytest
+import subprocess
+import sys
+import torch
+from support.rows import Maker, write_jsonl
+from support.swift_run import COMMON
+from types import SimpleNamespace
+
+from swift_citrusv.constants import TORCH_VARLEN
+from swift_citrusv.model import attention
+from swift_citrusv.plugin import arguments
+from swift_citrusv.plugin.register import register_transformers
+
+# Parses as `swift sft` does, once for each case; prints what `--strict` became.
+PARSE = '''
+import json, sys
+common, external, cases = json.loads(sys.argv[1])
+from swift.arguments import DataArguments, SftArguments
+from swift.utils import parse_args
+found = []
+for flags in cases:
+    sys.argv[1:] = [*common, *flags]
+    if external:
+        # As at the start of a process: the plugin is imported by ms-swift, after the flags are parsed.
+        DataArguments.__dataclass_fields__['strict'].default = False
+        sys.argv += ['--external_plugins', external]
+    elif flags == ['register']:
+        from swift_citrusv.plugin.register import register
+        register()
+        register()
+        continue
+    found.append(parse_args(SftArguments)[0].strict)
+print(json.dumps(found))
+'''
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp('strict')
+    return write_jsonl(folder / 'train.jsonl', [Maker(folder / 'images').row('Why?', 'Because.')])
+
+
+def parsed(cases: list[list[str]], checkpoint: str, dataset: str, output, external: str | None = None) -> list[bool]:
+    common = [*COMMON, '--model', checkpoint, '--dataset', dataset, '--output_dir', str(output)]
+    environment = {**os.environ, 'SWIFT_CITRUSV_DISABLE': '1' if external else '0'}
+    done = subprocess.run(
+        [sys.executable, '-c', PARSE, json.dumps([common, external, cases])],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=output,
+        timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+CITRUSV = ['--model_type', 'citrusv']
+
+
+def test_strict_with_the_hook(tiny_checkpoint, tiny_mllm, dataset, tmp_path):
+    """The hook comes before the flags are parsed, so an explicit `--strict false` differs from no flag at all."""
+    cases = [CITRUSV, [*CITRUSV, '--strict', 'false'], [*CITRUSV, '--strict', 'true']]
+    # The type may also come from the checkpoint; `register()` afterwards changes nothing.
+    cases += [[], ['register'], CITRUSV, [*CITRUSV, '--strict', 'false'], ['--strict', 'false']]
+    assert parsed(cases, tiny_checkpoint, dataset, tmp_path) == [True, False, True, True, True, False, False]
+    # Other models keep ms-swift's default.
+    other = [['--model_type', 'qwen2_5_vl'], ['--model_type', 'qwen2_5_vl', '--strict', 'true']]
+    assert parsed(other, tiny_mllm, dataset, tmp_path) == [False, True]
+
+
+def test_strict_as_an_external_plugin_alone(tiny_checkpoint, dataset, tmp_path):
+    """The plugin comes after the flags are parsed, and looks for `--strict` in sys.argv."""
+    plugin = tmp_path / 'plugin.py'
+    plugin.write_text('from swift_citrusv.plugin.register import register\nregister()\n')
+    cases = [CITRUSV, [*CITRUSV, '--strict', 'false'], [*CITRUSV, '--strict', 'true']]
+    assert parsed(cases, tiny_checkpoint, dataset, tmp_path, str(plugin)) == [True, False, True]
+
+
+def test_choice_of_attention_from_the_arguments(tiny_checkpoint, monkeypatch, caplog):
+    register_transformers()
+    for capability, use_cpu, bf16, expected in (
+        ((8, 0), False, True, 'torch varlen'),
+        ((8, 0), False, False, 'sdpa, sample by sample'),
+        ((8, 0), True, True, 'sdpa, sample by sample'),
+        (None, False, True, 'sdpa, sample by sample'),
+    ):
+        monkeypatch.setattr(attention, 'cuda_capability', lambda capability=capability: capability)
+        args = SimpleNamespace(
+            attn_impl=None,
+            packing=True,
+            use_cpu=use_cpu,
+            bf16=bf16,
+            fp16=False,
+            torch_dtype=torch.float32,
+            model_dir=tiny_checkpoint)
+        caplog.clear()
+        with caplog.at_level('INFO', logger='swift'):
+            arguments._choose_attention(args)
+        case = capability, use_cpu, bf16
+        assert args.attn_impl == TORCH_VARLEN, case
+        assert [record.message.split(' (packing')[0] for record in caplog.records] == [f'attention: {expected}'], case
