@@ -2,6 +2,6 @@
 
 ms-swift runs this file under its own module name, so it must not use relative imports.
 """
-from swift_citrusv.plugin.register import register
+from swift_citrusv.register import register
 
 register()

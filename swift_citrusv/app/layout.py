@@ -12,15 +12,15 @@ from .view import OPACITY, view_html
 
 
 def page_css() -> str:
-    return _read('page.css')
+    return _read_page_file('page.css')
 
 
 def page_head() -> str:
     """Returns the HTML that Gradio adds to the head of the page."""
-    return f'<meta name="referrer" content="no-referrer">\n<script>\n{_read("page.js")}</script>\n'
+    return f'<meta name="referrer" content="no-referrer">\n<script>\n{_read_page_file("page.js")}</script>\n'
 
 
-def _read(name: str) -> str:
+def _read_page_file(name: str) -> str:
     return (resources.files(__package__) / name).read_text(encoding='utf-8')
 
 

@@ -119,7 +119,7 @@ def legend_html(session: Session, turn: Turn | None, texts: PageTexts) -> str:
     columns = [texts.mask, texts.phrase, texts.area, texts.score, texts.image.format('').strip()]
     tick_all = f'<label><input type="checkbox" class="cv-all" checked> {html.escape(texts.all)}</label>'
     head = ''.join(f'<th>{html.escape(column)}</th>' for column in columns)
-    rows = ''.join(_row(i, mask, texts) for i, mask in enumerate(turn.masks, 1))
+    rows = ''.join(_legend_row(i, mask, texts) for i, mask in enumerate(turn.masks, 1))
     kinds = {'overlay': texts.as_overlay, 'png': texts.as_png, 'rle': texts.as_rle, 'nifti': texts.as_nifti}
     index = session.turns.index(turn)
     links = ''.join(f'<a class="cv-download" data-kind="{kind}" href="{ROUTE}/{session.token}/download/{index}/{kind}">'
@@ -130,7 +130,7 @@ def legend_html(session: Session, turn: Turn | None, texts: PageTexts) -> str:
             f'<p class="cv-note">{html.escape(note)}</p><p class="cv-problem" role="alert"></p>')
 
 
-def _row(number: int, mask: MaskResult, texts: PageTexts) -> str:
+def _legend_row(number: int, mask: MaskResult, texts: PageTexts) -> str:
     area, score = (f'{mask.area:,}', f'{mask.score:.2f}') if mask.area else (texts.empty_mask, '')
     box = (f'<input type="checkbox" class="cv-tick" data-mask="{number}" checked aria-label="'
            f'{html.escape(texts.mask)} {number}">')

@@ -130,10 +130,10 @@ def _message_texts(line: str, row_id: str) -> Iterator[str]:
         raise RowError(row_id, f"the line has no list of 'messages': {line.strip()[:80]!r}.",
                        "Write {'messages': [{'role': ..., 'content': ...}]}, or give lines of text (.txt).", 'messages')
     for message in messages:
-        yield from _texts(message.get('content'))
+        yield from _content_texts(message.get('content'))
 
 
-def _texts(content: Any) -> Iterator[str]:
+def _content_texts(content: Any) -> Iterator[str]:
     if isinstance(content, str):
         yield content
     elif isinstance(content, list):

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if plain and not os.environ.get('SAM2'):
         print(f'{args.model} is a plain Qwen2.5-VL, and SAM2 is not set: masks are checked for {DEFAULT_SAM2}.')
     with FailureLog() as failures, checking_environment():
-        report = _check_file(args, failures)
+        report = _check_rows_of_file(args, failures)
         if args.pictures is not None:
             from .check_pictures import draw_rows
             drawn = draw_rows(args.file, report.pop('mask_lines'), args.num_pictures, args.pictures)
@@ -113,7 +113,7 @@ class FailureLog:
 # ---- checking, in one process or several
 
 
-def _check_file(args: argparse.Namespace, failures: FailureLog) -> dict[str, Any]:
+def _check_rows_of_file(args: argparse.Namespace, failures: FailureLog) -> dict[str, Any]:
     """Returns the report without the failures; 'mask_lines' has the line numbers of the good rows with masks."""
     from tqdm import tqdm
 
@@ -143,7 +143,7 @@ def _check_file(args: argparse.Namespace, failures: FailureLog) -> dict[str, Any
     }
 
 
-def _lines(args: argparse.Namespace) -> Iterator[tuple[int, str]]:
+def _limited_lines(args: argparse.Namespace) -> Iterator[tuple[int, str]]:
     from ..rows.jsonl import read_lines
     return islice(read_lines(args.file), args.limit)
 
@@ -156,7 +156,7 @@ def _scan_columns(args: argparse.Namespace) -> tuple[int, tuple[str, ...]]:
     from ..rows.jsonl import parse_line
     columns: dict[str, None] = {}
     num_rows = 0
-    for _, line in tqdm(_lines(args), desc='Reading the columns', unit=' rows'):
+    for _, line in tqdm(_limited_lines(args), desc='Reading the columns', unit=' rows'):
         num_rows += 1
         try:
             columns.update(dict.fromkeys(parse_line(line, '')))
@@ -167,7 +167,7 @@ def _scan_columns(args: argparse.Namespace) -> tuple[int, tuple[str, ...]]:
 
 
 def _check_results(args: argparse.Namespace, checker_args: tuple) -> Iterator['CheckResult']:
-    lines = _lines(args)
+    lines = _limited_lines(args)
     chunks = iter(lambda: list(islice(lines, _CHUNK_ROWS)), [])
     if args.num_proc == 1:
         checker = _make_checker(*checker_args)

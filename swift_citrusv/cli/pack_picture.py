@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from pathlib import Path
 from typing import Any
 
-from .pack_plan import ROW_KINDS, MeasuredRows, PackingPlan
+from .pack_plan import ROW_KINDS, DatasetLengths, PackingPlan
 
 # The Okabe-Ito palette, for readers with colour vision deficiency.
 _KIND_COLOURS = ('#D55E00', '#56B4E9', '#7F7F7F')
@@ -16,7 +16,8 @@ _PLAN_COLOURS = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#F0E442')
 _MAX_PLANS = len(_PLAN_COLOURS)
 
 
-def draw_pack_report(measured: MeasuredRows, plans: Sequence[PackingPlan], report: dict[str, Any], path: Path) -> None:
+def draw_pack_report(measured: DatasetLengths, plans: Sequence[PackingPlan], report: dict[str, Any],
+                     path: Path) -> None:
     """Draws the charts as a PNG file.
 
     Args:
@@ -43,7 +44,7 @@ def draw_pack_report(measured: MeasuredRows, plans: Sequence[PackingPlan], repor
     figure.savefig(path)
 
 
-def _draw_lengths(axes: Axes, measured: MeasuredRows, plans: Sequence[PackingPlan]) -> None:
+def _draw_lengths(axes: Axes, measured: DatasetLengths, plans: Sequence[PackingPlan]) -> None:
     lengths, kinds = measured.lengths, measured.kinds
     shown = [(kind, colour, lengths[kinds == i]) for i, (kind, colour) in enumerate(zip(ROW_KINDS, _KIND_COLOURS))]
     shown = [item for item in shown if len(item[2])]

@@ -15,7 +15,7 @@ ROW_KINDS = ('with masks', 'with images', 'text only')
 _FULL = 0.99
 
 
-class MeasuredRows:
+class DatasetLengths:
     """The rows of a dataset and their lengths, computed from image headers and text only.
 
     Args:
@@ -115,13 +115,13 @@ class PackingPlan:
     images: np.ndarray = field(repr=False)
 
 
-def plan_packs(measured: MeasuredRows, capacity: int, *, split: bool, pack_images: int, padded_batch: int,
+def plan_packs(measured: DatasetLengths, capacity: int, *, split: bool, pack_images: int, padded_batch: int,
                world_size: int, grad_accum: int, costs: CostModel | None) -> PackingPlan:
     """Packs the rows as training does.
 
     Args:
         measured: The rows.
-        capacity, split: See `MeasuredRows.chunks_at`.
+        capacity, split: See `DatasetLengths.chunks_at`.
         pack_images: Maximum number of segmentation images per pack.
         padded_batch: Rows per padded batch, for comparison.
         world_size, grad_accum: Number of ranks, and packs per rank and optimizer step.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .options import add_option, boolean, positive_int, require_file
 
 if TYPE_CHECKING:
-    from .pack_plan import MeasuredRows, PackingPlan
+    from .pack_plan import DatasetLengths, PackingPlan
 
 NAME = 'pack-report'
 HELP = 'show how a JSONL file packs, and suggest a --packing_length'
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _build_report(args: argparse.Namespace) -> 'tuple[MeasuredRows, dict[str, Any], list[PackingPlan]]':
+def _build_report(args: argparse.Namespace) -> 'tuple[DatasetLengths, dict[str, Any], list[PackingPlan]]':
     """Returns the measured rows, the contents of the JSON file, and the plans."""
     import numpy as np
     from swift.dataset import load_dataset
@@ -111,12 +111,12 @@ def _build_report(args: argparse.Namespace) -> 'tuple[MeasuredRows, dict[str, An
     from ..rows.jsonl import read_lines
     from ..settings import Settings
     from .encoder import TrainingEncoder
-    from .pack_plan import ROW_KINDS, MeasuredRows, cost_model, plan_packs, suggest_packing_length
+    from .pack_plan import ROW_KINDS, DatasetLengths, cost_model, plan_packs, suggest_packing_length
 
     # Also registers and patches the same as a training run.
     template = TrainingEncoder(args.model, None, ('messages', )).template
     dataset, _ = load_dataset([args.file], num_proc=args.num_proc, strict=args.strict)
-    measured = MeasuredRows(template, dataset, args.num_proc, args.strict)
+    measured = DatasetLengths(template, dataset, args.num_proc, args.strict)
     lengths, kinds = measured.lengths, measured.kinds
     pack_images = args.pack_images or Settings.from_env().pack_images
     over = np.flatnonzero(measured.chunks[:, 3] > pack_images)
@@ -189,7 +189,7 @@ def shown_capacities(given: Sequence[int]) -> list[int]:
     return sorted({max(n // 2, 1), n, 2 * n, 4 * n} | {power for power in powers if n // 2 <= power <= 4 * n})
 
 
-def _plan_json(plan: 'PackingPlan', measured: 'MeasuredRows') -> dict[str, Any]:
+def _plan_json(plan: 'PackingPlan', measured: 'DatasetLengths') -> dict[str, Any]:
     values = {'pieces' if key == 'num_chunks' else key: value for key, value in vars(plan).items()
               if key not in ('fills', 'images')}  # yapf: disable
     # Not a million names.
@@ -220,7 +220,7 @@ def _print_rows(report: dict[str, Any]) -> None:
               f'{report["file"]} --model {report["model"]}` shows why.')
 
 
-def _print_plan(plan: 'PackingPlan', measured: 'MeasuredRows', report: dict[str, Any]) -> None:
+def _print_plan(plan: 'PackingPlan', measured: 'DatasetLengths', report: dict[str, Any]) -> None:
     print(f'\n--packing_length {plan.capacity}')
     above = f'{plan.packs / plan.lower_bound - 1:.2%} above' if plan.lower_bound else 'as'
     limit = ', by the images' if plan.images_limit else ''

@@ -120,6 +120,27 @@ def parse_row(row: Mapping[str, Any], *, row_id: str) -> Sample:
     return Sample(row_id, masks, indices, tuple(sorted(set(indices))))
 
 
+def mask_list(masks: Any, row_id: str) -> Sequence[Any]:
+    """The entries of the column `masks`: a list, a string with the JSON of a list, or None for no masks.
+
+    Raises:
+        RowError: The value has another form (kind 'masks').
+    """
+    decoded = masks
+    if isinstance(masks, str):
+        try:
+            decoded = json.loads(masks)
+        except (ValueError, RecursionError) as error:
+            raise RowError(row_id, f"'masks' is the string {short_repr(masks)}, which is not JSON ({error}).",
+                           "Write 'masks' as a list, or as the JSON text of a list.", 'masks') from error
+    if decoded is None:
+        return ()
+    if not isinstance(decoded, (list, tuple)):
+        raise RowError(row_id, f"'masks' is {short_repr(masks)}, not a list.", f'Give a list of entries. {MASK_FORMS}',
+                       'masks')
+    return decoded
+
+
 def _checked_messages(messages: Any, row_id: str) -> Sequence[Mapping[str, Any]]:
     if not isinstance(messages, (list, tuple)) or not messages:
         raise RowError(row_id, f"'messages' is {short_repr(messages)}.", _MESSAGES_REMEDY, 'messages')
@@ -135,27 +156,6 @@ def _checked_messages(messages: Any, row_id: str) -> Sequence[Mapping[str, Any]]
             continue
         raise RowError(row_id, f'messages[{i}] {problem}.', _MESSAGES_REMEDY, 'message')
     return messages
-
-
-def mask_list(masks: Any, row_id: str) -> Sequence[Any]:
-    """The entries of the column `masks`: a list, a string with the JSON of a list, or None for no masks.
-
-    Raises:
-        RowError: It is none of these.
-    """
-    decoded = masks
-    if isinstance(masks, str):
-        try:
-            decoded = json.loads(masks)
-        except (ValueError, RecursionError) as error:
-            raise RowError(row_id, f"'masks' is the string {short_repr(masks)}, which is not JSON ({error}).",
-                           "Write 'masks' as a list, or as the JSON text of a list.", 'masks') from error
-    if decoded is None:
-        return ()
-    if not isinstance(decoded, (list, tuple)):
-        raise RowError(row_id, f"'masks' is {short_repr(masks)}, not a list.", f'Give a list of entries. {MASK_FORMS}',
-                       'masks')
-    return decoded
 
 
 def _parts(content: Any) -> list[Mapping[str, Any]]:

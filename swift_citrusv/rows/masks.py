@@ -26,7 +26,7 @@ _COLOUR_MODES = ('RGB', 'RGBA')
 _PNG_SCALE = {'L;2': 85, 'L;4': 17}
 
 _RLE_REMEDY = ("Write the RLE as pycocotools does ('size' is [height, width]; 'counts' is its string, .decode('ascii') "
-               'if it is bytes, or a list of run lengths), e.g. with `swift_citrusv.rows.masks.encode_rle`.')
+               'if it is bytes, or a list of run lengths), e.g. with `swift_citrusv.encode_rle`.')
 MASK_FILE_REMEDY = 'Check the path, and that the file is a complete image that PIL can read.'
 
 

@@ -23,13 +23,18 @@ from ..rows.skips import SkipCounter
 
 logger = get_logger()
 # Stored as JSON text, because an Arrow column cannot hold an RLE, a polygon and a path.
-_TEXT_COLUMNS = ('masks', 'mask_images')
-_EXTRA_COLUMNS = (*_TEXT_COLUMNS, ROW_COLUMN, CHUNKS_COLUMN)
+TEXT_COLUMNS = ('masks', 'mask_images')
+_EXTRA_COLUMNS = (*TEXT_COLUMNS, ROW_COLUMN, CHUNKS_COLUMN)
 
 
 def keep_columns() -> None:
     """Makes ms-swift's preprocessors keep the columns of the row contract."""
     RowPreprocessor.standard_keys += [key for key in _EXTRA_COLUMNS if key not in RowPreprocessor.standard_keys]
+
+
+def text_columns(row: dict[str, Any]) -> dict[str, str | None]:
+    """The `TEXT_COLUMNS` of a row as JSON text; None where they are empty or missing."""
+    return {key: json.dumps(row[key], ensure_ascii=False) if row.get(key) else None for key in TEXT_COLUMNS}
 
 
 def scan_jsonl(path: str, strict: bool) -> tuple[list[str], list[int], int]:
@@ -98,16 +103,12 @@ def _generate(path: str, columns: tuple[str, ...], bad: tuple[int, ...], stamp: 
             continue
         # A column of `datasets.Json` would parse a string that is valid JSON ('true', '12').
         row = {
-            key: json.dumps(value) if isinstance(value, str) and key not in _TEXT_COLUMNS else value
+            key: json.dumps(value) if isinstance(value, str) and key not in TEXT_COLUMNS else value
             for key, value in json.loads(line).items()
         }
         row[ROW_COLUMN] = f'{os.path.basename(path)}:{number}'
-        for key in _TEXT_COLUMNS:
-            if row.get(key):
-                row[key] = json.dumps(row[key], ensure_ascii=False)
-            else:
-                row[key] = None
-        yield {key: row.get(key) for key in (*columns, *_TEXT_COLUMNS, ROW_COLUMN)}
+        row.update(text_columns(row))
+        yield {key: row.get(key) for key in (*columns, *TEXT_COLUMNS, ROW_COLUMN)}
 
 
 def _scan_once(path: str, strict: bool, cache_dir: str) -> tuple[list[str], list[int]]:
@@ -147,7 +148,7 @@ def load_jsonl(path: str, *, strict: bool, cache_dir: str) -> hf_datasets.Datase
     stat = os.stat(path)
     text = hf_datasets.Value('string')
     features = {key: hf_datasets.Json() for key in columns}
-    features.update(dict.fromkeys((*_TEXT_COLUMNS, ROW_COLUMN), text))
+    features.update(dict.fromkeys((*TEXT_COLUMNS, ROW_COLUMN), text))
     return hf_datasets.Dataset.from_generator(
         _generate,
         features=hf_datasets.Features(features),

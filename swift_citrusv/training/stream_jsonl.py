@@ -7,7 +7,6 @@ import codecs
 import copy
 import datasets as hf_datasets
 import functools
-import json
 import numpy as np
 import os
 from collections.abc import Iterator, Sequence
@@ -23,9 +22,8 @@ from ..constants import CHUNKS_COLUMN, ROW_COLUMN
 from ..errors import RowError
 from ..rows.jsonl import check_columns, filled_columns, parse_line
 from ..rows.skips import SkipCounter
+from .jsonl_dataset import TEXT_COLUMNS, text_columns
 
-# Columns that every stream has, as JSON text: see `jsonl_dataset`.
-_TEXT_COLUMNS = ('masks', 'mask_images')
 _MEDIA_COLUMNS = {'images': 'image', 'videos': 'video'}
 # Rows at the start of a file that determine the file's columns.
 _HEAD_ROWS = 1000
@@ -135,7 +133,7 @@ def _lines(path: str, shards: FileShards) -> Iterator[tuple[int, str]]:
 def _read_head(path: str, strict: bool) -> list[str]:
     """The columns of the first rows of a file, and those that every stream has."""
     name = os.path.basename(path)
-    columns: dict[str, None] = dict.fromkeys(_TEXT_COLUMNS)
+    columns: dict[str, None] = dict.fromkeys(TEXT_COLUMNS)
     num_rows = num_bad = 0
     for number, line in islice(_lines(path, FileShards([0], [os.path.getsize(path)], [1])), _HEAD_ROWS):
         num_rows += 1
@@ -223,9 +221,7 @@ class JsonlExamples(ExamplesIterable):
                     raise
                 reading_skips.add(e)
                 continue
-            row.update(
-                {key: json.dumps(row[key], ensure_ascii=False) if row.get(key) else None
-                 for key in _TEXT_COLUMNS})
+            row.update(text_columns(row))
             yield row_id, {**{key: row.get(key) for key in self.columns}, ROW_COLUMN: row_id}
 
 

@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.distributed.launcher import Launcher, RankError  # noqa: E402
 from support.distributed.mixtures import make_row  # noqa: E402
 from support.engines import ENGINES  # noqa: E402
-from support.resumed_run import (COMMON, NUM_STEPS, PACKED, SAVE_STEPS, STREAM, assert_resumed,  # noqa: E402
-                                 kill_in_step)
+from support.resumed_run import COMMON, NUM_STEPS, PACKED, SAVE_STEPS, STREAM, assert_resumed, kill_in_step  # noqa
 from support.rows import Maker, write_jsonl  # noqa: E402
 
 from swift_citrusv.model.build import build_checkpoint  # noqa: E402

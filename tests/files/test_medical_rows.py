@@ -20,19 +20,6 @@ from swift_citrusv.training.length_keys import row_key
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning:pydicom')
 
 
-@pytest.fixture(scope='module')
-def template(tiny_checkpoint):
-    from swift.model import get_model_processor
-    from swift.template import get_template
-
-    from swift_citrusv.plugin.register import register
-    register()
-    _, processor = get_model_processor(tiny_checkpoint, model_type='citrusv', load_model=False)
-    template = get_template(processor, max_length=4096)
-    template.set_mode('train')
-    return template
-
-
 @pytest.fixture
 def rows(tmp_path) -> list[dict[str, Any]]:
     """Rows with slices of a volume whose label map is a volume too."""

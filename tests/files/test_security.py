@@ -1,4 +1,4 @@
-"""What a data set from elsewhere must not do: read other files, ask servers, fill the memory, start programs."""
+"""Untrusted datasets cannot read other files, connect to servers, exhaust memory or start programs."""
 import base64
 import json
 import os
@@ -11,6 +11,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from support.faults import Faults
+from support.raised import raised_by
 from support.rows import Maker, write_jsonl
 from support.swift_run import run_sft
 from threading import Thread
@@ -26,58 +27,18 @@ from swift_citrusv.settings import SettingError
 
 ROW = 'train.jsonl:7'
 
-
-@pytest.fixture(scope='module')
-def template(tiny_checkpoint):
-    from swift.model import get_model_processor
-    from swift.template import get_template
-
-    from swift_citrusv.plugin.register import register
-    register()
-    _, processor = get_model_processor(tiny_checkpoint, model_type='citrusv', load_model=False)
-    template = get_template(processor, max_length=1024)
-    template.set_mode('train')
-    return template
-
-
-# Every place of a row that may name a file: name -> row
-PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
-    'images':
-    lambda name: _row('<image>What?', images=[name]),
-    'images, as objects':
-    lambda name: _row('<image>What?', images=[{
-        'bytes': None,
-        'path': name
-    }]),
-    'a part of a message':
-    lambda name: _row([{
-        'type': 'image',
-        'image': name
-    }, {
-        'type': 'text',
-        'text': 'What?'
-    }]),
-    'a URL in a message':
-    lambda name: _row([{
-        'type': 'image_url',
-        'image_url': {
-            'url': name
-        }
-    }, {
-        'type': 'text',
-        'text': 'What?'
-    }]),
-    'a tag':
-    lambda name: _row(f'<img>{name}</img>What?'),
-    'frames':
-    lambda name: _row('<video>What?', videos=[['inside.png', name]]),
-    'a video':
-    lambda name: _row('<video>What?', videos=[name]),
-    'a mask':
-    lambda name: _row('<image>What?', 'It: [SEG].', images=['inside.png'], masks=[{
-        'path': name
-    }]),
-}
+# Every field of a row that may name a file: name -> a function that makes the row.
+FIELDS: dict[str, Callable[[str], dict[str, Any]]] = {
+    'images': lambda name: _row('<image>What?', images=[name]),
+    'images, as objects': lambda name: _row('<image>What?', images=[{'bytes': None, 'path': name}]),
+    'a part of a message': lambda name: _row([{'type': 'image', 'image': name}, {'type': 'text', 'text': 'What?'}]),
+    'a URL in a message': lambda name: _row([{'type': 'image_url', 'image_url': {'url': name}},
+                                             {'type': 'text', 'text': 'What?'}]),
+    'a tag': lambda name: _row(f'<img>{name}</img>What?'),
+    'frames': lambda name: _row('<video>What?', videos=[['inside.png', name]]),
+    'a video': lambda name: _row('<video>What?', videos=[name]),
+    'a mask': lambda name: _row('<image>What?', 'It: [SEG].', images=['inside.png'], masks=[{'path': name}]),
+}  # yapf: disable
 
 
 def _row(question: Any, answer: str = 'It.', **columns: Any) -> dict[str, Any]:
@@ -85,8 +46,8 @@ def _row(question: Any, answer: str = 'It.', **columns: Any) -> dict[str, Any]:
     return {'messages': messages, **columns, ROW_COLUMN: ROW}
 
 
-def refusals(template, row: dict[str, Any], tmp_path: Path, capsys) -> list[tuple[str, str]]:
-    """Kind and text of the error in training, in the length pass and in `citrusv check-data`, which are the same."""
+def rejections(template, row: dict[str, Any], tmp_path: Path, capsys) -> list[tuple[str, str]]:
+    """Kind and text of the errors in training, in the length pass and in `citrusv check-data`."""
     found = []
     for function in (template.encode, partial(measure, template)):
         with pytest.raises(RowError) as error:
@@ -130,60 +91,63 @@ _opened: list[str] = []
 
 @pytest.fixture
 def opened() -> Iterator[list[str]]:
-    """The files that Python opens meanwhile."""
+    """The files that Python opens during the test."""
     if not hasattr(sys, '_citrusv_audit'):
-        # A hook stays for the life of the process.
+        # An audit hook cannot be removed.
         sys.addaudithook(lambda event, args: _opened.append(str(args[0])) if event == 'open' else None)
         setattr(sys, '_citrusv_audit', True)
     _opened.clear()
     yield _opened
 
 
-@pytest.mark.parametrize('name', OUTSIDE)
-def test_no_file_outside_the_root(name, folders, template, tmp_path, capsys, opened):
-    name = name.format(root=folders, other=tmp_path / 'root_2')
-    for place, make in PLACES.items():
-        row = make(name)
-        if name.startswith('file://') and place == 'a tag':
-            assert f'<img>{name}' in row['messages'][0]['content']
-        for kind, message in refusals(template, row, tmp_path, capsys):
-            assert kind == 'outside-root', (place, message)
-            assert repr(name) in message and f'data_root={str(folders)!r}' in message and message.endswith('data_root.')
-    assert not [path for path in opened if path.endswith(('outside.png', 'passwd'))]
-    assert any(path.endswith('inside.png') for path in opened)
+def test_no_file_outside_the_root(folders, template, tmp_path, capsys, opened):
+    for pattern in OUTSIDE:
+        name = pattern.format(root=folders, other=tmp_path / 'root_2')
+        for field, make in FIELDS.items():
+            row = make(name)
+            if name.startswith('file://') and field == 'a tag':
+                assert f'<img>{name}' in row['messages'][0]['content']
+            for kind, message in rejections(template, row, tmp_path, capsys):
+                assert kind == 'outside-root', (name, field, message)
+                assert repr(name) in message and f'data_root={str(folders)!r}' in message, (field, message)
+                assert message.endswith('data_root.'), (name, field, message)
+        assert not [path for path in opened if path.endswith(('outside.png', 'passwd'))], name
+        assert any(path.endswith('inside.png') for path in opened), name
+        opened.clear()
 
 
-@pytest.mark.parametrize('name', [
-    'inside.png', './a/inside.png', 'within.png', '{root}/a/inside.png', 'a/../inside.png', 'file://{root}/inside.png',
-    ' inside.png '
-])
-def test_relative_names_start_at_the_root(name, folders, template, opened):
-    name = name.format(root=folders)
-    for place, make in PLACES.items():
-        if place != 'a video':
-            assert template.encode(
-                make(name), return_length=True)['lengths'] == [measure(template, make(name))[0].length]
-    assert not [path for path in opened if 'elsewhere' in path]
+INSIDE = ('inside.png', './a/inside.png', 'within.png', '{root}/a/inside.png', 'a/../inside.png',
+          'file://{root}/inside.png', ' inside.png ')
+
+
+def test_relative_names_start_at_the_root(folders, template, opened):
+    for pattern in INSIDE:
+        name = pattern.format(root=folders)
+        for field, make in FIELDS.items():
+            if field != 'a video':
+                lengths = template.encode(make(name), return_length=True)['lengths']
+                assert lengths == [measure(template, make(name))[0].length], (name, field)
+        assert not [path for path in opened if 'elsewhere' in path], name
 
 
 def test_a_root_that_is_a_link(folders, template, tmp_path, monkeypatch):
     (tmp_path / 'link').symlink_to(folders)
     monkeypatch.setenv('DATA_ROOT', str(tmp_path / 'link'))
-    assert template.encode(PLACES['images']('inside.png'))
+    assert template.encode(FIELDS['images']('inside.png'))
     with pytest.raises(RowError, match='outside of data_root'):
-        template.encode(PLACES['images']('../root/inside.png/../../root_2/outside.png'))
+        template.encode(FIELDS['images']('../root/inside.png/../../root_2/outside.png'))
 
 
-def test_inference_keeps_to_the_root(folders, template, monkeypatch):
+def test_inference_respects_the_root(folders, template, monkeypatch):
     monkeypatch.setattr(template, 'mode', 'transformers')
     with pytest.raises(RowError, match='outside of data_root'):
-        template.encode(PLACES['images']('../root_2/outside.png'))
+        template.encode(FIELDS['images']('../root_2/outside.png'))
 
 
 def test_a_row_cannot_name_another_file_by_its_settings(folders, template, tmp_path, capsys):
     for key in ('image', 'image_url', 'video'):
         row = {
-            **PLACES['frames']('inside.png'), 'chat_template_kwargs': {
+            **FIELDS['frames']('inside.png'), 'chat_template_kwargs': {
                 key: str(tmp_path / 'root_2' / 'outside.png')
             }
         }
@@ -204,7 +168,7 @@ def test_settings_of_the_root(tmp_path, monkeypatch):
 
 
 def test_a_run_with_a_root(folders, tiny_checkpoint, tmp_path):
-    """As a user sets it, and back to the environment as it was."""
+    """With `--model_kwargs`."""
     rows = [_row('<image>What?', images=['inside.png']), _row('<image>What?', images=['../root_2/outside.png'])]
     rows = [{key: row[key] for key in row if key != ROW_COLUMN} for row in rows]
     del os.environ['DATA_ROOT']
@@ -219,10 +183,10 @@ def test_a_run_with_a_root(folders, tiny_checkpoint, tmp_path):
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    asked: list[str] = []
+    paths: list[str] = []
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        self.paths.append(self.path)
         super().do_GET()
 
     def log_message(self, *args: Any) -> None:
@@ -233,37 +197,37 @@ class _Handler(SimpleHTTPRequestHandler):
 def server(tmp_path, monkeypatch) -> Iterator[str]:
     shutil.copy(Maker(tmp_path / 'images').image(), tmp_path / 'inside.png')
     monkeypatch.chdir(tmp_path)
-    _Handler.asked.clear()
+    _Handler.paths.clear()
     server = ThreadingHTTPServer(('127.0.0.1', 0), partial(_Handler, directory=str(tmp_path)))
     Thread(target=server.serve_forever, daemon=True).start()
     yield f'http://127.0.0.1:{server.server_port}/inside.png'
     server.shutdown()
 
 
-def test_urls_are_not_asked_unless_allowed(server, template, tmp_path, capsys, monkeypatch):
-    for place, make in PLACES.items():
-        for kind, message in refusals(template, make(server), tmp_path, capsys):
-            assert kind == ('mask-file' if place == 'a mask' else 'url'), message
+def test_urls_are_not_fetched_unless_allowed(server, template, tmp_path, capsys, monkeypatch):
+    for field, make in FIELDS.items():
+        for kind, message in rejections(template, make(server), tmp_path, capsys):
+            assert kind == ('mask-file' if field == 'a mask' else 'url'), message
             assert repr(server) in message
-            assert 'no such file' in message if place == 'a mask' else 'allow_urls' in message
-    assert not _Handler.asked
+            assert 'no such file' in message if field == 'a mask' else 'allow_urls' in message
+    assert not _Handler.paths
     monkeypatch.setenv('ALLOW_URLS', 'true')
-    for place, make in PLACES.items():
-        if place not in ('a mask', 'a video'):
+    for field, make in FIELDS.items():
+        if field not in ('a mask', 'a video'):
             assert template.encode(make(server))
-    assert _Handler.asked
+    assert _Handler.paths
     with pytest.raises(RowError, match='masks.*no such file'):
-        template.encode(PLACES['a mask'](server))
+        template.encode(FIELDS['a mask'](server))
 
 
-def test_a_download_is_bounded(server, template, monkeypatch):
+def test_downloads_are_limited(server, template, monkeypatch):
     monkeypatch.setenv('ALLOW_URLS', 'true')
     monkeypatch.setenv('MAX_IMAGE_PIXELS', '10')
     with pytest.raises(RowError, match='more than 80 bytes'):
-        template.encode(PLACES['images'](server))
+        template.encode(FIELDS['images'](server))
 
 
-def test_bytes_and_data_urls_need_no_leave(template, tmp_path, monkeypatch):
+def test_bytes_and_data_urls_are_always_allowed(template, tmp_path, monkeypatch):
     content = Path(Maker(tmp_path).image()).read_bytes()
     monkeypatch.setenv('DATA_ROOT', str(tmp_path))
     text = base64.b64encode(content).decode()
@@ -297,7 +261,7 @@ def test_more_pixels_than_allowed(template, tmp_path, capsys, monkeypatch):
         }]),
     ]
     for row in rows:
-        for kind, message in refusals(template, row, tmp_path, capsys):
+        for kind, message in rejections(template, row, tmp_path, capsys):
             assert kind == 'too-many-pixels' and 'max_image_pixels=1000' in message and 'raise' in message
     assert template.encode(_row('<image>What?', images=[small]))
     row = _row('<image>What?', images=[small], chat_template_kwargs={'min_pixels': 10**9, 'max_pixels': 10**10})
@@ -313,7 +277,7 @@ def test_a_higher_limit_than_that_of_pil(tmp_path, monkeypatch):
     with pytest.raises(Image.DecompressionBombError):
         Image.open(path)
     assert open_image(path).size == (300, 300) and Image.MAX_IMAGE_PIXELS == 20_000
-    # qwen_vl_utils opens frames itself, under PIL's limit; this one comes to it open.
+    # qwen_vl_utils would open the frame under PIL's limit, so it gets an open image.
     assert isinstance(checked_frame(path), Image.Image)
 
 
@@ -325,13 +289,13 @@ def test_no_other_program_is_started(tmp_path, template, monkeypatch):
         template.encode(_row('<image>What?', images=[str(path)]))
 
 
-@pytest.mark.parametrize('start', [
-    '#EXTM3U\n#EXTINF:1\n/etc/passwd\n', 'ffconcat version 1.0\nfile /etc/passwd\n', '  <?xml version="1.0"?><MPD/>',
-    'v=0\nc=IN IP4 10.0.0.1\n'
-])
-def test_a_video_does_not_name_other_files(start, tmp_path, template):
-    (tmp_path / 'a.mp4').write_text(start)
-    with pytest.raises(RowError, match='a playlist, which names other files') as error:
-        template.encode(_row('<video>What?', videos=[str(tmp_path / 'a.mp4')]))
-    assert error.value.kind == 'video-playlist'
+PLAYLISTS = ('#EXTM3U\n#EXTINF:1\n/etc/passwd\n', 'ffconcat version 1.0\nfile /etc/passwd\n',
+             '  <?xml version="1.0"?><MPD/>', 'v=0\nc=IN IP4 10.0.0.1\n')
+
+
+def test_playlists_are_rejected(tmp_path, template):
+    for content in PLAYLISTS:
+        (tmp_path / 'a.mp4').write_text(content)
+        error = raised_by(RowError, template.encode, _row('<video>What?', videos=[str(tmp_path / 'a.mp4')]))
+        assert error.kind == 'video-playlist' and 'a playlist, which refers to other files' in str(error), content
     assert checked_video([], FileRules()) == []

@@ -5,6 +5,7 @@ import pytest
 import subprocess
 import sys
 import torch
+from pathlib import Path
 from support.rows import Maker, write_jsonl
 from support.swift_run import COMMON
 from types import SimpleNamespace
@@ -43,40 +44,54 @@ def dataset(tmp_path_factory) -> str:
     return write_jsonl(folder / 'train.jsonl', [Maker(folder / 'images').row('Why?', 'Because.')])
 
 
-def parsed(cases: list[list[str]], checkpoint: str, dataset: str, output, external: str | None = None) -> list[bool]:
-    common = [*COMMON, '--model', checkpoint, '--dataset', dataset, '--output_dir', str(output)]
+def parsed(cases: list[list[str]], dataset: str, output: Path, external: Path | None = None) -> list[bool]:
+    """What `--strict` is for each list of flags, in one process; ['register'] only registers the plugin once more."""
+    common = [*COMMON, '--dataset', dataset, '--output_dir', str(output)]
     environment = {**os.environ, 'SWIFT_CITRUSV_DISABLE': '1' if external else '0'}
-    done = subprocess.run(
-        [sys.executable, '-c', PARSE, json.dumps([common, external, cases])],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=output,
-        timeout=280)
+    task = json.dumps([common, str(external or ''), cases])
+    done = subprocess.run([sys.executable, '-c', PARSE, task],
+                          capture_output=True,
+                          text=True,
+                          env=environment,
+                          cwd=output,
+                          timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-CITRUSV = ['--model_type', 'citrusv']
-
-
 def test_strict_with_the_hook(tiny_checkpoint, tiny_mllm, dataset, tmp_path):
     """The hook comes before the flags are parsed, so an explicit `--strict false` differs from no flag at all."""
-    cases = [CITRUSV, [*CITRUSV, '--strict', 'false'], [*CITRUSV, '--strict', 'true']]
-    # The type may also come from the checkpoint; `register()` afterwards changes nothing.
-    cases += [[], ['register'], CITRUSV, [*CITRUSV, '--strict', 'false'], ['--strict', 'false']]
-    assert parsed(cases, tiny_checkpoint, dataset, tmp_path) == [True, False, True, True, True, False, False]
-    # Other models keep ms-swift's default.
-    other = [['--model_type', 'qwen2_5_vl'], ['--model_type', 'qwen2_5_vl', '--strict', 'true']]
-    assert parsed(other, tiny_mllm, dataset, tmp_path) == [False, True]
+    ours = ['--model', tiny_checkpoint, '--model_type', 'citrusv']
+    no, yes = ['--strict', 'false'], ['--strict', 'true']
+    # The type may also come from the checkpoint.
+    from_checkpoint = ['--model', tiny_checkpoint]
+    plain = ['--model', tiny_mllm, '--model_type', 'qwen2_5_vl', '--template', 'qwen2_5_vl']
+    expected = [
+        (ours, True),
+        ([*ours, *no], False),
+        ([*ours, *yes], True),
+        (from_checkpoint, True),
+        ([*from_checkpoint, *no], False),
+        # ms-swift's own default for other models.
+        (plain, False),
+        ([*plain, *yes], True),
+        # After the hook, `register()` changes nothing.
+        (['register'], None),
+        (ours, True),
+        ([*ours, *no], False),
+        (plain, False),
+    ]
+    found = parsed([flags for flags, _ in expected], dataset, tmp_path)
+    assert found == [strict for _, strict in expected if strict is not None]
 
 
 def test_strict_as_an_external_plugin_alone(tiny_checkpoint, dataset, tmp_path):
     """The plugin comes after the flags are parsed, and looks for `--strict` in sys.argv."""
     plugin = tmp_path / 'plugin.py'
     plugin.write_text('from swift_citrusv.plugin.register import register\nregister()\n')
-    cases = [CITRUSV, [*CITRUSV, '--strict', 'false'], [*CITRUSV, '--strict', 'true']]
-    assert parsed(cases, tiny_checkpoint, dataset, tmp_path, str(plugin)) == [True, False, True]
+    ours = ['--model', tiny_checkpoint, '--model_type', 'citrusv']
+    cases = [ours, [*ours, '--strict', 'false'], [*ours, '--strict', 'true']]
+    assert parsed(cases, dataset, tmp_path, plugin) == [True, False, True]
 
 
 def test_choice_of_attention_from_the_arguments(tiny_checkpoint, monkeypatch, caplog):

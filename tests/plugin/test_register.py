@@ -1,4 +1,7 @@
-"""The plugin through the `swift` command: bare, as an external plugin, in workers; and not at all for other models."""
+"""The plugin through the `swift` command: with the hook, as an external plugin, in workers; and for other models."""
+import ast
+import importlib
+import inspect
 import json
 import os
 import pytest
@@ -42,53 +45,43 @@ def dataset(tmp_path_factory):
     return write_jsonl(folder / 'train.jsonl', Maker(folder / 'images').every_kind())
 
 
-# name -> (arguments, environment)
-WAYS = {
-    'installed hook': ([], {}),
-    'installed hook, spawned workers':
-    (['--dataloader_num_workers', '1', '--dataloader_multiprocessing_context', 'spawn'], {}),
-    'installed hook and external plugin': (['--external_plugins', PLUGIN], {}),
-    'external plugin alone': (['--external_plugins', PLUGIN], {
-        'SWIFT_CITRUSV_DISABLE': '1'
-    }),
+HOOK_OFF = {'SWIFT_CITRUSV_DISABLE': '1'}
+# name -> (arguments, environment, --strict in the end)
+WAYS: dict[str, tuple[list[str], dict[str, str], bool]] = {
+    'hook, explicit --strict false': (['--model_type', 'citrusv', '--strict', 'false'], {}, False),
+    # A Citrus-V directory needs no --model_type.
+    'hook, spawned workers, no --model_type':
+    (['--dataloader_num_workers', '1', '--dataloader_multiprocessing_context', 'spawn'], {}, True),
+    'hook and external plugin': (['--model_type', 'citrusv', '--external_plugins', PLUGIN], {}, True),
+    'external plugin alone': (['--model_type', 'citrusv', '--external_plugins', PLUGIN], HOOK_OFF, True),
 }
 
 
 @pytest.mark.parametrize('way', WAYS)
-def test_bare_swift_sft(way, dataset, tiny_checkpoint, tmp_path):
-    """No flag but --model_type names Citrus-V; template, loss, optimizer, metric and callback follow."""
-    arguments, environment = WAYS[way]
+def test_swift_sft(way, dataset, tiny_checkpoint, tmp_path):
+    """Only the model or --model_type names Citrus-V; template, loss, optimizer, metric and callback follow."""
+    arguments, environment, strict = WAYS[way]
+    options = ('--tuner_type full --packing true --packing_length 400 --num_train_epochs 1 '
+               '--gradient_accumulation_steps 2 --eval_strategy epoch').split()
     output = swift(
         'sft',
         *COMMON,
         '--model',
         tiny_checkpoint,
-        '--model_type',
-        'citrusv',
         '--dataset',
         dataset,
         '--val_dataset',
         dataset,
         '--output_dir',
         str(tmp_path / 'out'),
-        '--tuner_type',
-        'full',
-        '--packing',
-        'true',
-        '--packing_length',
-        '400',
-        '--num_train_epochs',
-        '1',
-        '--gradient_accumulation_steps',
-        '2',
-        '--eval_strategy',
-        'epoch',
+        *options,
         *arguments,
         cwd=tmp_path,
         **environment)
     args = json.loads((tmp_path / 'out' / 'args.json').read_text())
-    assert (args['template'], args['loss_type'], args['optimizer'], args['eval_metric']) == ('citrusv', ) * 4
-    assert args['callbacks'] == ['citrusv'] and args['strict'] is True and args['attn_impl'] == 'torch_varlen'
+    names = ('model_type', 'template', 'loss_type', 'optimizer', 'eval_metric')
+    assert [args[name] for name in names] == ['citrusv'] * len(names)
+    assert args['callbacks'] == ['citrusv'] and args['strict'] is strict and args['attn_impl'] == 'torch_varlen'
     history = [json.loads(line) for line in (tmp_path / 'out' / 'logging.jsonl').read_text().splitlines()]
     evaluation = next(entry for entry in history if 'eval_loss' in entry)
     assert {'eval_loss_token', 'eval_loss_dice', 'eval_loss_bce', 'eval_dice', 'eval_iou',
@@ -96,25 +89,6 @@ def test_bare_swift_sft(way, dataset, tiny_checkpoint, tmp_path):
     assert evaluation['eval_num_masks'] == 11
     assert list((tmp_path / 'out' / 'images').glob('eval_step_*.png'))
     assert 'what this run trains' in output
-
-
-def test_the_checkpoint_says_what_it_is(tiny_checkpoint, dataset, tmp_path):
-    """A Citrus-V directory needs no --model_type."""
-    swift(
-        'sft',
-        *COMMON,
-        '--model',
-        tiny_checkpoint,
-        '--dataset',
-        dataset,
-        '--output_dir',
-        str(tmp_path / 'out'),
-        '--tuner_type',
-        'full',
-        '--max_steps',
-        '1',
-        cwd=tmp_path)
-    assert json.loads((tmp_path / 'out' / 'args.json').read_text())['model_type'] == 'citrusv'
 
 
 def test_other_models_are_untouched(tiny_mllm, tmp_path):
@@ -157,7 +131,7 @@ def test_other_models_are_untouched(tiny_mllm, tmp_path):
 
 def test_auto_classes_after_importing_register(tiny_checkpoint):
     """In a process of its own, since this one has registered long ago."""
-    code = ('import sys\nimport swift_citrusv.register\nassert "swift" not in sys.modules\n'
+    code = ('import sys\nimport swift_citrusv.plugin.register\nassert "swift" not in sys.modules\n'
             'from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor\n'
             f'path = {tiny_checkpoint!r}\nprint(type(AutoConfig.from_pretrained(path)).__name__,'
             ' type(AutoModelForImageTextToText.from_pretrained(path)).__name__,'
@@ -169,3 +143,32 @@ def test_auto_classes_after_importing_register(tiny_checkpoint):
                               **os.environ, 'SWIFT_CITRUSV_DISABLE': '1'
                           })
     assert done.stdout.split() == ['CitrusVConfig', 'CitrusVForConditionalGeneration', "['[SEG]']"], done.stderr[-2000:]
+
+
+def test_every_deferred_name_is_there(monkeypatch):
+    """A `Deferred` is resolved at its first use, so a wrong name would fail in the middle of somebody's run."""
+    from swift_citrusv.plugin import register as module
+    made = [module.DeferredModel._model]
+
+    class Recorded(module.Deferred):
+
+        def __init__(self, *names: str) -> None:
+            super().__init__(*names)
+            made.append(self)
+
+    monkeypatch.setattr(module, 'Deferred', Recorded)
+    importlib.import_module('swift.pipelines.app.app')
+    module.register()
+    for deferred in made:
+        assert callable(deferred.resolve()), deferred
+    # None was passed over: each call in the source was made, with its module.
+    calls = [
+        node for node in ast.walk(ast.parse(inspect.getsource(module)))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == 'Deferred'
+    ]
+    expected = {tuple(ast.literal_eval(value) if isinstance(value, ast.Constant) else '*' for value in call.args)
+                for call in calls}  # yapf: disable
+    found = {(deferred._module, deferred._name) for deferred in made}
+    assert len(calls) >= 10
+    for name, attribute in expected:
+        assert any(name == one and attribute in (other, '*') for one, other in found), (name, attribute)

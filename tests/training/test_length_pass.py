@@ -140,7 +140,7 @@ def test_only_the_first_skips_are_logged(mixed, make_template, caplog, monkeypat
     monkeypatch.setattr('swift_citrusv.rows.skips._MAX_LOGGED', 2)
     measure_dataset(make_template(60), mixed, strict=False)
     assert 'train.jsonl:3: ' in caplog.text and 'train.jsonl:5: ' not in caplog.text
-    assert caplog.text.count('only counted from here on') == 1 and '4 of 7 rows were skipped' in caplog.text
+    assert caplog.text.count('further skipped rows are only counted') == 1 and '4 of 7 rows were skipped' in caplog.text
 
 
 @pytest.mark.parametrize('num_proc', [1, 2])

@@ -92,7 +92,7 @@ def predict(data: str,
 def _answer_rest(request: dict[str, Any], data: str, output: str, work: Path, *, model: str, ranks: int,
                  batch_size: int) -> None:
     lines = dict(_numbered_rows(data))
-    answers = _AnswerFile(output, [*lines], _ids(lines.values()))
+    answers = _AnswerFile(output, [*lines], _row_ids(lines.values()))
     part = work / 'part.jsonl'
     # From a run that was killed.
     answers.move_from(part)
@@ -193,7 +193,7 @@ def _numbered_rows(data: str) -> Iterable[tuple[str, str]]:
     return ((f'{base}:{number}', line) for number, line in read_lines(data))
 
 
-def _ids(lines: Iterable[str]) -> list[Any]:
+def _row_ids(lines: Iterable[str]) -> list[Any]:
     """Returns the `id` of each row; None if it has none or cannot be read."""
     found = []
     for line in lines:

@@ -69,7 +69,7 @@ def cider(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[st
         cosines, clipped = [], []
         for n in range(1, MAX_ORDER + 1):
             found, wanted = frequencies.tf_idf(prediction, n), frequencies.tf_idf(reference, n)
-            common = [(found[ngram], wanted[ngram]) for ngram in found.keys() & wanted.keys()]
+            common = [(found[ngram], wanted[ngram]) for ngram in found if ngram in wanted]
             norm = math.sqrt(sum(x * x for x in found.values()) * sum(x * x for x in wanted.values()))
             cosines.append(sum(x * y for x, y in common) / norm if norm else 0.)
             clipped.append(sum(min(x, y) * y for x, y in common) / norm if norm else 0.)
