@@ -22,7 +22,8 @@ from typing import Any
 PRELOAD = ('torch', 'transformers', 'deepspeed', 'swift.pipelines.train.sft', 'swift_citrusv.plugin.register',
            'swift_citrusv.encoding.template', 'swift_citrusv.plugin.loader', 'swift_citrusv.training.loss_plugin',
            'swift_citrusv.training.optimizer', 'swift_citrusv.training.callbacks',
-           'swift_citrusv.training.eval_metrics', 'swift_citrusv.training.jsonl_dataset')
+           'swift_citrusv.training.eval_metrics', 'swift_citrusv.training.jsonl_dataset',
+           'support.distributed.late_imports')
 # Seconds that the first run waits for these imports.
 START_SECONDS = 90.
 # Seconds without a word from any rank, after which they hang; the longest pause of a run that works is about 3.
