@@ -67,7 +67,7 @@ class Settings:
         'Default: auto.')
     nonfinite: str = _setting(
         'stop',
-        'Response to a NaN or Inf in the loss or the gradient: stop the run, or skip the optimizer step. Default: stop.',
+        'Response to a NaN or Inf in loss or gradient: stop the run, or skip the optimizer step. Default: stop.',
         choices=('stop', 'skip'))
 
     @classmethod

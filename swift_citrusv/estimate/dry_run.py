@@ -18,7 +18,7 @@ from torch.autograd.graph import _engine_run_backward
 from ..model.losses import LossWeights, combine, mask_losses, token_loss
 from ..model.modeling import CitrusVForConditionalGeneration
 from ..model.segmenter import Segmenter
-from .memory_tracker import SimulatedKernels, MemoryTracker
+from .memory_tracker import MemoryTracker, SimulatedKernels
 
 _META = torch.device('meta')
 

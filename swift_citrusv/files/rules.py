@@ -68,7 +68,7 @@ class FileRules:
             path = os.path.realpath(candidates[0])
             if not path.startswith(os.path.join(self.data_root, '')):
                 raise FileError(f'it is outside of data_root={self.data_root!r}, symbolic links followed',
-                                'Move the file there, name it relative to it, or set another data_root.',
+                                'Move the file into it, use a name relative to it, or set another data_root.',
                                 'outside-root')
         if found is None:
             base = 'the working directory, or to ROOT_IMAGE_DIR' if self.data_root is None else 'data_root'

@@ -10,7 +10,7 @@ from swift.template import StdTemplateInputs
 from swift.utils import to_device
 from typing import Any, NamedTuple
 
-from ..constants import SEG_TOKEN
+from ..constants import IMAGE_PLACEHOLDER, SEG_TOKEN
 from ..encoding.row_media import move_image_tags
 from ..encoding.template import CitrusVTemplate
 from ..errors import ROW_ERRORS, RowError
@@ -24,7 +24,6 @@ from .text_client import data_url
 SERVER = 'of the server'
 TEXT = 'of the text'
 TEXT_INSTEAD = 'of the text, as those of the server spell another text in this vocabulary'
-_IMAGE_TAG = '<image>'
 _ROLES = ('user', 'assistant')
 _NOT_SENT = ('videos', 'audios', 'objects', 'tools')
 _OTHER_WAYS = 'Let this model write the text (no --text-from), or bring it with --text.'
@@ -81,7 +80,7 @@ def chat_messages(template: CitrusVTemplate, row: dict[str, Any], row_id: str) -
 
 def _parts(text: str, urls: list[str]) -> str | list[dict[str, Any]]:
     """Replaces the image tags of a turn's text by images, which are popped from the front of `urls`."""
-    first, *others = text.split(_IMAGE_TAG, len(urls))
+    first, *others = text.split(IMAGE_PLACEHOLDER, len(urls))
     if not others:
         return text
     parts: list[dict[str, Any]] = [{'type': 'text', 'text': first}]

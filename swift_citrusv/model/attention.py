@@ -100,14 +100,14 @@ def choose_attention(requested: str | None, *, feature: str, capability: tuple[i
         if requested not in ALLOWED:
             raise ValueError(f'--attn_impl {requested} cannot separate the samples of a pack. Use one of: '
                              f'{", ".join(ALLOWED)}.')
-        return AttentionChoice(requested, _reason(requested, f'{feature}, --attn_impl', refusal))
+        return AttentionChoice(requested, _log_line(requested, f'{feature}, --attn_impl', refusal))
     if flash_attn and kernel_refusal(capability, dtype, {}) is None:
-        return AttentionChoice('flash_attention_2', _reason('flash_attention_2', f'{feature} on CUDA', None))
+        return AttentionChoice('flash_attention_2', _log_line('flash_attention_2', f'{feature} on CUDA', None))
     why = f'{feature} on CUDA, flash-attn is not installed' if refusal is None else feature
-    return AttentionChoice(TORCH_VARLEN, _reason(TORCH_VARLEN, why, refusal))
+    return AttentionChoice(TORCH_VARLEN, _log_line(TORCH_VARLEN, why, refusal))
 
 
-def _reason(attn_impl: str, why: str, refusal: str | None) -> str:
+def _log_line(attn_impl: str, why: str, refusal: str | None) -> str:
     if attn_impl == TORCH_VARLEN and refusal is None:
         name, vision = 'torch varlen', 'torch varlen over windows'
     elif attn_impl == TORCH_VARLEN:

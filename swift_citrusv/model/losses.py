@@ -3,10 +3,11 @@ import math
 import torch
 import torch.nn.functional as F
 from dataclasses import dataclass, fields
+from typing import TypeAlias
 
 from ..constants import IGNORE_INDEX
 
-Count = float | torch.Tensor
+Count: TypeAlias = float | torch.Tensor
 
 # The smoothing term of equation 2, in pixels; the paper gives no value. It only stands in the denominator, so a perfect
 # mask of A pixels still has the loss eps / (2 A + eps): with eps = 1 a one-pixel lesion could not get below 1/3, and

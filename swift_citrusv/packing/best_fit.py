@@ -14,10 +14,10 @@ def best_fit(tokens: np.ndarray,
              images_left: np.ndarray | None = None) -> np.ndarray:
     """Places each item in turn into the open bin with the fewest remaining tokens that holds it.
 
-    Ties: fewest remaining images, then the bin opened first. Tokens come before images because unused
-    tokens cost compute, while unused images cost nothing. If no open bin holds an item, a new one opens. With one
-    budget and items by decreasing size, the bins are at most 11/9 of the optimum plus 4 (Johnson 1974). Time is O(r *
-    (image_capacity * log(capacity) + short memory moves)) for r runs of equal items, and r <= n.
+    Ties: fewest remaining images, then the bin opened first. Tokens come before images because unused tokens cost
+    compute, while unused images cost nothing. If no open bin holds an item, a new one opens. With one budget and items
+    by decreasing size, the bins are at most 11/9 of the optimum plus 4 (Johnson 1974). Time is O(r * (image_capacity *
+    log(capacity) + short memory moves)) for r runs of equal items, and r <= n.
 
     Args:
         tokens, images: The items in the order of placement, int64 `[n]`, each at most its capacity. Faster if equal

@@ -88,7 +88,7 @@ def inputs_of(row: Row, config) -> dict[str, torch.Tensor]:
 
 
 def counted(model: nn.Module, rows: list[Row]) -> int:
-    """FLOPs that PyTorch counts for `rows`, each in a forward pass of its own, since attention in a pack is separate."""
+    """FLOPs that PyTorch counts for `rows`, each in a separate forward pass, like attention in a pack."""
     inner = next(module for module in model.modules() if isinstance(module, CitrusVForConditionalGeneration))
     # ms-swift adds a black image to text-only batches, so that the vision tower always has a gradient.
     anchor = inner.model.visual.merger.mlp[0].bias

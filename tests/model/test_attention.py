@@ -103,7 +103,7 @@ def test_several_packs_in_a_batch(kernel):
 
 
 @pytest.mark.parametrize('case', ['mask', 'one sample', 'no boundaries', 'cache', 'whole rows'])
-def test_what_is_no_pack_goes_to_sdpa(case, monkeypatch):
+def test_other_batches_use_sdpa(case, monkeypatch):
     monkeypatch.setattr(attention, 'kernel_refusal', lambda *args: None)
     monkeypatch.setattr(attention, 'varlen_attn', None)
     query, key, value = _states(2 if case == 'whole rows' else 1, 6, (4, 2))
@@ -121,7 +121,7 @@ def test_what_is_no_pack_goes_to_sdpa(case, monkeypatch):
     assert torch.equal(output, sdpa_attention_forward(Layer(2), query, key, value, mask, scaling=0.3)[0])
 
 
-def test_errors():
+def test_boundaries_that_do_not_fit_are_errors():
     query, key, value = _states(1, 6)
     with pytest.raises(ValueError, match='2 samples of 7 tokens, but the batch has 1 x 6'):
         _attend(Layer(), (query, key, value), cu_seq_lens_q=_boundaries((3, 4)))
@@ -129,7 +129,7 @@ def test_errors():
         _attend(Layer(), (query[:, :, :4], key, value), cu_seq_lens_q=_boundaries((2, 2)))
 
 
-def test_boundaries_are_read_once_and_let_go(monkeypatch):
+def test_boundaries_are_read_once_and_freed(monkeypatch):
     reads = []
     to_list = Tensor.tolist
 
@@ -150,7 +150,7 @@ def test_boundaries_are_read_once_and_let_go(monkeypatch):
     assert (len(attention._LENGTHS), len(attention._CU_SEQLENS)) == before
 
 
-def test_the_real_kernel_takes_the_call(monkeypatch):
+def test_the_real_kernel_accepts_the_arguments(monkeypatch):
     monkeypatch.setattr(attention, 'kernel_refusal', lambda *args: None)
     # A meta tensor has no numbers, and its device no autocast.
     monkeypatch.setattr(attention, '_lengths', lambda boundaries: (5, 8))
@@ -290,7 +290,7 @@ def test_registered_for_models_without_ours(tiny_checkpoint, monkeypatch):
     assert AttentionMaskInterface()[TORCH_VARLEN].resolve() is varlen_mask
 
 
-def test_saved_configuration_does_not_name_it(tiny_checkpoint, tmp_path):
+def test_saved_configuration_does_not_name_the_attention(tiny_checkpoint, tmp_path):
     model = _model(tiny_checkpoint, TORCH_VARLEN)
     model.save_pretrained(tmp_path)
     assert TORCH_VARLEN not in (tmp_path / 'config.json').read_text()

@@ -153,11 +153,11 @@ def _digest(folder: Path) -> str:
     return hashlib.sha256((folder / 'model.safetensors').read_bytes()).hexdigest()
 
 
-def test_the_seed_decides(tmp_path):
+def test_the_seed_determines_the_weights(tmp_path):
     state = torch.get_rng_state()
     for name, seed in (('a', 0), ('b', 0), ('c', 1)):
         build_checkpoint('tiny', 'tiny', str(tmp_path / name), seed=seed)
-    assert torch.equal(torch.get_rng_state(), state), 'the caller keeps its random numbers'
+    assert torch.equal(torch.get_rng_state(), state), 'the random state of the caller has changed'
     assert _digest(tmp_path / 'a') == _digest(tmp_path / 'b') != _digest(tmp_path / 'c')
 
 
@@ -183,7 +183,7 @@ def test_an_empty_output_is_fine(tiny_mllm, tmp_path):
     assert (tmp_path / 'config.json').exists()
 
 
-def test_a_sam2_that_is_not_there(tiny_mllm, tmp_path):
+def test_an_unknown_sam2(tiny_mllm, tmp_path):
     with pytest.raises(ValueError, match='No SAM2 weights'):
         build_checkpoint(tiny_mllm, 'sam3', str(tmp_path / 'built'))
     assert not (tmp_path / 'built').exists()

@@ -52,8 +52,8 @@ CASES = [
 
 
 @pytest.mark.parametrize('residual, suffix, num_files, old, tied, num_padding', CASES)
-def test_logits_and_masks_are_those_of_the_definition(residual, suffix, num_files, old, tied, num_padding, tiny_mllm,
-                                                      tiny_checkpoint, tmp_path):
+def test_logits_and_masks_equal_those_of_the_reference(residual, suffix, num_files, old, tied, num_padding, tiny_mllm,
+                                                       tiny_checkpoint, tmp_path):
     reference = tiny_published(tiny_mllm, residual, tied)
     # The processor of another Citrus-V, whose [SEG] has the same id.
     balance(reference, *_batch(tiny_checkpoint), IMAGES, num_padding)
@@ -81,14 +81,14 @@ def test_logits_and_masks_are_those_of_the_definition(residual, suffix, num_file
     best = masks[torch.arange(4), ious.argmax(dim=1)]
     torch.testing.assert_close(drawn.mask_logits, best, rtol=1e-4, atol=1e-4)
 
-    # There was something to see, in all of it.
+    # The comparison is not vacuous.
     assert logits.std() > 0.1 and best.std() > 0.1 and len(set(ious.argmax(dim=1).tolist())) > 1
-    assert (ious.topk(2).values.diff().abs() > 1e-4).all(), 'the choice would be a matter of rounding'
+    assert (ious.topk(2).values.diff().abs() > 1e-4).all(), 'the choice would depend on rounding'
     other = reference(inputs, places, IMAGES, 3 - num_padding)[1]
-    assert (other - masks).abs().max() > 0.01, 'the padding points do not show'
+    assert (other - masks).abs().max() > 0.01, 'the padding points have no effect'
 
 
-def test_numbers_are_kept_to_the_last_bit(tiny_mllm, tmp_path):
+def test_weights_are_identical_to_the_last_bit(tiny_mllm, tmp_path):
     """Types are mixed, as in a checkpoint whose segmentation parts were saved in float32."""
     reference = tiny_published(tiny_mllm, False)
     reference.mllm.bfloat16()
@@ -111,8 +111,8 @@ def test_types_are_those_of_the_weights_not_of_config(converted):
     assert CitrusVConfig.from_pretrained(converted).dtype == torch.float32
 
 
-def test_gradients_reach_what_is_said(converted):
-    """Of the parameters that the padding point and the multimask output change."""
+def test_padding_point_and_multimask_heads_get_gradients(converted):
+    """Exactly the parameters that `uses_parameter` names, which depend on both settings."""
     segmenter = CitrusVForConditionalGeneration.from_pretrained(converted).segmenter
     segmenter(IMAGES[:2], torch.tensor([0, 1]), torch.randn(2, 1, 64)).square().sum().backward()
     names = dict(segmenter.named_parameters())
@@ -157,7 +157,7 @@ def test_residual_projector_starts_and_saves(tmp_path):
     torch.testing.assert_close(again.seg_projector(state), model.seg_projector(state))
 
 
-def test_the_command_says_what_it_did(published, tmp_path, capsys):
+def test_the_command_prints_a_summary(published, tmp_path, capsys):
     assert main(['convert', str(published), str(tmp_path / 'out')]) == 0
     said = capsys.readouterr().out
     for part in ("157 weights of SAM2's video path: ", 'memory_attention', 'loss_dice_config', 'float32', 'tiny',
@@ -191,7 +191,7 @@ def test_swift_trains_and_answers_with_it(converted, tmp_path):
     assert isinstance(response.choices[0].message.content, str)
 
 
-def test_text_files_are_asked_for_when_text_is_needed(tiny_mllm, published, broken, tmp_path, capsys):
+def test_missing_text_files_are_an_error_only_where_text_is_needed(tiny_mllm, published, broken, tmp_path, capsys):
     from swift.model import get_model_processor
     for name in ('tokenizer.json', 'processor_config.json'):
         (broken / name).unlink()
@@ -203,7 +203,7 @@ def test_text_files_are_asked_for_when_text_is_needed(tiny_mllm, published, brok
     assert model.config.seg_token_id is not None
     with pytest.raises(FileNotFoundError, match='no tokenizer and no processor.*--tokenizer Qwen/Qwen2.5-VL'):
         get_model_processor(str(output), model_type='citrusv')
-    # As the message says: from elsewhere, or copied by hand.
+    # Both remedies in the message: --tokenizer, or copied files.
     assert main(['convert', str(broken), str(tmp_path / 'named'), '--tokenizer', tiny_mllm]) == 0
     for name in ('tokenizer.json', 'tokenizer_config.json', 'processor_config.json', 'chat_template.jinja'):
         shutil.copy(Path(tiny_mllm) / name, output)
@@ -225,14 +225,14 @@ def test_another_tokenizer_is_refused(broken, tmp_path, tiny_mllm):
     assert_refused(broken, tmp_path, 'cannot be read')
 
 
-def test_the_directory_has_to_be_empty(published, broken, tmp_path):
+def test_the_output_directory_must_be_empty(published, broken, tmp_path):
     output = tmp_path / 'out'
     output.mkdir()
     convert_checkpoint(str(published), str(output), shard_bytes=2**20)
     with pytest.raises(ValueError, match='is not empty'):
         convert_checkpoint(str(published), str(output))
     (output / 'notes.txt').write_text('mine')
-    # What the first one left must not be read with the second, or instead of it.
+    # Files of the first conversion must not be read instead of those of the second.
     convert_checkpoint(str(published), str(output), overwrite=True, shard_bytes=2**30)
     assert sorted(path.name for path in output.glob('*.safetensors*')) == ['model.safetensors']
     assert (output / 'notes.txt').read_text() == 'mine'

@@ -1,8 +1,10 @@
 """The losses against MONAI, torch's probability-space BCE, slow loops and values worked out by hand."""
 import math
 import pytest
+import re
 import torch
 import torch.nn.functional as F
+from functools import partial
 from monai.losses import DiceLoss
 
 from swift_citrusv.constants import IGNORE_INDEX
@@ -32,40 +34,54 @@ def value_and_gradient(loss, logits):
 
 
 def assert_same(loss, reference, logits, dtype):
+    """Values and gradients of both, on `logits` and on their float64 copy."""
     value, gradient = value_and_gradient(loss, logits)
     expected, expected_gradient = value_and_gradient(reference, logits.double())
     assert value.dtype == dtype
-    torch.testing.assert_close(value.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    for found, wanted in ((value, expected), (gradient, expected_gradient)):
+        torch.testing.assert_close(
+            found.double(),
+            wanted,
+            rtol=TOLERANCE[dtype],
+            atol=TOLERANCE[dtype],
+            msg=lambda text: f'logits {tuple(logits.shape)}: {text}')
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-@pytest.mark.parametrize('shape', SHAPES)
 @pytest.mark.parametrize('eps', [DICE_EPS, 1.0])
-def test_dice_agrees_with_monai(shape, eps, dtype):
-    logits, targets = random_masks(shape, dtype)
+def test_dice_agrees_with_monai(eps, dtype):
     monai = DiceLoss(sigmoid=True, smooth_nr=0, smooth_dr=eps, reduction='none')
-    assert_same(lambda x: dice_loss(x, targets, eps), lambda x: monai(x[:, None], targets[:, None].double()).flatten(),
-                logits, dtype)
+    for shape in SHAPES:
+        logits, targets = random_masks(shape, dtype)
+        assert_same(
+            partial(dice_loss, targets=targets, eps=eps),
+            lambda x, targets=targets: monai(x[:, None], targets[:, None].double()).flatten(),
+            logits,
+            dtype)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-@pytest.mark.parametrize('shape', SHAPES)
-def test_bce_agrees_with_the_formula_on_probabilities(shape, dtype):
-    logits, targets = random_masks(shape, dtype)
-    assert_same(lambda x: bce_loss(x, targets),
-                lambda x: F.binary_cross_entropy(x.sigmoid(), targets.double(), reduction='none').mean(
-                    (1, 2)), logits, dtype)
+def test_bce_agrees_with_the_formula_on_probabilities(dtype):
+
+    def formula(logits, targets):
+        return F.binary_cross_entropy(logits.sigmoid(), targets.double(), reduction='none').mean((1, 2))
+
+    for shape in SHAPES:
+        logits, targets = random_masks(shape, dtype)
+        assert_same(partial(bce_loss, targets=targets), partial(formula, targets=targets), logits, dtype)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-@pytest.mark.parametrize('num_tokens, vocabulary', [(1, 3), (47, 31), (31, 123)])
-def test_token_loss_agrees_with_minus_log_probability(num_tokens, vocabulary, dtype):
-    generator = torch.Generator().manual_seed(0)
-    logits = (3 * torch.randn(num_tokens, vocabulary, generator=generator, dtype=torch.float64)).to(dtype)
-    labels = torch.randint(vocabulary, (num_tokens, ), generator=generator)
-    assert_same(lambda x: token_loss(x, labels),
-                lambda x: torch.stack([-row.softmax(0)[label].log() for row, label in zip(x, labels)]), logits, dtype)
+def test_token_loss_agrees_with_minus_log_probability(dtype):
+
+    def formula(logits, labels):
+        return torch.stack([-row.softmax(0)[label].log() for row, label in zip(logits, labels)])
+
+    for num_tokens, vocabulary in ((1, 3), (47, 31), (31, 123)):
+        generator = torch.Generator().manual_seed(0)
+        logits = (3 * torch.randn(num_tokens, vocabulary, generator=generator, dtype=torch.float64)).to(dtype)
+        labels = torch.randint(vocabulary, (num_tokens, ), generator=generator)
+        assert_same(partial(token_loss, labels=labels), partial(formula, labels=labels), logits, dtype)
 
 
 def test_mask_losses_are_the_two_losses_in_one_pass():
@@ -76,13 +92,13 @@ def test_mask_losses_are_the_two_losses_in_one_pass():
     assert torch.equal(mask_losses(logits, targets, 1.0)[0], dice_loss(logits, targets, 1.0))
 
 
-@pytest.mark.parametrize('target_dtype', [torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float64])
-def test_the_dtype_of_the_targets_does_not_matter(target_dtype):
+def test_the_dtype_of_the_targets_does_not_matter():
     logits, targets = random_masks((4, 9, 11), torch.float32)
     expected = mask_losses(logits, targets)
-    for ours, theirs in zip(mask_losses(logits, targets.to(target_dtype)), expected):
-        assert ours.dtype == torch.float32
-        assert torch.equal(ours, theirs)
+    for dtype in (torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float64):
+        for ours, theirs in zip(mask_losses(logits, targets.to(dtype)), expected):
+            assert ours.dtype == torch.float32, dtype
+            assert torch.equal(ours, theirs), dtype
 
 
 def test_values_worked_out_by_hand():
@@ -100,7 +116,7 @@ def test_values_worked_out_by_hand():
     assert token_loss(rows, torch.tensor([2, 1])).tolist() == pytest.approx([math.log(8 / 5), math.log(4)], abs=1e-12)
 
 
-def test_an_empty_target_scores_one_without_gradient_and_bce_teaches_it():
+def test_an_empty_target_has_dice_loss_one_and_only_bce_has_a_gradient():
     for logits in (torch.zeros(1, 8, 8), torch.full((1, 8, 8), -200.0), torch.full((1, 8, 8), 50.0)):
         value, gradient = value_and_gradient(lambda x: dice_loss(x, torch.zeros(1, 8, 8)), logits)
         assert value.item() == 1 and not gradient.any()
@@ -109,17 +125,17 @@ def test_an_empty_target_scores_one_without_gradient_and_bce_teaches_it():
     assert (gradient > 0).all()
 
 
-@pytest.mark.parametrize('area', [1, 5, 64])
-def test_a_perfect_mask_reaches_zero_even_with_one_pixel(area):
-    targets = torch.zeros(64, dtype=torch.uint8)
-    targets[:area] = 1
-    targets = targets.view(1, 8, 8)
-    logits = targets * 200.0 - 100
-    dice, bce = mask_losses(logits, targets)
-    assert dice.item() == pytest.approx(0, abs=1e-6)
-    assert bce.item() == pytest.approx(0, abs=1e-6)
-    # What the docstring of DICE_EPS says of eps = 1: 1 - 2 A / (2 A + 1).
-    assert dice_loss(logits, targets, eps=1.0).item() == pytest.approx(1 / (2 * area + 1), abs=1e-6)
+def test_a_perfect_mask_reaches_zero_even_with_one_pixel():
+    for area in (1, 5, 64):
+        targets = torch.zeros(64, dtype=torch.uint8)
+        targets[:area] = 1
+        targets = targets.view(1, 8, 8)
+        logits = targets * 200.0 - 100
+        dice, bce = mask_losses(logits, targets)
+        assert dice.item() == pytest.approx(0, abs=1e-6), area
+        assert bce.item() == pytest.approx(0, abs=1e-6), area
+        # As the comment on DICE_EPS says for eps = 1: 1 - 2 A / (2 A + 1).
+        assert dice_loss(logits, targets, eps=1.0).item() == pytest.approx(1 / (2 * area + 1), abs=1e-6), area
 
 
 def test_a_collapsed_prediction_of_one_pixel_keeps_its_gradient():
@@ -153,7 +169,7 @@ def test_extreme_logits_stay_finite(dtype):
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_is_left_before_anything_is_computed(dtype):
+def test_half_precision_is_converted_before_any_computation(dtype):
     logits, targets = random_masks((3, 256, 256), dtype)
     for ours, expected in zip(mask_losses(logits, targets), mask_losses(logits.double(), targets)):
         torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-6)
@@ -166,7 +182,7 @@ def test_ignored_labels_cost_nothing_and_get_no_gradient():
     assert value[0] > 0 and gradient[0].any() and value[2] > 0 and gradient[2].any()
 
 
-def test_no_masks_and_no_tokens_still_hang_in_the_graph():
+def test_no_masks_and_no_tokens_stay_in_the_graph():
     weight = torch.ones(1, requires_grad=True)
     dice, bce = mask_losses(torch.zeros(0, 16, 16) * weight, torch.zeros(0, 16, 16, dtype=torch.uint8))
     tokens = token_loss(torch.zeros(0, 7) * weight, torch.zeros(0, dtype=torch.int64))
@@ -185,28 +201,37 @@ def test_gradcheck():
 
 
 @pytest.mark.parametrize('loss', [dice_loss, bce_loss, mask_losses])
-@pytest.mark.parametrize('targets', [(2, 1, 4, 4), (1, 4, 4), (2, 4, 5), (4, 4)])
-def test_shapes_that_would_broadcast_are_refused(loss, targets):
-    with pytest.raises(ValueError, match=r'shape \(2, 4, 4\) and targets .*\[num_masks, height, width\]'):
-        loss(torch.zeros(2, 4, 4), torch.zeros(targets))
-    with pytest.raises(ValueError):
-        loss(torch.zeros(targets), torch.zeros(2, 4, 4))
+def test_shapes_that_would_broadcast_are_refused(loss):
+    masks = torch.zeros(2, 4, 4)
+    for shape in ((2, 1, 4, 4), (1, 4, 4), (2, 4, 5), (4, 4)):
+        others = torch.zeros(shape)
+        for logits, targets in ((masks, others), (others, masks)):
+            message = (f'Mask logits have shape {tuple(logits.shape)} and targets {tuple(targets.shape)}. Give both as '
+                       '[num_masks, height, width].')
+            with pytest.raises(ValueError, match=re.escape(message)):
+                loss(logits, targets)
 
 
-@pytest.mark.parametrize('kind', [int, float, torch.tensor, lambda count: torch.tensor(float(count))])
-def test_combine_by_hand(kind):
+def test_combine_by_hand():
     sums = (torch.tensor(12.0), torch.tensor(3.0), torch.tensor(5.0))
-    # 1 * 12 / 4 + (2 * 3 + 1 * 5) / 2 = 3 + 5.5
-    assert combine(*sums, kind(4), kind(2), LossWeights()).item() == 8.5
-    # 0.5 * 12 / 4 + (3 * 3 + 0 * 5) / 2 = 1.5 + 4.5
-    assert combine(*sums, kind(4), kind(2), LossWeights(token=0.5, dice=3, bce=0)).item() == 6
-    # No masks, no tokens: the term is gone.
-    assert combine(*sums, kind(4), kind(0), LossWeights()).item() == 3
-    assert combine(*sums, kind(0), kind(2), LossWeights()).item() == 5.5
-    assert combine(*sums, kind(0), kind(0), LossWeights()).item() == 0
+    cases = [
+        # 1 * 12 / 4 + (2 * 3 + 1 * 5) / 2 = 3 + 5.5
+        (4, 2, LossWeights(), 8.5),
+        # 0.5 * 12 / 4 + (3 * 3 + 0 * 5) / 2 = 1.5 + 4.5
+        (4, 2, LossWeights(token=0.5, dice=3, bce=0), 6),
+        # Without masks or tokens, their term is zero.
+        (4, 0, LossWeights(), 3),
+        (0, 2, LossWeights(), 5.5),
+        (0, 0, LossWeights(), 0),
+    ]
+    kinds: list = [int, float, torch.tensor, lambda count: torch.tensor(float(count))]
+    for kind in kinds:
+        for num_tokens, num_masks, weights, expected in cases:
+            found = combine(*sums, kind(num_tokens), kind(num_masks), weights).item()
+            assert found == expected, (kind, num_tokens, num_masks, weights)
 
 
-def test_counts_below_one_are_no_clamped_counts():
+def test_counts_below_one_are_not_clamped():
     # One mask on two ranks whose gradients DDP averages: each passes 1 / 2.
     sums = (torch.tensor(0.0), torch.tensor(1.0), torch.tensor(1.0))
     assert combine(*sums, 1, 0.5, LossWeights()).item() == 6
@@ -221,7 +246,7 @@ def test_a_count_of_zero_has_zero_gradient_not_nan(kind):
     assert [x.grad for x in sums] == [0, 0, 0]
 
 
-def test_shares_of_micro_batches_add_up_to_the_loss_of_the_step():
+def test_micro_batches_add_up_to_the_loss_of_the_step():
     generator = torch.Generator().manual_seed(0)
     masks, targets = random_masks((7, 12, 13), torch.float64)
     rows = torch.randn(23, 11, generator=generator, dtype=torch.float64)
@@ -245,7 +270,7 @@ def test_shares_of_micro_batches_add_up_to_the_loss_of_the_step():
             torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_weights_default_to_the_paper_and_refuse_nonsense():
+def test_weights_default_to_the_paper_and_must_be_finite():
     assert LossWeights() == LossWeights(1, 2, 1)
     for name, value in (('token', -1.0), ('dice', math.nan), ('bce', math.inf)):
         with pytest.raises(ValueError, match=f'weight of the {name} loss is {value}'):

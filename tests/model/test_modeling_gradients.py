@@ -71,7 +71,7 @@ def test_with_masks_everything_trainable_has_a_gradient(model, rows):
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_without_segmentation_training_there_is_nothing_to_touch(model, rows):
+def test_a_frozen_segmentation_gets_no_gradient(model, rows):
     model.train()
     model.segmenter.requires_grad_(False)
     model.seg_projector.requires_grad_(False)

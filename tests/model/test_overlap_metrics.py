@@ -1,4 +1,5 @@
 """The scores against vectors worked out by hand, MONAI, torchmetrics and a pixel loop."""
+import itertools
 import numpy as np
 import pytest
 import torch
@@ -26,21 +27,24 @@ def random_pair(shape, seed=0):
     return torch.randn(shape, generator=generator), (torch.rand(shape, generator=generator) < 0.3).to(torch.uint8)
 
 
-@pytest.mark.parametrize('pred, target, counts, dice, iou', BY_HAND)
-def test_by_hand(pred, target, counts, dice, iou):
-    masks, targets = torch.tensor(pred).view(1, 2, 2), torch.tensor(target).view(1, 2, 2)
-    for prediction in (masks, masks.bool(), masks.to(torch.uint8), masks * 5.0 - 2.5, (masks * 5.0 - 2.5).half()):
-        stats = mask_statistics(prediction, targets)
-        assert stats.tolist() == [list(counts)]
-    assert dice_from_statistics(stats).tolist() == pytest.approx([dice])
-    assert iou_from_statistics(stats).tolist() == pytest.approx([iou])
-    for dtype in (bool, np.uint8, np.int64, np.float32):
-        a, b = np.array(pred, dtype), np.array(target, dtype)
-        assert dice_score(a, b) == dice_score(b.reshape(2, 2), a.reshape(2, 2)) == pytest.approx(dice)
-        assert iou_score(a, b) == iou_score(b.reshape(2, 2), a.reshape(2, 2)) == pytest.approx(iou)
+def test_by_hand():
+    for pred, target, counts, dice, iou in BY_HAND:
+        case = f'{pred} against {target}'
+        masks, targets = torch.tensor(pred).view(1, 2, 2), torch.tensor(target).view(1, 2, 2)
+        for prediction in (masks, masks.bool(), masks.to(torch.uint8), masks * 5.0 - 2.5, (masks * 5.0 - 2.5).half()):
+            stats = mask_statistics(prediction, targets)
+            assert stats.tolist() == [list(counts)], (case, prediction.dtype)
+        assert dice_from_statistics(stats).tolist() == pytest.approx([dice]), case
+        assert iou_from_statistics(stats).tolist() == pytest.approx([iou]), case
+        for dtype in (bool, np.uint8, np.int64, np.float32):
+            a, b = np.array(pred, dtype), np.array(target, dtype)
+            dices = [dice_score(a, b), dice_score(b.reshape(2, 2), a.reshape(2, 2))]
+            ious = [iou_score(a, b), iou_score(b.reshape(2, 2), a.reshape(2, 2))]
+            assert dices[0] == dices[1] == pytest.approx(dice), (case, dtype)
+            assert ious[0] == ious[1] == pytest.approx(iou), (case, dtype)
 
 
-def test_all_masks_of_a_batch_keep_their_places():
+def test_the_masks_of_a_batch_keep_their_order():
     masks = torch.tensor([row[0] for row in BY_HAND]).view(-1, 2, 2)
     targets = torch.tensor([row[1] for row in BY_HAND]).view(-1, 2, 2)
     stats = mask_statistics(masks, targets)
@@ -49,30 +53,29 @@ def test_all_masks_of_a_batch_keep_their_places():
     assert iou_from_statistics(stats).tolist() == pytest.approx([row[4] for row in BY_HAND])
 
 
-@pytest.mark.parametrize('shape', [(3, 47, 47), (4, 31, 123), (2, 5, 6, 7)])
-def test_agrees_with_monai_and_torchmetrics(shape):
-    logits, targets = random_pair(shape)
-    stats = mask_statistics(logits, targets)
-    masks = logits > 0
-    expected_dice = compute_dice(masks[:, None].float(), targets[:, None].float()).flatten()
-    expected_iou = torch.stack([binary_jaccard_index(m, t) for m, t in zip(masks, targets)])
-    torch.testing.assert_close(dice_from_statistics(stats).float(), expected_dice)
-    torch.testing.assert_close(iou_from_statistics(stats).float(), expected_iou)
-    for i, (mask, target) in enumerate(zip(masks.numpy(), targets.numpy())):
-        assert dice_score(mask, target) == pytest.approx(expected_dice[i].item(), rel=1e-6)
-        assert iou_score(mask, target) == pytest.approx(expected_iou[i].item(), rel=1e-6)
+def test_agrees_with_monai_and_torchmetrics():
+    for shape in ((3, 47, 47), (4, 31, 123), (2, 5, 6, 7)):
+        logits, targets = random_pair(shape)
+        stats = mask_statistics(logits, targets)
+        masks = logits > 0
+        expected_dice = compute_dice(masks[:, None].float(), targets[:, None].float()).flatten()
+        expected_iou = torch.stack([binary_jaccard_index(m, t) for m, t in zip(masks, targets)])
+        pairs = ((dice_from_statistics(stats), expected_dice), (iou_from_statistics(stats), expected_iou))
+        for found, expected in pairs:
+            torch.testing.assert_close(found.float(), expected, msg=lambda text, shape=shape: f'{shape}: {text}')
+        for i, (mask, target) in enumerate(zip(masks.numpy(), targets.numpy())):
+            assert dice_score(mask, target) == pytest.approx(expected_dice[i].item(), rel=1e-6), (shape, i)
+            assert iou_score(mask, target) == pytest.approx(expected_iou[i].item(), rel=1e-6), (shape, i)
 
 
-@pytest.mark.parametrize('threshold', [-0.5, 0.0, 0.7])
-def test_counts_agree_with_a_pixel_loop(threshold):
+def test_counts_agree_with_a_pixel_loop():
     logits, targets = random_pair((3, 7, 11))
-    expected = [[0, 0, 0] for _ in range(3)]
-    for i in range(3):
-        for y in range(7):
-            for x in range(11):
-                drawn, wanted = logits[i, y, x].item() > threshold, targets[i, y, x].item() == 1
-                expected[i] = [a + b for a, b in zip(expected[i], (drawn and wanted, drawn, wanted))]
-    assert mask_statistics(logits, targets, threshold).tolist() == expected
+    for threshold in (-0.5, 0.0, 0.7):
+        expected = [[0, 0, 0] for _ in range(3)]
+        for i, y, x in itertools.product(range(3), range(7), range(11)):
+            predicted, wanted = logits[i, y, x].item() > threshold, targets[i, y, x].item() == 1
+            expected[i] = [a + b for a, b in zip(expected[i], (predicted and wanted, predicted, wanted))]
+        assert mask_statistics(logits, targets, threshold).tolist() == expected, threshold
 
 
 def test_the_threshold_itself_is_background():
@@ -136,5 +139,5 @@ def test_tensors_that_cannot_be_scored():
         mask_statistics(torch.zeros(2, 4, 4), torch.zeros(2, 1, 4, 4))
     with pytest.raises(ValueError, match=r'shape \(\)'):
         mask_statistics(torch.zeros(()), torch.zeros(()))
-    with pytest.raises(ValueError, match=r'shape \(4, 2\): give \[num_masks, 3\]'):
+    with pytest.raises(ValueError, match=r'shape \(4, 2\). Give \[num_masks, 3\]'):
         dice_from_statistics(torch.zeros(4, 2))

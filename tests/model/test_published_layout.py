@@ -54,7 +54,7 @@ def test_refused_configurations(broken, tmp_path):
 
 
 @pytest.mark.parametrize('model_type', [None, 'citrusv'])
-def test_an_unconverted_one_names_the_command(model_type, published, tmp_path, capsys):
+def test_an_unconverted_checkpoint_is_refused_with_the_command(model_type, published, tmp_path, capsys):
     from swift.pipelines import deploy_main, infer_main, sft_main
 
     from swift_citrusv.plugin.register import register

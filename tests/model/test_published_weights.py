@@ -16,8 +16,8 @@ from swift_citrusv.model.convert import convert_checkpoint
 from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
 
 
-def test_weights_that_are_refused(broken, tmp_path):
-    """All of what is wrong is named at once."""
+def test_refused_weights(broken, tmp_path):
+    """The error lists all problems at once."""
 
     def change(state):
         del state['seg_projector.2.bias']
@@ -40,7 +40,7 @@ def test_weights_that_are_refused(broken, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_a_tied_head_has_to_be_the_embedding(broken, tmp_path):
+def test_a_tied_head_must_equal_the_embedding(broken, tmp_path):
     edit_json(broken, tie_word_embeddings=True)
     assert_refused(broken, tmp_path, 'tie_word_embeddings.*differ')
 
@@ -66,7 +66,7 @@ def test_a_projector_of_another_width(broken, tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['.safetensors', '.bin'])
-def test_files_that_are_refused(suffix, broken, tmp_path):
+def test_refused_files(suffix, broken, tmp_path):
     rewrite_weights(broken, lambda state: None, suffix=suffix, num_files=3)
     stem = 'model' if suffix == '.safetensors' else 'pytorch_model'
     index, second = broken / f'{stem}{suffix}.index.json', broken / f'{stem}-00002-of-00003{suffix}'

@@ -1,4 +1,4 @@
-"""Where SAM2 weights come from; the names are checked against the table in the `sam2` package."""
+"""Resolving and loading SAM2 weights; the names are checked against the table in the `sam2` package."""
 import os
 import pickle
 import pytest
@@ -158,7 +158,7 @@ def test_code_in_a_file_does_not_run(legacy, segmenter, other, tmp_path):
     with pytest.raises(ValueError, match='refused') as error:
         load_sam2_weights(segmenter, str(path))
     assert str(path) in str(error.value) and not marker.exists()
-    # The file is as evil as it should be.
+    # Without weights_only=True the code would run.
     torch.load(path, weights_only=False)
     assert marker.exists()
 

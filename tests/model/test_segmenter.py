@@ -33,8 +33,8 @@ def tiny() -> Segmenter:
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was(tiny):
-    """Tests may change the shared segmenter's switches, types and gradients."""
+def _restored(tiny):
+    """Restores the shared segmenter: tests may change its switches, dtypes and gradients."""
     state = {name: value.clone() for name, value in tiny.state_dict().items()}
     yield
     tiny.float().requires_grad_(True)
@@ -86,7 +86,7 @@ def test_masks_equal_those_of_sam2(preset, tmp_path):
         assert wanted.std() > 0.5 and (np.abs(wanted) < 32).mean() > 0.5
         torch.testing.assert_close(mine.clamp(-32, 32), torch.from_numpy(wanted)[None], rtol=1e-4, atol=1e-4)
     assert not np.allclose(single, best, atol=0.1)
-    assert scores.max() - np.sort(scores)[-2] > 1e-5, 'the choice of the best mask would be a matter of rounding'
+    assert scores.max() - np.sort(scores)[-2] > 1e-5, 'the choice of the best mask would depend on rounding'
 
 
 @pytest.mark.parametrize('preset', _OF_SAM2)
@@ -223,26 +223,26 @@ def test_gradient_checkpointing_changes_nothing(tiny, patched, monkeypatch):
 
 
 @pytest.mark.parametrize('multimask', [False, True])
-def test_a_gradient_for_exactly_what_is_reached(multimask):
+def test_exactly_the_used_parameters_get_a_gradient(multimask):
     torch.manual_seed(0)
     segmenter = Segmenter('tiny', multimask_output=multimask)
     spread(segmenter, 1)
-    # Ask torch, with everything trainable.
+    # With everything trainable, torch finds the used ones.
     torch.nn.Module.requires_grad_(segmenter, True)
     _, gradients = _loss_and_gradients(segmenter)
     with_gradient = {
         name
         for name, parameter in segmenter.named_parameters() if name in gradients and (gradients[name] != 0).any()
     }
-    reached = {name for name, _ in segmenter.named_parameters() if segmenter.uses_parameter(name)}
+    used = {name for name, _ in segmenter.named_parameters() if segmenter.uses_parameter(name)}
     if multimask:
         # The masks that were not the best this time may be the next.
         chosen = {name for name in with_gradient if 'output_hypernetworks_mlps' in name}
-        reached = {name for name in reached if 'output_hypernetworks_mlps' not in name} | chosen
+        used = {name for name in used if 'output_hypernetworks_mlps' not in name} | chosen
         assert chosen and all(name.split('output_hypernetworks_mlps.')[1][0] in '123' for name in chosen)
         assert all(segmenter.uses_parameter(name) for name in chosen)
-    assert with_gradient == reached
-    assert 0 < len(reached) < len(list(segmenter.parameters()))
+    assert with_gradient == used
+    assert 0 < len(used) < len(list(segmenter.parameters()))
 
     segmenter.requires_grad_(True)
     segmenter.zero_grad(set_to_none=True)
@@ -252,7 +252,7 @@ def test_a_gradient_for_exactly_what_is_reached(multimask):
         assert (parameter.grad is not None) is segmenter.uses_parameter(name), name
 
 
-def test_requires_grad_is_what_it_says(tiny):
+def test_requires_grad_keeps_unused_parameters_frozen(tiny):
     assert any(p.requires_grad for p in Segmenter('tiny').parameters())
     assert tiny.requires_grad_(False) is tiny
     assert not any(p.requires_grad for p in tiny.parameters())

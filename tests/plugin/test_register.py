@@ -172,3 +172,9 @@ def test_every_deferred_name_is_there(monkeypatch):
     assert len(calls) >= 10
     for name, attribute in expected:
         assert any(name == one and attribute in (other, '*') for one, other in found), (name, attribute)
+
+
+def test_the_hook_watches_exactly_the_modules_with_an_action():
+    from swift_citrusv._hook import WATCHED
+    from swift_citrusv.plugin.register import _ACTIONS
+    assert sorted(WATCHED) == sorted(_ACTIONS)

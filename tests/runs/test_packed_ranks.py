@@ -1,7 +1,6 @@
 """One step of packs on one rank and on two: the same losses and the same weights, in float64 to the last digits."""
 import pytest
 from support.closeness import assert_same_update
-from support.distributed.launcher import Launcher
 from support.distributed.precision import PRECISIONS
 from support.rows import Maker, write_jsonl
 
@@ -14,11 +13,6 @@ LAYOUTS = {
     'pieces': ('--max_length 200 --truncation_strategy split --packing_length 2048 --gradient_accumulation_steps 1',
                '--max_length 200 --truncation_strategy split --packing_length 400 --gradient_accumulation_steps 4'),
 }
-
-
-@pytest.fixture(scope='module')
-def launcher(tmp_path_factory):
-    return Launcher(tmp_path_factory.mktemp('ranks'))
 
 
 @pytest.fixture(scope='module')

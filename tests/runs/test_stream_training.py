@@ -118,7 +118,7 @@ def _two_ranks(launcher: Launcher, arguments: list[str], folder: Path) -> tuple[
     return ended, [read_passes(folder, rank) for rank in range(2)]
 
 
-def test_two_ranks(tiny_checkpoint, tmp_path):
+def test_two_ranks(launcher, tiny_checkpoint, tmp_path):
     """Two workers each, shares of unlike size: each row once a pass, both end together, and resumed exactly."""
     maker = Maker(tmp_path / 'images')
     rows = [maker.row(f'Row {i}?', 'Yes.' + (i > 12) * 9 * ' And more of the same.') for i in range(24)]
@@ -135,7 +135,6 @@ def test_two_ranks(tiny_checkpoint, tmp_path):
     # Seven packs for four readers, each with as many targets as any other.
     answers = [maker.row(f'Row {10 + i}?', 'Yes.' + 9 * ' And more of the same.') for i in range(7)]
     arguments += ['--val_dataset', write_jsonl(tmp_path / 'val.jsonl', answers)]
-    launcher = Launcher(tmp_path / 'ranks')
     whole_run, whole = _two_ranks(launcher, arguments, tmp_path / 'whole')
     passes = list(zip(*whole))
     assert len(passes) >= 3

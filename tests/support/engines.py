@@ -18,3 +18,11 @@ ENGINES = {
     'zero3': ['--deepspeed', 'zero3'],
     'fsdp2': ['--fsdp', json.dumps(FSDP2_CONFIG)],
 }
+
+CHECKPOINTING = {
+    'plain': ['--gradient_checkpointing', 'false'],
+    'checkpointed': ['--gradient_checkpointing', 'true'],
+}
+# ms-swift's own file, which has activation checkpointing on.
+FSDP2_CHECKPOINTED = ['--fsdp', 'fsdp2', '--gradient_checkpointing', 'false']
+TRAIN_ALL = '--freeze_vit false --freeze_aligner false'.split()

@@ -29,7 +29,7 @@ def test_mask_losses_at_extreme_logits(value):
     targets = (torch.zeros(3, side, side), torch.ones(3, side, side), (mixed > 0).float().repeat(3, 1, 1))
     for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
         for i, target in enumerate(targets):
-            logits = values.to(dtype).requires_grad_()
+            logits = values.to(dtype, copy=True).requires_grad_()
             dice, bce = mask_losses(logits, target)
             (2 * dice + bce).sum().backward()
             assert dice.isfinite().all() and bce.isfinite().all(), (dtype, i)

@@ -19,11 +19,25 @@ from torch.distributed import TCPStore
 from typing import Any
 
 # Imported before the fork: what a run needs, and what takes long.
-PRELOAD = ('torch', 'transformers', 'deepspeed', 'swift.pipelines.train.sft', 'swift_citrusv.plugin.register',
-           'swift_citrusv.encoding.template', 'swift_citrusv.plugin.loader', 'swift_citrusv.training.loss_plugin',
-           'swift_citrusv.training.optimizer', 'swift_citrusv.training.callbacks',
-           'swift_citrusv.training.eval_metrics', 'swift_citrusv.training.jsonl_dataset',
-           'support.distributed.late_imports')
+PRELOAD = (
+    'torch',
+    'transformers',
+    'deepspeed',
+    'swift.pipelines.train.sft',
+    'swift_citrusv.plugin.register',
+    'swift_citrusv.encoding.template',
+    'swift_citrusv.plugin.loader',
+    'swift_citrusv.training.loss_plugin',
+    'swift_citrusv.training.optimizer',
+    'swift_citrusv.training.callbacks',
+    'swift_citrusv.training.eval_metrics',
+    'swift_citrusv.training.jsonl_dataset',
+    # What a run imports only when it trains. The last of them has `torch.compile` import torch's compiler.
+    'qwen_vl_utils',
+    'scipy.io',
+    'multiprocess.managers',
+    'datasets.packaged_modules.generator.generator',
+    'deepspeed.runtime.zero.muon.muon_optimizer')
 # Seconds that the first run waits for these imports.
 START_SECONDS = 90.
 # Seconds without a word from any rank, after which they hang; the longest pause of a run that works is about 3.
