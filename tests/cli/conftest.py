@@ -54,5 +54,5 @@ def one_pass(pipe, segment_data, tmp_path_factory) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope='session')
 def server_url(talkative_checkpoint):
-    with deployed(talkative_checkpoint, '--max_batch_size', '4') as url:
-        yield url
+    with deployed(talkative_checkpoint, '--max_batch_size', '4') as server:
+        yield server.url

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from dataclasses import replace
 from PIL import Image
+from support.closeness import assert_same_mask
 from support.requests_with_images import mixed_requests, picture
 from swift.infer_engine import RequestConfig
 from typing import Any
@@ -35,10 +36,7 @@ def assert_same(answers: list[Answer], expected: list[Answer]) -> None:
     for answer, wanted in zip(answers, expected, strict=True):
         assert answer.finish_reason == wanted.finish_reason
         for mask, other in zip(answer.masks, wanted.masks, strict=True):
-            assert mask.rle == other.rle
-            assert mask.score == pytest.approx(other.score, abs=1e-5)
-            assert (mask.image_index, mask.image_rule, mask.phrase,
-                    mask.offset) == (other.image_index, other.image_rule, other.phrase, other.offset)
+            assert_same_mask(mask.to_dict(), other.to_dict())
 
 
 # ---- an independent definition: the whole conversation at once, nothing of ours between the model and the mask

@@ -94,8 +94,10 @@ def test_strict_as_an_external_plugin_alone(tiny_checkpoint, dataset, tmp_path):
     assert parsed(cases, dataset, tmp_path, plugin) == [True, False, True]
 
 
-def test_choice_of_attention_from_the_arguments(tiny_checkpoint, monkeypatch, caplog):
+def test_choice_of_attention_from_the_arguments(tiny_checkpoint, monkeypatch):
     register_transformers()
+    messages: list[str] = []
+    monkeypatch.setattr('swift.utils.get_logger', lambda: SimpleNamespace(info=messages.append))
     for capability, use_cpu, bf16, expected in (
         ((8, 0), False, True, 'torch varlen'),
         ((8, 0), False, False, 'sdpa, sample by sample'),
@@ -111,9 +113,7 @@ def test_choice_of_attention_from_the_arguments(tiny_checkpoint, monkeypatch, ca
             fp16=False,
             torch_dtype=torch.float32,
             model_dir=tiny_checkpoint)
-        caplog.clear()
-        with caplog.at_level('INFO', logger='swift'):
-            arguments._choose_attention(args)
+        arguments._choose_attention(args)
         case = capability, use_cpu, bf16
         assert args.attn_impl == TORCH_VARLEN, case
-        assert [record.message.split(' (packing')[0] for record in caplog.records] == [f'attention: {expected}'], case
+        assert messages.pop().split(' (packing')[0] == f'attention: {expected}' and not messages, case

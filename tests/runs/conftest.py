@@ -1,10 +1,17 @@
-"""Runs of stock `swift sft` on several ranks, on CPUs (gloo)."""
+"""Runs of stock `swift sft` on several ranks, on CPUs (gloo), and a server of `swift deploy`."""
 import json
 import pytest
-from collections.abc import Callable
+import torch
+from collections.abc import Callable, Iterator
+from support.chat_requests import pipeline_answer
 from support.distributed.launcher import Ended, Launcher
 from support.distributed.mixtures import MAX_LENGTH
+from support.requests_with_images import mixed_requests
 from support.rows import write_jsonl
+from support.serving import Server, build_adapter, deployed
+from typing import Any
+
+from swift_citrusv import CitrusVPipeline
 
 
 @pytest.fixture(scope='session')
@@ -33,3 +40,25 @@ def run_rows(launcher, tiny_checkpoint, tmp_path_factory) -> Callable[..., Ended
         ], **options)
 
     return run
+
+
+@pytest.fixture(scope='module')
+def server(talkative_checkpoint, tmp_path_factory) -> Iterator[Server]:
+    """`swift deploy` of the model as `citrusv`, with two adapters, `a` and `b`."""
+    folder = tmp_path_factory.mktemp('adapters')
+    adapters = [f'{name}={build_adapter(talkative_checkpoint, str(folder / name), seed)}'
+                for seed, name in enumerate('ab')]  # yapf: disable
+    with deployed(talkative_checkpoint, '--served_model_name', 'citrusv', '--max_batch_size', '8', '--adapters',
+                  *adapters) as running:
+        yield running
+
+
+@pytest.fixture(scope='module')
+def pipe(talkative_checkpoint) -> CitrusVPipeline:
+    """What answers one request at a time, nothing of the server in it."""
+    return CitrusVPipeline(talkative_checkpoint, device='cpu', dtype=torch.float32)
+
+
+@pytest.fixture(scope='module')
+def single(pipe) -> list[dict[str, Any]]:
+    return [pipeline_answer(pipe, request) for request in mixed_requests()]

@@ -97,13 +97,13 @@ def test_packs_through_varlen_as_exact_as_rows(tiny_checkpoint, tmp_path, monkey
     ]
     dataset = write_jsonl(tmp_path / 'train.jsonl', rows)
     causal_calls = set()
-    kernel = attention._kernel
+    kernel = attention._varlen_kernel
 
     def watched(*args):
         causal_calls.add(args[-2])
         return kernel(*args)
 
-    monkeypatch.setattr(attention, '_kernel', watched)
+    monkeypatch.setattr(attention, '_varlen_kernel', watched)
 
     def gradients(name: str, *arguments: str) -> dict[str, Tensor]:
         watch = run_sft('--model', tiny_checkpoint, '--model_type', 'citrusv', '--dataset', dataset, '--output_dir',

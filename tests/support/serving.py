@@ -1,29 +1,52 @@
-"""Servers of answers for tests, in threads of this process: `swift deploy`, and one that says what it is told."""
+"""Servers for tests, in threads of this process: `swift deploy`, and one that gives the answers of a function."""
+import httpx
 import json
-import pytest
+import openai
+import os
 import socket
 import threading
 import time
 import torch
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from peft import LoraConfig, get_peft_model
+from support.closeness import assert_same_mask
 from typing import Any
 from unittest import mock
 
 from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
 
 
+@dataclass
+class Server:
+    """A server in this process, so that tests can look into it and break it."""
+    url: str
+    deploy: Any
+
+    @property
+    def engine(self) -> Any:
+        return self.deploy.infer_engine
+
+    def client(self) -> Any:
+        return openai.OpenAI(base_url=f'{self.url}/v1', api_key='none', max_retries=0, timeout=120)
+
+    def post(self, body: Any, path: str = '/v1/chat/completions', **settings: Any) -> httpx.Response:
+        if not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        headers = {'Content-Type': 'application/json', **settings.pop('headers', {})}
+        return httpx.post(self.url + path, content=body, headers=headers, timeout=120, **settings)
+
+
 @contextmanager
-def deployed(model: str, *flags: str) -> Iterator[str]:
-    """`swift deploy` of a checkpoint on the CPU in float32, the URL of which is given.
+def deployed(model: str, *flags: str) -> Iterator[Server]:
+    """`swift deploy` of a checkpoint on the CPU in float32.
 
     Args:
         model: A directory.
         flags: More of the command line.
     """
-    import os
     import uvicorn
     from swift.pipelines.infer.deploy import SwiftDeploy
 
@@ -34,8 +57,8 @@ def deployed(model: str, *flags: str) -> Iterator[str]:
         listener.bind(('127.0.0.1', 0))
         port = listener.getsockname()[1]
         deploy = SwiftDeploy([
-            '--model', model, '--model_type', 'citrusv', '--torch_dtype', 'float32', '--device_map', 'cpu', '--host',
-            '127.0.0.1', '--log_interval', '-1', '--verbose', 'false', *flags
+            '--model', model, '--torch_dtype', 'float32', '--device_map', 'cpu', '--host', '127.0.0.1',
+            '--log_interval', '-1', '--verbose', 'false', *flags
         ])
         # Else its `run` does so, which takes a port and no socket.
         deploy.jsonl_writer = None
@@ -46,7 +69,7 @@ def deployed(model: str, *flags: str) -> Iterator[str]:
             while not server.started:
                 assert thread.is_alive(), 'the server has not started'
                 time.sleep(0.01)
-            yield f'http://127.0.0.1:{port}'
+            yield Server(f'http://127.0.0.1:{port}', deploy)
         finally:
             server.should_exit = True
             thread.join(30)
@@ -126,8 +149,7 @@ def build_adapter(source: str, folder: str, seed: int) -> str:
 def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert (found['text'], found['end']) == (expected['text'], expected['end'])
     for mask, wanted in zip(found['masks'], expected['masks'], strict=True):
-        for key, value in wanted.items():
-            assert mask[key] == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value), key
+        assert_same_mask(mask, wanted)
 
 
 def of_stream(answer: dict[str, Any]) -> dict[str, Any]:
