@@ -3,7 +3,7 @@ import os
 import pytest
 from collections.abc import Iterator
 
-# Before anything imports huggingface_hub or torch. `make test` says the same; this is for a bare `pytest`.
+# Before anything imports huggingface_hub or torch. `make test` sets the same; this is for a bare `pytest`.
 for _name in ('HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE', 'HF_DATASETS_OFFLINE'):
     os.environ.setdefault(_name, '1')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -21,10 +21,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def own_environ() -> Iterator[None]:
-    """What ms-swift writes into the environment, as settings of `--model_kwargs`, ends with its test."""
+    """Removes after each test what ms-swift wrote into the environment, such as settings of `--model_kwargs`."""
     environ, before = os.environ, dict(os.environ)
     yield
-    # `datasets.map` with processes puts a copy in its place, which `monkeypatch` would never restore.
+    # `datasets.map` with processes replaces it by a copy, which `monkeypatch` would never restore.
     os.environ = environ
     environ.clear()
     environ.update(before)

@@ -8,7 +8,7 @@ stock `swift sft`, without DeepSpeed and with ZeRO-2 and ZeRO-3, in bfloat16. Th
 the device, and the tiny tokenizer. `--world 2` puts two ranks on the device where there is no second one (gloo then,
 since NCCL refuses).
 
-What the estimate says does not fit runs with one image in SAM2's encoder at a time, or not at all; the table says so.
+What does not fit by the estimate runs with one image in SAM2's encoder at a time, or not at all; the table notes it.
 Every run has a process of its own, which imports what it needs while the run before it has the device. The JSON is
 written after each.
 """
@@ -51,7 +51,7 @@ class Case(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where and on what all runs take place."""
+    """What all runs share: the device and the files."""
     folder: Path
     device: str
     capacity: int
@@ -63,7 +63,7 @@ class Place(NamedTuple):
         return 'bfloat16' if self.device == 'cuda' else 'float32'
 
 
-# ---- what they run on
+# ---- models and rows
 
 
 def write_checkpoint(folder: str, dims: Dims, device: str, dtype: str) -> None:
@@ -97,7 +97,7 @@ def train(case: Case, place: Place, rank: int, port: int, go: Any) -> None:
     log = os.open(place.folder / f'{case.name}_{rank}.log', os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)
-    # Imported before the wait: what takes long.
+    # Slow imports, before the wait.
     import deepspeed.comm.torch
     import swift.pipelines.train.sft  # noqa: F401
 
@@ -214,7 +214,7 @@ def plan(engine: str, stage: int, place: Place, memory: int | None) -> tuple[Cas
     return case, needed
 
 
-# ---- what came out
+# ---- results
 
 
 def figures(case: Case, place: Place) -> dict[str, Any]:
@@ -323,7 +323,7 @@ def main(argv: list[str] | None = None) -> int:
     dims = DIMS[args.dims]
     with tempfile.TemporaryDirectory() as name:
         place = Place(args.folder or Path(name), args.device, args.capacity or dims.capacity, args.steps, args.world)
-        # Rows enough for so many packs of 8 images, though only a quarter of them has masks.
+        # Enough rows for that many packs of 8 images, of which a quarter has masks.
         write_datasets(place.folder, 32 * args.steps * args.world, dims)
         model = (str(place.folder / 'model'), dims, args.device, place.dtype)
         if args.device == 'cpu':

@@ -48,7 +48,7 @@ LOADS = (Load(512, 100, 300, 0, 0), Load(1024, 300, 400, 4, 5), Load(2048, 1000,
 class Record(NamedTuple):
     """An estimate and what was measured, in bytes.
 
-    What moves leaves out what stands still. Both are 0 where that was not measured apart; under ZeRO the shares of the
+    `moving` leaves out parameters and optimizer states. Both are 0 if not measured apart; under ZeRO the shares of the
     gradients stand still, too.
     """
     way: str
@@ -134,7 +134,7 @@ def through_swift(folder: Path) -> Iterator[Record]:
         setup = Setup(dtype=torch.float32, checkpointing=checkpointing, attn_impl=attention)
         config = CitrusVConfig.from_pretrained(str(folder / 'model'))
         one = estimate(config, partial(freeze_as_stage, stage=stage), measured.load, setup, 0)
-        # Together, which is all that a `Step` says.
+        # A `Step` has only their sum.
         real = Measured(measured.peak, 0)
         yield record('swift sft', describe(stage, measured.load, checkpointing, 'fp32'), one, real)
 

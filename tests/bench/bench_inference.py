@@ -1,4 +1,4 @@
-"""Throughput of answers with masks, each way beside its rival in one run.
+"""Throughput of answers with masks: each method against its alternative, in one run.
 
     python tests/bench/bench_inference.py --output output/bench/inference.json
     python tests/bench/bench_inference.py --device cuda --dims 7b --output output/bench/inference_cuda.json
@@ -46,7 +46,7 @@ ONE_PASS, ONE_BY_ONE = f'one pass, batch {BATCH}', 'one pass, batch 1'
 TWICE, READ = f'generate twice, batch {BATCH}', f'generate and read, batch {BATCH}'
 MASKS_ALONE = f'masks alone, batch {BATCH}'
 ENCODE_ONCE, ENCODE_EACH = 'SAM2, an image once', 'SAM2, an image for each mask'
-# What the first is a multiple of, by useful tokens, or by masks where no text is written.
+# The method that each is compared with, by useful tokens, or by masks where no text is generated.
 RATIOS = ((ONE_PASS, TWICE), (ONE_PASS, READ), (ONE_PASS, ONE_BY_ONE), (MASKS_ALONE, ONE_PASS), (ENCODE_ONCE,
                                                                                                  ENCODE_EACH))
 
@@ -101,7 +101,7 @@ def write_requests(pipe: 'CitrusVPipeline', count: int, max_tokens: int, side: i
 
 @contextmanager
 def saying(pipe: 'CitrusVPipeline', answers: list[list[int]]):
-    """Generations say these answers, in the order in which their prompts come, batch by batch."""
+    """Makes generation return these answers, in the order of their prompts, batch by batch."""
     import torch
     from transformers import LogitsProcessor, LogitsProcessorList
     template, left = pipe.engine.template, list(answers)
@@ -145,11 +145,11 @@ def one_pass(pipe: 'CitrusVPipeline', requests: list[Request], batch: int) -> 'l
 
 
 def in_two(pipe: 'CitrusVPipeline', requests: list[Request], again: bool) -> 'list[list[MaskResult]]':
-    """Text first, from a generation that keeps nothing; then the hidden states.
+    """Text first, from a generation that keeps no hidden states; then the hidden states.
 
     Args:
         pipe: The model.
-        requests: What is asked.
+        requests: The prompts and their answers.
         again: Whether they come from a second generation; else from one pass over prompt and answer.
     """
     import torch
@@ -223,7 +223,7 @@ def sam2(pipe: 'CitrusVPipeline', images: Any, prompts: Any, once: bool) -> None
 
 
 def measured(work: Callable[[], Any], cuda: bool) -> tuple[float, float, Any]:
-    """Wall time and processor time in seconds, and what came of it."""
+    """Wall time and processor time in seconds, and the result."""
     import torch
     if cuda:
         torch.cuda.synchronize()
@@ -246,7 +246,7 @@ def difference(found: 'list[list[MaskResult]]', expected: 'list[list[MaskResult]
 
 
 def run(pipe: 'CitrusVPipeline', requests: list[Request], repeats: int, cuda: bool) -> dict[str, Any]:
-    """Measures all ways; see the report for what is in it."""
+    """Measures all methods; returns the figures."""
     import torch
     from tqdm import tqdm
     seg = pipe.engine.template.seg_token_id
@@ -278,7 +278,7 @@ def run(pipe: 'CitrusVPipeline', requests: list[Request], repeats: int, cuda: bo
                 if repeat:
                     times[name].append((wall, cpu))
                 elif result is not None:
-                    # The first round warms up, and looks whether all ways do the same.
+                    # The first round warms up, and checks that all methods give the same result.
                     expected = result if expected is None else expected
                     differ[name] = difference(result, expected)
     table: dict[str, Any] = {}

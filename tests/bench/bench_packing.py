@@ -3,12 +3,11 @@
     python tests/bench/bench_packing.py --output output/bench/packing.json
     python tests/bench/bench_packing.py --huge --output output/bench/packing_huge.json
 
-The rows are those of `tests/mixture.py`: captions near 350 tokens, VQA near 500, documents near 1,600, reports near
-2,600 and reasoning near 900, in packs of 12,288 tokens, with one budget and with image budgets of all sorts. ms-swift
-packs as it does in one process, in windows of 1,000 rows; it knows no images, so its packs are cut in order where the
-image budget is broken (not timed). Times are those of the processor, the best of some repeats, ours with the lists that
-`pack_best_fit` returns. `--huge` packs 15.4 million rows, one process for each measurement, so that its peak of memory
-is its own.
+The rows are those of `tests/support/mixture.py`: captions of about 350 tokens, VQA 500, documents 1,600, reports 2,600,
+reasoning 900, in packs of 12,288 tokens, without and with image budgets. ms-swift packs as it does in one process, in
+windows of 1,000 rows; it does not count images, so its packs are split in order to keep the image budget (not timed).
+Times are processor times, the best of several repeats, ours with the lists that `pack_best_fit` returns. `--huge` packs
+15.4 million rows, in one process per measurement, each of which has its own memory peak.
 """
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Kills runs again and again, in steps and in saves, and resumes them: python tests/bench/bench_resume.py [--times 10]
+"""Kills runs many times, in steps and in saves, and resumes them: python tests/bench/bench_resume.py [--times 10]
 
 Repeats what `tests/training/test_resume.py` does once, with many draws, and with ZeRO-3 and FSDP2 too. A kill in a step
 and one in a save, with a resume after each, take 10 to 40 seconds on two quiet cores.

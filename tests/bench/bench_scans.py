@@ -1,9 +1,9 @@
-"""What a slice of a volume costs, by the form of its file and by its plane.
+"""Time to read a slice of a volume, by file format and plane.
 
     python tests/bench/bench_scans.py --output output/bench/scans.json
 
-A row opens its file anew. Of a compressed one all is decompressed up to the slice's last voxel; `citrusv volume` reads
-it once.
+Every row opens its file again. A compressed file is decompressed up to the last voxel of the
+slice; `citrusv volume` reads it once.
 """
 import argparse
 import json

@@ -141,7 +141,7 @@ def write_model(folder: Path, dims: Dims) -> str:
     from swift_citrusv.model.config import CitrusVConfig
     values = build_checkpoint('tiny', 'tiny', str(folder)).config.to_dict()
     for part, sizes in (('text_config', dims.text), ('vision_config', dims.vision)):
-        # One entry a layer, made anew from the number of layers.
+        # One entry a layer, derived again from the number of layers.
         values[part].pop('layer_types', None)
         values[part].update(sizes)
     values.update(sam2_preset=dims.sam2_preset, tie_word_embeddings=not dims.own_head)
@@ -180,7 +180,7 @@ def run_sft(model_dir: str, dataset: str, stage: int, run: Run, capacity: int, d
 
             def training_step(model, inputs, *others):
                 mask, shape = inputs.get('attention_mask'), inputs['input_ids'].shape
-                # In a pack the text positions start anew at each row.
+                # In a pack the text positions restart at each row.
                 rows = shape[0] if mask is not None else int((inputs['position_ids'][0] == 0).sum())
                 useful = shape[1] if mask is None else int(mask.sum())
                 for key, value in (('rows', rows), ('useful_tokens', useful), ('computed_tokens', shape[0] * shape[1]),

@@ -55,7 +55,7 @@ def server(talkative_checkpoint, tmp_path_factory) -> Iterator[Server]:
 
 @pytest.fixture(scope='module')
 def pipe(talkative_checkpoint) -> CitrusVPipeline:
-    """What answers one request at a time, nothing of the server in it."""
+    """Answers one request at a time, without the server."""
     return CitrusVPipeline(talkative_checkpoint, device='cpu', dtype=torch.float32)
 
 

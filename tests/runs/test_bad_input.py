@@ -1,6 +1,6 @@
 """Bad rows and settings end in an error that names the row (or the setting), the value and the remedy.
 
-Every row goes the way of training: the JSONL is read, the row is encoded by the template, in strict mode.
+Every row takes the path of training, in strict mode: the JSONL is read, and the template encodes the row.
 """
 import json
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 import torch
 from pathlib import Path
 from PIL import Image
-from support.bad_rows import BAD_ROWS, GOOD_SIZE, _row
+from support.bad_rows import BAD_ROWS, GOOD_SIZE, make_row
 from support.rows import Maker, write_jsonl
 from support.swift_run import run_sft
 from swift.template import MaxLengthError
@@ -59,14 +59,14 @@ def test_bad_row(name, template, files, tmp_path, monkeypatch):
     bad, words = BAD_ROWS[name]
     line = json.dumps(bad) if isinstance(bad, dict) else bad
     path = tmp_path / 'train.jsonl'
-    path.write_bytes(b'\n'.join([json.dumps(_row()).encode(), line.encode() if isinstance(line, str) else line]))
+    path.write_bytes(b'\n'.join([json.dumps(make_row()).encode(), line.encode() if isinstance(line, str) else line]))
     with pytest.raises((RowError, MaxLengthError)) as error:
         _train(path, template)
     message = str(error.value)
     assert message.startswith('train.jsonl:2: ')
     for word in words:
         assert word in message, message
-    # A remedy stands at the end.
+    # It ends with a remedy.
     assert message.rstrip().endswith('.') and len(message) > len('train.jsonl:2') + 30
 
 
@@ -93,18 +93,18 @@ def test_other_errors_are_tried_as_ms_swift_does(template, files, monkeypatch):
 
     _mask_tensors = template._mask_tensors
     monkeypatch.setattr(template, '_mask_tensors', once_down)
-    assert 'masks' in template.encode(_row(), return_length=True)
+    assert 'masks' in template.encode(make_row(), return_length=True)
     assert calls == [True] * 3
     monkeypatch.setattr(template, '_mask_tensors', lambda *args, **kwargs: 1 / 0)
     with pytest.raises(RowError, match='row .no number.: ZeroDivisionError') as error:
-        template.encode(_row())
+        template.encode(make_row())
     assert isinstance(error.value.__cause__, ZeroDivisionError)
 
 
 def test_fewer_tags_than_images(template, files, monkeypatch):
     monkeypatch.chdir(files)
-    with_tag = template.encode(_row())
-    assert template.encode(_row(question='Segment the cell.'))['input_ids'] == with_tag['input_ids']
+    with_tag = template.encode(make_row())
+    assert template.encode(make_row(question='Segment the cell.'))['input_ids'] == with_tag['input_ids']
 
 
 def test_unknown_role_in_a_preprocessor(tmp_path):
@@ -130,26 +130,31 @@ def test_seg_lost_to_truncation(template, files, tmp_path, monkeypatch):
     monkeypatch.chdir(files)
     monkeypatch.setattr(template, 'truncation_strategy', 'right')
     with pytest.raises(RowError, match=r'train.jsonl:7.* 0 of the 1 \[SEG\] are left after truncation') as error:
-        template.encode({**_row('word ' * 2000 + '[SEG].'), ROW_COLUMN: 'train.jsonl:7'})
+        template.encode({**make_row('word ' * 2000 + '[SEG].'), ROW_COLUMN: 'train.jsonl:7'})
     assert error.value.kind == 'truncation' and '--max_length' in str(error.value)
 
 
-def test_lenient_run_skips_counts_and_trains(tiny_checkpoint, tmp_path, caplog):
+def test_run_skips_counts_and_trains(tiny_checkpoint, tmp_path, caplog):
     maker = Maker(tmp_path / 'images')
     rows = maker.every_kind()
-    bad = [_row('[SEG] and [SEG].'), _row(images=['nowhere.png']), {**_row(), 'images': [maker.image(40, 60)]}]
+    bad = [
+        make_row('[SEG] and [SEG].'),
+        make_row(images=['nowhere.png']), {
+            **make_row(), 'images': [maker.image(40, 60)]
+        }
+    ]
     dataset = write_jsonl(tmp_path / 'train.jsonl', rows[:4] + bad + rows[4:])
     arguments = ('--model', tiny_checkpoint, '--model_type', 'citrusv', '--tuner_type', 'full', '--packing', 'true',
                  '--model_kwargs', '{"pack_images": 16}', '--gradient_accumulation_steps', '1', '--num_train_epochs',
                  '1', '--max_length', '2048')
-    lenient = run_sft(*arguments, '--dataset', dataset, '--strict', 'false', '--output_dir', str(tmp_path / 'out'))
+    skipping = run_sft(*arguments, '--dataset', dataset, '--strict', 'false', '--output_dir', str(tmp_path / 'out'))
     text = caplog.text
     assert '1 of 15 rows were skipped (mask-count: 1)' in text and 'train.jsonl:5' in text
     assert '2 of 14 rows were skipped (image-unreadable: 1, mask-size: 1)' in text
     clean = run_sft(*arguments, '--dataset', write_jsonl(tmp_path / 'clean.jsonl', rows), '--output_dir',
                     str(tmp_path / 'clean'))
-    assert lenient.logs[0]['num_masks'] == clean.logs[0]['num_masks'] == 11
-    assert lenient.logs[0]['loss'] == pytest.approx(clean.logs[0]['loss'], rel=1e-6)
+    assert skipping.logs[0]['num_masks'] == clean.logs[0]['num_masks'] == 11
+    assert skipping.logs[0]['loss'] == pytest.approx(clean.logs[0]['loss'], rel=1e-6)
     with pytest.raises(ValueError, match='train.jsonl:5'):
         run_sft(*arguments, '--dataset', dataset, '--output_dir', str(tmp_path / 'strict'))
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from swift_citrusv import CitrusVPipeline
 
-# (The command takes long to start, and does so beside the first tests.)
+# The command starts slowly, so it starts before the first test.
 pytestmark = pytest.mark.usefixtures('command')
 
 
@@ -76,7 +76,7 @@ def test_32_clients_at_once(server, single, monkeypatch):
 
 
 def test_async_clients_with_their_own_settings(server, pipe):
-    """Other settings are other batches; none waits for all of another kind."""
+    """Requests with different settings are in different batches, and no kind waits for all of another."""
     request = mixed_requests()[0]
 
     async def ask(client: Any, max_tokens: int) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def test_adapters_draw_with_their_own_modules(server, talkative_checkpoint, sing
                 assert_same(answer, wanted)
         assert sizes == [3]
     assert seen[0] != seen[1] and sum(len(answer['masks']) for answer in seen[0] + seen[1]) >= 2
-    # The model itself is what it was.
+    # The model itself is unchanged.
     response = server.client().chat.completions.create(messages=as_openai(requests[0]), **GREEDY)
     assert_same(read_whole(response), single[0])
 

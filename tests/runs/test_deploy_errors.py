@@ -20,7 +20,7 @@ def test_bad_requests_get_a_reason(server, single):
         assert 400 <= response.status_code < 500, f'{name}: {response.text[:300]}'
         answer = response.json()
         assert answer['object'] == 'error' and reason in answer['message'], f'{name}: {answer["message"][:300]}'
-        # No whole image comes back.
+        # The message does not repeat the image.
         assert len(answer['message']) < 1000, name
     for path, body in (('/v1/embeddings', {
             'model': 'citrusv',
@@ -50,14 +50,14 @@ def test_a_request_of_100_images(server):
     small = [image_part(data_url(picture(seed, 60, 60))) for seed in range(100)]
     answer = read_json(server.post(user(*small, 'Segment the cell in image 7.')))
     assert all(mask['image_index'] < 100 for mask in answer['masks'])
-    # 4,096 tokens are all that the model takes.
+    # The model takes at most 4,096 tokens.
     large = image_part(data_url(picture(1, 240, 240)))
     response = server.post(user(*[large] * 100, 'Segment the cell.'))
     assert response.status_code == 400 and 'max_length' in response.json()['message']
 
 
 def test_files_of_the_server_follow_its_rules(server, single, tmp_path, monkeypatch):
-    """A name inside data_root works, relative ones too; a name outside is refused before ms-swift reads the file."""
+    """A path inside data_root works, relative ones too; a path outside is rejected before ms-swift reads the file."""
     root = tmp_path / 'root'
     root.mkdir()
     for folder in (root, tmp_path):
@@ -77,7 +77,7 @@ def test_files_of_the_server_follow_its_rules(server, single, tmp_path, monkeypa
 
 
 def test_urls_where_they_are_allowed(server, single, tmp_path, monkeypatch):
-    """ms-swift's own fetcher looks at the address too."""
+    """ms-swift's own fetcher checks the address too."""
     mixed_requests()[0][0].save(tmp_path / 'a.png')
     port = find_free_port(8400)
     files = subprocess.Popen(
@@ -88,7 +88,7 @@ def test_urls_where_they_are_allowed(server, single, tmp_path, monkeypatch):
     try:
         body = user(image_part(f'http://127.0.0.1:{port}/a.png'), 'Segment the cell.')
         monkeypatch.setenv('ALLOW_URLS', 'true')
-        # Even under a data_root, which is about files.
+        # Even with a data_root, which concerns files only.
         monkeypatch.setenv('DATA_ROOT', str(tmp_path))
         response = server.post(body)
         assert response.status_code == 400 and 'internal' in response.json()['message'].lower()
@@ -102,7 +102,7 @@ def test_urls_where_they_are_allowed(server, single, tmp_path, monkeypatch):
         files.wait()
 
 
-# ---- what goes wrong among others
+# ---- failures beside good requests
 
 
 def test_a_bad_request_among_good_ones(server, single, monkeypatch):
@@ -129,7 +129,7 @@ def test_a_failure_is_no_hang_and_no_answer(server, single, monkeypatch):
         for stream in (False, True):
             with pytest.raises(openai.InternalServerError, match='on fire'):
                 client.chat.completions.create(messages=messages, stream=stream, **GREEDY)
-    # In the middle of a stream, whose head has been sent: it breaks off, and does not look like a whole one.
+    # In the middle of a stream, after its head: it breaks off, and does not look like a complete one.
     with breaking(server, monkeypatch, step=8) as allowed:
         stream = client.chat.completions.create(messages=messages, stream=True, **GREEDY)
         allowed.set()
@@ -155,7 +155,7 @@ def test_a_failure_of_one_request_is_not_its_neighbours(server, single, monkeypa
 
 
 def test_a_client_that_goes(server, single, monkeypatch):
-    """The generation ends with its last client, in a stream and without one, and one that still waits is not begun."""
+    """Generation stops when its last client leaves, streaming or not, and a waiting request is not started."""
     model = server.engine.template.get_base_model(server.engine.model)
     prepare = model.prepare_inputs_for_generation
     num_steps = 0

@@ -1,4 +1,4 @@
-"""Two ranks with rows of any two kinds: neither waits for the other for ever, and the result is that of one rank."""
+"""Two ranks with rows of any two kinds: they never deadlock, and the result is that of one rank."""
 import functools
 import pytest
 from support.distributed.comparison import assert_same_run
@@ -14,7 +14,7 @@ FEW_KINDS = ('image', 'masks', 'silent')
 
 @pytest.fixture(scope='module')
 def references(run_rows, tmp_path_factory):
-    """kinds -> rows with all their pairs, and what one rank makes of them."""
+    """kinds -> rows with all their pairs, and the run of one rank."""
 
     @functools.cache
     def reference(kinds: tuple[str, ...]) -> tuple[list, Ended]:
@@ -33,13 +33,13 @@ def test_every_kind_of_row_beside_every_other(engine, checkpointing, run_rows, r
     kinds = KINDS if engine in ('ddp', 'zero2') and checkpointing == 'plain' else FEW_KINDS
     rows, reference = references(kinds)
     assert len(reference.steps) == len(kinds)**2
-    # Nothing is supervised at the last step, on any rank.
+    # At the last step no rank has a target.
     assert reference.steps[-1]['loss'] == 0
     assert_same_run(run_rows(rows, 2, *TRAIN_ALL, *arguments), reference)
 
 
 def test_two_ranks_in_float64(run_rows, tmp_path):
-    """What float32 leaves of a difference is rounding."""
+    """The differences that float32 leaves are rounding."""
     rows = all_pairs(Maker(tmp_path / 'images'), FEW_KINDS)
     precision = PRECISIONS['float64']
     one, two = (run_rows(rows, num_ranks, *TRAIN_ALL, sabotage=precision.sabotage) for num_ranks in (1, 2))

@@ -1,7 +1,7 @@
-"""What needs CUDA: packs in bfloat16, through torch's varlen kernel and through whatever the machine chooses.
+"""Tests that need CUDA: packs in bfloat16, with torch's varlen kernel and with the attention chosen by default.
 
-What bfloat16 may cost is measured in the same test: packs must not be further from float32 than the same rows unpacked
-in bfloat16 are, but for chance.
+The allowed error of bfloat16 is measured in the same test: packs must not be further from float32 than the same rows
+unpacked in bfloat16, whose error is only rounding.
 """
 import math
 import pytest
@@ -58,7 +58,7 @@ def test_varlen_kernel_against_float32(num_heads, num_key_heads, head_size, caus
     lengths = [3, 47, 1, 31, 64, 300]
     generator = torch.Generator().manual_seed(0)
     shapes = [(1, num, sum(lengths), head_size) for num in (num_heads, num_key_heads, num_key_heads)]
-    # Both begin from the same numbers.
+    # Both start from the same values.
     half = [torch.randn(shape, generator=generator).to(device, torch.bfloat16).requires_grad_() for shape in shapes]
     exact = [state.detach().float().requires_grad_() for state in half]
     weights = torch.randn((1, sum(lengths), num_heads, head_size), generator=generator).to(device)

@@ -1,6 +1,6 @@
-"""DeepSpeed on CUDA: steps of every kind of row on one device, by one rank and by two, and what they take of memory.
+"""DeepSpeed on CUDA: steps with every kind of row on one device, on one rank and on two, and their memory.
 
-Without a device the figures of `bench/bench_cuda.py` are made on the CPU, so that only the device is missing there.
+Without a device the figures of `bench/bench_cuda.py` are made on the CPU, so that all but the device is tested.
 """
 import json
 import math
@@ -65,7 +65,7 @@ def check_engine(engine: str, num_ranks: int, folder: Path, device: str) -> None
     config = CitrusVConfig.from_pretrained(model)
     for rank in range(num_ranks):
         attention, steps = read_steps(folder / f'steps_{rank}.json')
-        # By the third step AdamW has its moments, and DeepSpeed knows the order of the modules.
+        # By the third step AdamW has its moments, and DeepSpeed has recorded the order of the modules.
         highest = max(steps[2:], key=lambda step: step.peak)
         setup = Setup(world_size=num_ranks, dtype=getattr(torch, dtype), attn_impl=attention)
         freeze = partial(freeze_as_stage, stage=3)
@@ -82,7 +82,7 @@ def test_engines_on_cuda(engine, num_ranks, tmp_path):
 
 
 class InThisProcess:
-    """In the place of `bench_cuda.Runner`."""
+    """Replaces `bench_cuda.Runner`."""
 
     def __init__(self, case: bench_cuda.Case, place: bench_cuda.Place) -> None:
         self.case, self.place = case, place
@@ -114,7 +114,7 @@ def test_bench_on_the_cpu(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize('gibibytes, seg_chunk', [(43, 4), (41, 1), (12, 1), (11, None)])
 def test_bench_leaves_out_what_does_not_fit(gibibytes, seg_chunk, tmp_path, monkeypatch):
-    """By the estimate and 2 GiB: first with one image in SAM2's encoder at a time, then not at all."""
+    """If the estimate plus 2 GiB does not fit: one image at a time in SAM2's encoder; if that does not fit, no run."""
     monkeypatch.setattr(bench_cuda, 'estimate_peak', lambda case, *_: case.seg_chunk * 10 * 2**30)
     place, memory = bench_cuda.Place(tmp_path, 'cuda', 512, 3, 1), gibibytes * 2**30
     if seg_chunk is not None:

@@ -1,4 +1,4 @@
-"""`swift infer`: masks, targets and pictures in its result; over a data set, in a conversation, on several ranks."""
+"""`swift infer`: masks, targets and pictures in its result; over a dataset, in a conversation, on several ranks."""
 import datetime
 import io
 import json
@@ -24,7 +24,7 @@ from swift_citrusv.settings import SettingError
 
 @pytest.fixture(scope='module')
 def rows(tmp_path_factory) -> list[dict[str, Any]]:
-    """Every kind of row; one that is a question alone, and one with targets in other forms."""
+    """Every kind of row, a question without an answer, and targets in other mask formats."""
     maker = Maker(tmp_path_factory.mktemp('infer') / 'images')
     target = maker.image()
     return [
@@ -41,7 +41,7 @@ def dataset(rows, tmp_path_factory) -> str:
 
 
 def answered(pipe: CitrusVPipeline, row: dict[str, Any]) -> dict[str, Any]:
-    """What one request after another gives; nothing of the row's targets is in it."""
+    """The answer to one request alone, without the targets of the row."""
     messages = row['messages']
     if messages[-1]['role'] == 'assistant':
         messages = messages[:-1]
@@ -82,7 +82,7 @@ def assert_overlays(line: dict[str, Any], row: dict[str, Any]) -> None:
         assert (picture[inside] != image[inside]).any(1).mean() > 0.95
 
 
-def test_a_data_set(talkative_checkpoint, dataset, rows, expected, tmp_path):
+def test_a_dataset(talkative_checkpoint, dataset, rows, expected, tmp_path):
     folder = tmp_path / 'overlays'
     lines = swift_infer(talkative_checkpoint, tmp_path / 'out.jsonl', '--val_dataset', dataset, '--max_batch_size', '4',
                         '--write_batch_size', '5', '--model_kwargs', json.dumps({'overlay_dir': str(folder)}))
@@ -110,7 +110,7 @@ def test_a_stream_of_answers(talkative_checkpoint, dataset, rows, expected, tmp_
 
 @pytest.mark.parametrize('stream', ['false', 'true'])
 def test_rows_that_cannot_be_answered(stream, talkative_checkpoint, rows, expected, tmp_path):
-    """By default the first of them ends the run; with --strict false each has its error in the result."""
+    """By default the first of them stops the run; with --strict false each has its error in the result."""
     missing = {**rows[2], 'images': [str(tmp_path / 'nowhere.png')]}
     tags = {**rows[1], 'messages': [{'role': 'user', 'content': '<image><image>Compare.'}]}
     dataset = write_jsonl(tmp_path / 'rows.jsonl', [rows[1], missing, rows[2], tags])
@@ -127,7 +127,7 @@ def test_rows_that_cannot_be_answered(stream, talkative_checkpoint, rows, expect
 
 
 def test_a_conversation(talkative_checkpoint, rows, tmp_path, monkeypatch, capsys):
-    """From a script that ends without a word of farewell, and with a name that is mistyped once."""
+    """From a script that ends without a command to quit, and has a mistyped file name."""
     image = rows[12]['images'][0]
     script = f'What is a cell?\n<image>Segment it.\n{tmp_path}/nowhere.png\n{image}\nAnd the nucleus?\n'
     monkeypatch.setattr('sys.stdin', io.StringIO(script))
@@ -162,7 +162,7 @@ def test_an_adapter(talkative_checkpoint, dataset, rows, expected, tmp_path):
 
 
 def infer_on_rank(rank: int, world_size: int, port: int, log: str, arguments: list[str]) -> None:
-    """What torchrun would have started."""
+    """A rank as torchrun would start it."""
     file = os.open(f'{log}.{rank}', os.O_WRONLY | os.O_CREAT, 0o644)
     for stream in (1, 2):
         os.dup2(file, stream)
@@ -180,7 +180,7 @@ def infer_on_rank(rank: int, world_size: int, port: int, log: str, arguments: li
 
 
 def test_two_ranks(talkative_checkpoint, dataset, rows, expected, tmp_path):
-    """Each answers its share; the result is in the order of the rows, and no picture is written over another."""
+    """Each answers its share; the result is in the order of the rows, and no picture is overwritten."""
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(
         ['swift.pipelines.infer.infer', 'swift_citrusv.encoding.template', 'swift_citrusv.plugin.loader'])

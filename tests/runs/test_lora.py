@@ -1,4 +1,4 @@
-"""The LoRA recipe: projector, SAM2 and the embedding of [SEG] travel with the adapter; merged, they draw the same."""
+"""The LoRA recipe: projector, SAM2 and the embedding of [SEG] are in the adapter; merging keeps the masks."""
 import json
 import numpy as np
 import os
@@ -28,7 +28,7 @@ def _masks(model, template, row) -> np.ndarray:
 
 
 def _load(monkeypatch, *arguments: str):
-    """The model and the template as `swift infer` makes them, adapter and all."""
+    """The model, with its adapter, and the template as `swift infer` makes them."""
     from swift.arguments import InferArguments
     from swift.pipelines.utils import prepare_model_template
     monkeypatch.setenv('SAM2', 'tiny')

@@ -17,7 +17,7 @@ TRAINED = {
 
 @pytest.fixture(scope='module')
 def whole_runs(run_rows, tmp_path_factory):
-    """kinds, trained -> rows, arguments, and what one rank makes of them."""
+    """kinds, trained -> rows, arguments, and the run of one rank."""
 
     @functools.cache
     def whole_run(kinds: tuple[str, ...], trained: str) -> tuple[list, list[str], Ended]:
@@ -32,7 +32,7 @@ WHOLE_RUNS = [
     (('text', 'masks'), 'stage 4'),
     (('video', 'text'), 'stage 1'),
     (('silent', 'masks'), 'stage 3'),
-    # Not under ZeRO-3, where PEFT's trainable tokens ask for CUDA, nor FSDP2, where they fail with tied embeddings.
+    # Not under ZeRO-3, where PEFT's trainable tokens need CUDA, nor FSDP2, where they fail with tied embeddings.
     (('masks', 'image'), 'LoRA'),
 ]
 
@@ -47,7 +47,7 @@ def test_one_kind_for_a_whole_run(engine, kinds, trained, run_rows, whole_runs):
 
 
 def test_zero3_trains_sam2_alone(run_rows, tmp_path):
-    """Without a gradient at its input, DeepSpeed would count the segmenter as done before it has begun."""
+    """If the segmenter's input had no gradient, DeepSpeed would release its parameters before the backward pass."""
     rows = one_kind_each(Maker(tmp_path / 'images'), ('text', 'masks'), 2)
     arguments = [*TRAINED['stage 4'], '--freeze_parameters', 'seg_projector', *CHECKPOINTING['plain']]
     assert_same_run(run_rows(rows, 2, *arguments, *ENGINES['zero3']), run_rows(rows, 1, *arguments))

@@ -1,4 +1,4 @@
-"""The same step on one, two and four ranks, and weights that every rank must have alike."""
+"""The same step on one, two and four ranks; random and grafted weights are the same on every rank."""
 import json
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_same_step_on_any_number_of_ranks(engine, num_ranks, run_rows, four_rows
 
 
 def test_random_buffers_are_those_of_rank_0(run_rows, tiny_mllm, tmp_path):
-    """A fresh SAM2 has a random positional encoding, which is no parameter; every rank has a seed of its own."""
+    """A fresh SAM2 has a random positional encoding, which is not a parameter; every rank has its own seed."""
     rows = one_kind_each(Maker(tmp_path / 'images'), ('masks', 'masks'), 2)
     arguments = [*TRAIN_ALL, *CHECKPOINTING['plain'], '--model', tiny_mllm, '--model_kwargs', '{"sam2": "tiny"}']
     reference = run_rows(rows, 1, *arguments)
@@ -36,7 +36,7 @@ def test_random_buffers_are_those_of_rank_0(run_rows, tiny_mllm, tmp_path):
 
 
 def test_graft_under_zero3(run_rows, tiny_mllm, tmp_path):
-    """The weights that a fresh head needs are written while each rank has a share of them."""
+    """A fresh head is initialised while each rank holds a share of its weights."""
     torch.manual_seed(1)
     sam2 = Segmenter('tiny').state_dict()
     torch.save({'model': sam2}, tmp_path / 'sam2.pt')

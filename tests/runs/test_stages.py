@@ -1,4 +1,4 @@
-"""The four stage files train what the paper's table 4 says, and nothing else by a bit."""
+"""The four stage files train the parameters of the paper's table 4 and leave all others bit for bit as they are."""
 import pytest
 import torch
 from pathlib import Path
@@ -9,7 +9,7 @@ from support.swift_run import Watch, run_sft
 TEMPLATES = Path(__file__).resolve().parents[2] / 'templates'
 ALIGNER, VIT, LLM = 'model.visual.merger.', 'model.visual.', ('model.language_model.', 'lm_head.')
 SEGMENTATION = ('seg_projector.', 'segmenter.')
-# Of SAM2 a [SEG] prompt never reaches: point, box and mask prompts, score heads, the three multimask heads.
+# Parts of SAM2 that a [SEG] prompt does not use: point, box and mask prompts, score heads, the three multimask heads.
 UNREACHED = ('segmenter.sam_prompt_encoder.point_embeddings', 'segmenter.sam_prompt_encoder.not_a_point_embed',
              'segmenter.sam_prompt_encoder.mask_downscaling', 'segmenter.sam_mask_decoder.iou_prediction_head',
              'segmenter.sam_mask_decoder.pred_obj_score_head',
@@ -84,7 +84,7 @@ def test_exactly_the_table_moves(stage, dataset, tiny_checkpoint, tmp_path):
 
 
 def test_stage_3_lets_a_thousandth_of_the_mask_gradient_into_the_mllm(dataset, tiny_checkpoint, tmp_path):
-    """Without a token loss, so that the mask loss is all that reaches the MLLM."""
+    """Without a token loss, so that only the mask loss reaches the MLLM."""
     scaled, whole = (run_stage(3, dataset, tiny_checkpoint, tmp_path / name, '--model_kwargs', kwargs)
                      for name, kwargs in (
                          ('scaled', '{"token_weight": 0}'),

@@ -60,7 +60,7 @@ def test_same_gradient(name, dataset, tiny_checkpoint, reference, tmp_path):
 
 
 def test_same_gradient_of_chunks(tiny_checkpoint, tmp_path):
-    """Rows that are cut into chunks: from a stream, and from a data set in memory, in other packs."""
+    """Rows that are cut into chunks: from a stream, and from a dataset in memory, in other packs."""
     maker = Maker(tmp_path / 'images')
     long = maker.row('Tell me all.', ' '.join(f'The cell {i} has a nucleus.' for i in range(60)))
     dataset = write_jsonl(tmp_path / 'train.jsonl', [*maker.every_kind(), long])
@@ -79,7 +79,7 @@ def test_resumed_in_a_later_pass(dataset, tiny_checkpoint, tmp_path):
         *'--streaming true --packing true '
         '--packing_length 360 --max_steps 7 --learning_rate 1e-3 --lr_scheduler_type cosine --dataset_shuffle true '
         '--gradient_accumulation_steps 2 --dataloader_num_workers 2 --save_strategy steps --save_steps 5 '
-        # Adam divides by the size of the gradient, which blows rounding errors up where the gradient is zero.
+        # Adam divides by the size of the gradient, which would amplify the rounding error of a zero gradient.
         '--adam_epsilon 1e-4'.split()
     ]
     whole = run_sft(*arguments)
@@ -94,7 +94,7 @@ def test_resumed_in_a_later_pass(dataset, tiny_checkpoint, tmp_path):
 
 
 def test_evaluation_on_a_stream(dataset, tiny_checkpoint, tmp_path):
-    """The same figures as from a data set in memory."""
+    """The same figures as from a dataset in memory."""
     arguments = [
         *_arguments(dataset, tiny_checkpoint, tmp_path), '--val_dataset', dataset, *'--packing true --packing_length '
         '360 --max_steps 1 --learning_rate 0 --eval_strategy steps --eval_steps 1'.split()

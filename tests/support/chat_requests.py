@@ -54,7 +54,7 @@ def image_part(content: bytes | str) -> dict[str, Any]:
 
 
 def bad_requests() -> dict[str, tuple[Any, str]]:
-    """Bodies, and a word of the reason."""
+    """Bodies, and a part of the error message."""
     whole = data_url(picture(1))
     cut = whole[:-400]
     large = image_part(one_colour_png(13_000, 13_000))
@@ -100,7 +100,7 @@ def bad_requests() -> dict[str, tuple[Any, str]]:
 
 
 def read_json(response: httpx.Response) -> dict[str, Any]:
-    """An answer that the server has given, whole or as a stream."""
+    """The answer in a response of the server, whole or a stream."""
     assert response.status_code == 200, response.text[:500]
     if not response.text.startswith('data: '):
         choice = response.json()['choices'][0]
@@ -114,7 +114,7 @@ def read_json(response: httpx.Response) -> dict[str, Any]:
 
 
 def read_stream(stream: Any) -> dict[str, Any]:
-    """What a stream says; its masks are in its last piece and in no other."""
+    """The answer of a stream; its masks are in its last chunk and in no other."""
     text, masks, end = '', None, None
     for chunk in stream:
         assert end is None

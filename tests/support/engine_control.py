@@ -32,9 +32,9 @@ def breaking(server: Server,
              *,
              poison: str | None = None,
              step: int = 0) -> Iterator[threading.Event]:
-    """Lets the model fail from a step of a generation on; with `poison` only where a prompt of the batch has it.
+    """Makes the model fail from a step of generation on; with `poison`, only if a prompt of the batch contains it.
 
-    A later step than the first fails when the event is set that this yields.
+    If that is not the first step, it fails once the yielded event is set.
     """
     model = server.engine.template.get_base_model(server.engine.model)
     prepare = model.prepare_inputs_for_generation

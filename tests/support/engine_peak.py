@@ -47,14 +47,14 @@ def rank_peak(config: Any, stage: int, load: Load, dtype: torch.dtype, zero: int
     model.enable_input_require_grads()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, fused=True)
-    # All of a step are there at once, as in Transformers' trainer.
+    # All batches of a step exist at once, as in Transformers' trainer.
     batches = [batch_of(model, load) for _ in range(grad_accum)]
     buckets = 0
     if zero:
         settings = _deepspeed_settings(zero, ranks, dtype, config.text_config.hidden_size, grad_accum)
         engine = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
     else:
-        # Its buckets are no tensors of Python's.
+        # Its buckets are not Python tensors.
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             parallel = torch.nn.parallel.DistributedDataParallel(model)
         buckets = allocated(profiler)[1]

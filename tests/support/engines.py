@@ -11,7 +11,7 @@ FSDP2_CONFIG = {
         'state_dict_type': 'SHARDED_STATE_DICT',
     },
 }
-# engine -> its arguments; of FSDP2, activation checkpointing is a part
+# engine -> its arguments; for FSDP2, activation checkpointing is one of them
 ENGINES = {
     'ddp': [],
     'zero2': ['--deepspeed', 'zero2'],

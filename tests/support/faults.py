@@ -1,4 +1,4 @@
-"""Bad rows of every sort, each with the kind of its error and where it is found; and good rows with unusual files."""
+"""Bad rows of every kind, each with its error and the step that finds it; and good rows with unusual files."""
 import base64
 import io
 import json
@@ -11,7 +11,7 @@ from PIL import Image
 from support.rows import Maker, box_mask, rle
 from typing import Any, Literal, NamedTuple
 
-# A line as such, a file that the row names by its header, or only the pixels of a file or a mask.
+# The line itself, the header of a file of the row, or the pixels of a file or mask.
 Found = Literal['line', 'header', 'pixels']
 SIDE = 84
 
@@ -20,7 +20,7 @@ class Fault(NamedTuple):
     """A bad row.
 
     kind: Of its RowError.
-    found: Where it shows: no later step is needed, and no earlier one can tell.
+    found: The first step that can find it.
     row: The row, or the line itself.
     needs_model: Whether `citrusv check-data` sees it only with --model.
     """
@@ -88,7 +88,7 @@ class Faults:
         return rows[:count]
 
     def unusual(self) -> dict[str, dict[str, Any]]:
-        """Good rows whose files are not the usual ones."""
+        """Good rows with unusual files."""
         deep = Image.fromarray(np.linspace(0, 65535, SIDE * SIDE).astype(np.uint16).reshape(SIDE, SIDE))
         several = [noise(seed=seed) for seed in range(3)]
         exif = Image.Exif()

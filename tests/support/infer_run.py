@@ -16,7 +16,7 @@ COMMON = ('--torch_dtype float32 --device_map cpu --temperature 0 --dataset_num_
 
 @contextmanager
 def own_environment() -> Iterator[None]:
-    """Takes back what ms-swift writes into the environment."""
+    """Removes what ms-swift writes into the environment."""
     environment = dict(os.environ)
     try:
         yield

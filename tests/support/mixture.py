@@ -1,4 +1,4 @@
-"""Row lengths like those of a medical instruction set, and ms-swift's own packing of them, for tests and benchmarks."""
+"""Row lengths like those of a medical instruction dataset, and ms-swift's own packing, for tests and benchmarks."""
 import numpy as np
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -55,7 +55,7 @@ def swift_packs(lengths: list[int],
                 strategy: str = 'binpack') -> list[list[int]]:
     """The packs that ms-swift makes in one process: windows of 1,000 rows, the last pack of each passed on.
 
-    ms-swift knows no images, so its packs are cut in order wherever the next row would break the image budget.
+    ms-swift does not count images, so its packs are cut in order wherever the next row would break the image budget.
     """
     from swift.dataset.packing import PackingDataset  # seconds
     queue: SimpleQueue = SimpleQueue()

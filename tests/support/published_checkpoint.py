@@ -1,5 +1,5 @@
 """The published layout of Citrus-V, defined once more from other people's classes alone: Transformers' stock
-Qwen2.5-VL, the `sam2` package built from its own YAML file, and two projectors. What `citrusv convert` is held against.
+Qwen2.5-VL, the `sam2` package built from its own YAML file, and two projectors. `citrusv convert` is compared with it.
 """
 import json
 import re
@@ -217,7 +217,7 @@ def old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_weights(folder: Path, state: dict[str, Tensor], suffix: str = '.safetensors', num_files: int = 1) -> None:
-    """Weights as `.safetensors` or `.bin`, dealt over files with an index where there are several."""
+    """Weights as `.safetensors` or `.bin`, divided among files with an index where there are several."""
     stem = 'model' if suffix == '.safetensors' else 'pytorch_model'
     names = [f'{stem}-{i + 1:05}-of-{num_files:05}{suffix}' for i in range(num_files)]
     names = [f'{stem}{suffix}'] if num_files == 1 else names

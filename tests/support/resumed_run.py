@@ -18,7 +18,7 @@ EXACT = ('step', 'loss', 'loss_token', 'loss_dice', 'loss_bce', 'num_masks', 'gr
 
 @pytest.fixture(scope='module')
 def start(tiny_checkpoint, tmp_path_factory):
-    """Starts runs: number of ranks, arguments, and what `Launcher.run` takes."""
+    """Starts runs: number of ranks, arguments, options of `Launcher.run`."""
     folder = tmp_path_factory.mktemp('resume')
     maker = Maker(folder / 'images')
     dataset = write_jsonl(folder / 'train.jsonl', [make_row(maker, kind) for kind in ('text', 'image', 'masks') * 4])
@@ -32,7 +32,7 @@ def start(tiny_checkpoint, tmp_path_factory):
 
 
 def assert_resumed(resumed: Ended, whole: Ended, step: int) -> None:
-    """`resumed` did what `whole` did after `step`, on every rank, to the last bit."""
+    """`resumed` equals `whole` after `step`, on every rank, bit for bit."""
     for rank, rows in enumerate(whole.rows):
         per_step = len(rows) // NUM_STEPS
         assert len(rows) == per_step * NUM_STEPS and resumed.rows[rank] == rows[per_step
@@ -48,7 +48,7 @@ def assert_resumed(resumed: Ended, whole: Ended, step: int) -> None:
 
 
 def kill_in_step(start, num_ranks: int, arguments: str, output: Path, rng: random.Random) -> int:
-    """Kills a run at a random step, after its first checkpoint; the step of the last checkpoint before."""
+    """Kills a run at a random step after its first checkpoint; returns the step of its last checkpoint."""
     step = rng.randint(SAVE_STEPS + 1, NUM_STEPS)
     moment, rank = rng.choice(MOMENTS), rng.randrange(num_ranks)
     print(f'killed in step {step}, {moment}, rank {rank}')

@@ -22,7 +22,7 @@ def box_mask(size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarra
 
 
 class Maker:
-    """Writes images and rows; every image differs, so that no mix-up stays hidden."""
+    """Writes images and rows; every image differs, so that a mix-up is visible."""
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.folder = folder

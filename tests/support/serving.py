@@ -21,7 +21,7 @@ from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
 
 @dataclass
 class Server:
-    """A server in this process, so that tests can look into it and break it."""
+    """A server in this process, whose engine tests can patch."""
     url: str
     deploy: Any
 
@@ -83,7 +83,7 @@ def answering(
 
     Args:
         answer: Makes status and body from a request's body and its number, from 0; a text is a whole completion.
-        models: That it says it has.
+        models: Names of the models that it lists.
     """
     seen: list[dict[str, Any]] = []
     lock = threading.Lock()
@@ -153,7 +153,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def of_stream(answer: dict[str, Any]) -> dict[str, Any]:
-    """ms-swift takes the blanks off the beginning of a stream."""
+    """The answer as ms-swift streams it: without white space at its beginning."""
     blanks = len(answer['text']) - len(answer['text'].lstrip())
     masks = [{**mask, 'offset': mask['offset'] - blanks} for mask in answer['masks']]
     return {**answer, 'text': answer['text'].lstrip(), 'masks': masks}

@@ -1,4 +1,4 @@
-"""What the optimizer steps of a run of `swift sft` take: seconds, memory, and what they had to do."""
+"""Time, memory and load of the optimizer steps of `swift sft`."""
 import dataclasses
 import gc
 import json
@@ -95,7 +95,7 @@ def _standing(model: nn.Module, optimizer: Any, zero: bool) -> int:
         optimizer = optimizer.optimizer
     tensors = [*model.parameters(), *(value for entry in optimizer.state.values() for value in entry.values())]
     if zero:
-        # Its flat copies and partitions go by many names.
+        # Its flat copies and partitions have many names.
         gc.collect()
         tensors += gc.get_objects()
     storages = {

@@ -1,4 +1,4 @@
-"""Runs stock `swift sft` in this process, and hands out what a test wants to see of it."""
+"""Runs stock `swift sft` in this process, and returns its gradients, parameters and logs."""
 import gc
 import os
 import torch
@@ -61,7 +61,7 @@ def run_sft(*arguments: str, stop_after: int | None = None) -> Watch:
 
     Args:
         arguments: As on the command line; the first may be a YAML file. They win over `COMMON`, and `COMMON` over the
-            file. What ms-swift writes into the environment is taken back.
+            file. What ms-swift writes into the environment is removed.
         stop_after: Ends the run after so many optimizer steps.
     """
     from swift.callbacks import callbacks_map

@@ -1,4 +1,4 @@
-"""A random model that says something: answers of many lengths, with none, one or many `[SEG]`; masks that differ."""
+"""A random model with answers of many lengths, with none, one or many `[SEG]` tokens, and masks that differ."""
 import torch
 from support.weights import spread
 from transformers import AutoTokenizer

@@ -1,4 +1,4 @@
-"""A real training step, with the memory that it takes: what `citrusv estimate` is held against."""
+"""A real training step and its memory, to compare `citrusv estimate` with."""
 import gc
 import torch
 from collections.abc import Callable
@@ -89,7 +89,7 @@ def batch_of(model: CitrusVForConditionalGeneration, load: Load) -> tuple[dict[s
 
 
 def load_of(inputs: dict[str, Any], config: CitrusVConfig) -> Load:
-    """What a batch of the trainer asks of the model."""
+    """The load of a batch of the trainer."""
     ids = inputs['input_ids']
     placeholders = (ids == config.image_token_id) | (ids == config.video_token_id)
     images, masks = (inputs[key].shape[1] if key in inputs else 0 for key in ('g_pixel_values', 'masks'))

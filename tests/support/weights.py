@@ -3,7 +3,7 @@ import torch
 
 
 def spread(module: torch.nn.Module, seed: int) -> None:
-    """Random weights that let every part show in the result: as built, first masks and logits are all but constant."""
+    """Sets random weights with which every part affects the result; initial masks and logits are nearly constant."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():

@@ -178,7 +178,7 @@ def test_all_ranks_skip_or_stop_together(engine, launcher, tiny_checkpoint, tmp_
     with pytest.raises(RankError) as error:
         launcher.run(2, [*common, f'{{{OVERFLOW}}}', '--dataset', bad])
     assert 'NonFiniteError: step 2: the loss is inf in the batch of bad.jsonl:4.' in str(error.value)
-    assert 'no word from any rank' not in str(error.value)
+    assert 'no output from any rank' not in str(error.value)
 
 
 # ---- the guard alone

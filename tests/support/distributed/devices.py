@@ -1,4 +1,4 @@
-"""What ranks on CUDA need beside what all ranks do, and what their steps take."""
+"""The set-up of ranks on CUDA, and the time and memory of their steps."""
 import importlib
 import os
 import socket
@@ -38,7 +38,7 @@ def metered(folder: str) -> None:
     The run needs `--callbacks report meter`; `step_meter.read_steps` reads `steps_RANK.json`.
     """
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (('RANK', 0), ('WORLD_SIZE', 1)))
-    # A run of one rank knows nothing of ranks; DeepSpeed does not start so.
+    # A run of one rank has none of these variables, and DeepSpeed needs them.
     name_rank(rank, world_size, int(os.environ.get('MASTER_PORT', free_port())))
     StepMeter.file = os.path.join(folder, f'steps_{rank}.json')
     importlib.import_module('swift.callbacks').callbacks_map['meter'] = StepMeter

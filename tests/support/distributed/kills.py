@@ -1,4 +1,4 @@
-"""Deaths of a rank, as `kill -9` and the out-of-memory killer bring them: at any moment of a step or of a save."""
+"""Kills a rank with SIGKILL, as the out-of-memory killer does, at any moment of a step or of a save."""
 import functools
 import importlib
 import itertools
@@ -22,9 +22,9 @@ from swift_citrusv.training.nonfinite import StepGuard
 
 # The moments of a step; 'watch' lies between a batch's forward and its backward pass.
 MOMENTS = ('on_step_begin', 'watch', 'on_pre_optimizer_step', 'on_optimizer_step', 'on_step_end')
-# What changes a folder, by Python's audit events, and which of its arguments is the path.
+# Python's audit events that change a folder -> the position of the path among their arguments.
 _AUDITED = {'os.mkdir': 0, 'os.rename': 1, 'os.remove': 0, 'os.rmdir': 0, 'os.symlink': 1}
-# Bytes of a file that no earlier checkpoint has, for want of a better guess.
+# Assumed bytes of a file that no earlier checkpoint has.
 _UNKNOWN_SIZE = 1000
 
 
@@ -51,7 +51,7 @@ def die_at(step: str, moment: str, rank: str = '0') -> None:
 class Saving:
     """Counts what happens to the checkpoints of a run, and dies at one of these events.
 
-    Seen are folders made, links made, names changed, files deleted, and the start of each file's writing.
+    Events are folders made, links made, files renamed or deleted, and the start of writing a file.
 
     Args:
         run: The folder of the run.
@@ -129,7 +129,7 @@ def die_in_save(step: str, number: str, share: str, rank: str = '0') -> None:
 
 
 def fork_saves(step: str, folder: str, seed: str) -> None:
-    """Lets many copies of the process die while they save the checkpoint of a step; then saves it, and goes on.
+    """Lets many copies of the process die while they save the checkpoint of a step; then saves it and continues.
 
     They die before each event of `Saving`, and in the middle of each file; all of it once with a seal at the end, and
     once as ms-swift alone saves. (One rank only: threads do not survive a fork.)
@@ -171,7 +171,7 @@ def _fork(trainer: Any, save: Callable, folder: Path, number: int | None, share:
         if stock:
             setattr(resume, 'saving', lambda trainer: nullcontext())
         saving = Saving(str(folder), number, share)
-        saving.events = _Told(writer)
+        saving.events = _PipedList(writer)
         save()
         os._exit(0)
     os.close(writer)
@@ -183,8 +183,8 @@ def _fork(trainer: Any, save: Callable, folder: Path, number: int | None, share:
     return events if number is None else list(itertools.islice(events, number + 1))
 
 
-class _Told(list):
-    """A list that also writes what it is given into a pipe, since its process may die."""
+class _PipedList(list):
+    """A list that also writes its items into a pipe, since its process may die."""
 
     def __init__(self, writer: int) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from support.distributed.ranks import run_rank
 from torch.distributed import TCPStore
 from typing import Any
 
-# Imported before the fork: what a run needs, and what takes long.
+# Imported before the fork, because they are slow to import.
 PRELOAD = (
     'torch',
     'transformers',
@@ -40,7 +40,7 @@ PRELOAD = (
     'deepspeed.runtime.zero.muon.muon_optimizer')
 # Seconds that the first run waits for these imports.
 START_SECONDS = 90.
-# Seconds without a word from any rank, after which they hang; the longest pause of a run that works is about 3.
+# Seconds without output from any rank after which the run counts as hanging; normal pauses are up to about 3 s.
 SILENCE_SECONDS = 60.
 # Seconds that a rank has to write its stack.
 STACK_SECONDS = 1.
@@ -48,12 +48,12 @@ LOG_CHARACTERS = 6000
 
 
 class RankError(AssertionError):
-    """A run that did not end well: a rank failed, or all fell silent. Has the log and stack of every rank."""
+    """A failed run: a rank failed, or all ranks hung. Contains the log and the stack of every rank."""
 
 
 @dataclass
 class Ended:
-    """What a run left behind.
+    """The results of a run.
 
     start: The trained parameters before the first step, by name; of a run of one rank, else empty.
     weights: The trained parameters after the last step, whole ones, by name; of rank 0.
@@ -102,7 +102,7 @@ class Launcher:
         Args:
             world_size: Number of ranks; 1 is a run that is not distributed.
             arguments: As on the command line, without `--output_dir`. They win over `ranks.COMMON`.
-            silence: Seconds without a word from any rank, after which the run counts as hanging.
+            silence: Seconds without output from any rank after which the run counts as hanging.
             sabotage: The name of a function of `sabotages`, or `module.function` of this package, which breaks
                 something in every rank; its arguments, strings, stand behind it. (The environment variable
                 `CITRUSV_TEST_SABOTAGE` names one for all runs, to see a whole test session fail.)
@@ -115,7 +115,7 @@ class Launcher:
         folder = self.folder / f'run_{self.num_runs}'
         self.num_runs += 1
         folder.mkdir(parents=True)
-        # The port is ours from here on; the ranks come as clients, as they do under torchrun.
+        # This process holds the port; the ranks are clients, as they are under torchrun.
         store = TCPStore(
             '127.0.0.1', 0, world_size, True, timeout=datetime.timedelta(minutes=5), wait_for_workers=False)
         arguments = [*arguments, '--output_dir', str(output or folder / 'output')]
@@ -143,7 +143,7 @@ class Launcher:
 
 
 def _watch(processes: list[Any], folder: Path, silence: float, start: float) -> str | None:
-    """Waits until all are done; at the first fault has every other one write its stack, and ends it."""
+    """Waits until all have finished. At the first failure the others write their stacks and are killed."""
     fault = None
     num_bytes, heard = 0, time.monotonic() + start
     alive = list(processes)
@@ -157,7 +157,7 @@ def _watch(processes: list[Any], folder: Path, silence: float, start: float) -> 
         if failed:
             fault = ', '.join(f'rank {rank} ended with exit code {code}' for rank, code in failed)
         elif alive and time.monotonic() > heard + silence:
-            fault = f'no word from any rank for {silence:.0f} s, and {len(alive)} of {len(processes)} hang'
+            fault = f'no output from any rank for {silence:.0f} s, and {len(alive)} of {len(processes)} hang'
     for process in alive:
         os.kill(process.pid, signal.SIGUSR1)
     if alive:

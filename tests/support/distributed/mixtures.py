@@ -1,4 +1,4 @@
-"""Data sets that give the ranks of a step rows of different kinds.
+"""Datasets with rows of different kinds for the ranks of a step.
 
 With one row a batch and no shuffling, rank r of W takes the rows r, r + W, r + 2 W, ...
 """
@@ -7,9 +7,9 @@ from itertools import product
 from support.rows import Maker
 from typing import Any
 
-# What a row asks of the model: text alone; an image or a video for the vision tower; SAM2 beside it; no target at all.
+# Text only; an image or a video for the vision tower; masks, for SAM2 too; no target at all.
 KINDS = ('text', 'image', 'video', 'masks', 'silent')
-# Tokens of a row; no other kind has as many, and `--truncation_strategy right` leaves nothing of a silent row's answer.
+# Tokens of a row. `--truncation_strategy right` cuts off the whole answer of a silent row, and nothing of the others.
 MAX_LENGTH = 256
 
 
@@ -31,7 +31,7 @@ def make_row(maker: Maker, kind: str, num_images: int = 1) -> dict[str, Any]:
             masks=[mask(56, 56) for _ in range(num_images + 1)],
             mask_images=[*range(num_images), 0])
     if kind == 'silent':
-        # (A turn with `"loss": false` would still learn its end.)
+        # A turn with `"loss": false` would still train its end token.
         return row('Is bone hard? ' * MAX_LENGTH, 'Yes.')
     raise ValueError(f'{kind!r} is not one of {KINDS}.')
 
@@ -47,5 +47,5 @@ def all_pairs(maker: Maker, kinds: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def one_kind_each(maker: Maker, kinds: Sequence[str], num_steps: int) -> list[dict[str, Any]]:
-    """For as many ranks as `kinds`: each has rows of its own kind from the first step to the last."""
+    """For as many ranks as `kinds`: each has rows of its own kind in every step."""
     return [make_row(maker, kind, 1 + rank) for _ in range(num_steps) for rank, kind in enumerate(kinds)]

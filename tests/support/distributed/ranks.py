@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from typing import Any
 
-# A rank that has lived so long lost its launcher, and ends itself.
+# A rank that runs longer than this has lost its launcher, and exits.
 MAX_SECONDS = 280.
 COMMON = (
     '--model_type citrusv --torch_dtype float32 --fp16 false --bf16 false --use_cpu true --check_model false '
@@ -94,7 +94,7 @@ def run_rank(rank: int, world_size: int, port: int, folder: str, arguments: list
 
     Args:
         rank: 0 to `world_size` - 1.
-        world_size: 1 runs as a process that knows nothing of ranks.
+        world_size: 1 is a run that is not distributed.
         port: Where the launcher's store listens.
         folder: Where the files go.
         arguments: Of `swift sft`; they win over `COMMON`.
@@ -117,14 +117,14 @@ def run_rank(rank: int, world_size: int, port: int, folder: str, arguments: list
             LOCAL_WORLD_SIZE=str(world_size),
             MASTER_ADDR='127.0.0.1',
             MASTER_PORT=str(port),
-            # The launcher holds the store, as torchrun does; rank 0 makes none.
+            # The launcher holds the store, as torchrun does, instead of rank 0.
             TORCHELASTIC_USE_AGENT_STORE='True')
     torch.set_num_threads(1)
-    # DataLoader workers are forked, as they are under torchrun; a rank of ours would have a fork server of its own.
+    # DataLoader workers are forked, as they are under torchrun, rather than started by another fork server.
     multiprocessing.set_start_method('fork', force=True)
-    # ms-swift collects garbage often; a half-second each time, for what was imported before the fork.
+    # ms-swift collects garbage often, which takes half a second with all modules imported before the fork.
     gc.freeze()
-    # DeepSpeed would compile an operator for inference on CPUs, which takes a minute where it is not in the cache.
+    # DeepSpeed would compile an operator for inference on CPUs, which takes a minute if it is not cached.
     setattr(importlib.import_module('deepspeed.comm.torch'), 'build_shm_op', lambda: None)
     from swift.callbacks import callbacks_map
     from swift.pipelines import sft_main

@@ -1,4 +1,4 @@
-"""Deliberate breaks, each of which a test of several ranks has to see."""
+"""Deliberate faults that a test of several ranks has to detect."""
 import time
 import torch
 
@@ -17,7 +17,7 @@ def zero_gradients_alone() -> None:
 
 
 def endless_rank() -> None:
-    """A rank without masks never comes back."""
+    """A rank without masks hangs."""
     setattr(CitrusVForConditionalGeneration, '_empty_masks', _draw_for_ever)
 
 

@@ -32,7 +32,7 @@ def record(folder: str) -> None:
 
 
 def read_passes(folder: Path, rank: int) -> list[list[list[str]]]:
-    """The passes of a rank, each with its batches of rows ("file.jsonl:line"); a batch that fills a pass up has none."""
+    """The passes of a rank, each with its batches of rows ("file.jsonl:line"); a filler has none."""
     passes: list[list[list[str]]] = []
     for line in _file(folder, rank).read_text(encoding='utf-8').splitlines():
         value = json.loads(line)
