@@ -71,7 +71,7 @@ def test_a_rank_that_has_bad_rows_alone(precision, fault, maker, launcher, tiny_
         'clean.jsonl': good
     }
     arguments = ('--model', tiny_checkpoint, '--tuner_type', 'full', '--freeze_vit', 'false', '--freeze_aligner',
-                 'false', '--optim', 'sgd', '--weight_decay', '0', '--learning_rate', '0.1',
+                 'false', '--optim', 'sgd', '--weight_decay', '0', '--learning_rate', '0.01',
                  '--gradient_accumulation_steps', '1')
     ended = []
     for name, world_size in (('bad.jsonl', 2), ('clean.jsonl', 1)):
@@ -85,7 +85,9 @@ def test_a_rank_that_has_bad_rows_alone(precision, fault, maker, launcher, tiny_
     assert two.digests[0] == two.digests[1]
     losses, expected = ([log['loss'] for log in end.logs[0] if 'loss' in log] for end in (two, one))
     assert losses == pytest.approx([*expected, 0.], rel=PRECISIONS[precision].rel) and len(expected) == 3
-    assert_same_update(two.weights, one.weights, one.start, PRECISIONS[precision].rel)
+    # In float32 the last bit of a weight may decide from the second step on which of two nearly equal values SAM2's max
+    # pooling takes. The gradient of its position embedding moves from one position to another then: by 2e-5 at most.
+    assert_same_update(two.weights, one.weights, one.start, {'float32': 1e-4, 'float64': 1e-12}[precision])
     assert 'epoch 1: 5 rows were skipped (image-unreadable: 5)' in two.text
     # One of the five was on rank 0.
     assert two.text.count('skipped on rank 1: bad.jsonl:') == 4
