@@ -215,7 +215,7 @@ def test_skipping_runs(bad, maker, unusual, tiny_checkpoint, tmp_path, caplog):
 def test_skipping_packs(bad, maker, tiny_checkpoint, tmp_path, caplog):
     """Rows found by the length pass are in no pack; those found later are removed from theirs."""
     bad = one_of_each(bad)
-    good = maker.good(24)
+    good = maker.good(12)
     lines, _ = mixed(good, bad)
     arguments = ('--packing', 'true', '--num_train_epochs', '3', '--dataloader_num_workers', '1', '--packing_length',
                  '16384', '--model_kwargs', '{"pack_images": 100}')
