@@ -222,6 +222,7 @@ def test_failing_program_and_bad_arguments(dataset, tmp_path):
             predict(dataset, str(tmp_path / 'p.jsonl'), model='x', **half)
 
 
+@pytest.mark.timeout(600)
 def test_from_the_command_line(rows, talkative_checkpoint, tmp_path, capsys):
     """`citrusv eval --model` with and without a text server: the same answers and scores."""
     from support.serving import deployed

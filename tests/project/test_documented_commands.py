@@ -32,7 +32,7 @@ PAGE, VERSION = 'citrusv app --model DIR'.split(), 'citrusv --version'.split()
 # Which files run a subcommand of `swift`, and give it its flags.
 SWIFT_TESTS = {
     'infer': ('tests/support/infer_run.py', 'tests/runs/test_infer.py'),
-    'deploy': ('tests/support/serving.py', 'tests/runs/test_deploy.py'),
+    'deploy': ('tests/support/serving.py', 'tests/runs/conftest.py', 'tests/runs/test_deploy.py'),
     'app': ('tests/app', ),
 }
 # What makes them run it.

@@ -4,6 +4,7 @@ import multiprocessing
 import numpy as np
 import os
 import pytest
+import torch
 import torch.distributed as dist
 from datasets import Dataset
 from pathlib import Path
@@ -35,8 +36,17 @@ def chunks_by_array(dataset: Dataset) -> list[tuple[int, ...]]:
 # ---- the columns
 
 
+@pytest.fixture
+def one_thread():
+    # `datasets.map` forks, and OpenMP hangs in a child whose parent has a pool of threads (OMP_NUM_THREADS=2).
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize('num_proc', [1, 2, 5])
-def test_lengths_equal_those_of_ms_swift(num_proc, template, every_kind):
+def test_lengths_equal_those_of_ms_swift(num_proc, template, every_kind, one_thread):
     from swift.dataset import AddLengthPreprocessor
     stock = AddLengthPreprocessor(template=template)(every_kind, strict=True, load_from_cache_file=False)
     measured = measure_dataset(template, every_kind, num_proc=num_proc, strict=True, cache_dir=None)
