@@ -1,12 +1,23 @@
 """What all tests share: no hub, few threads, and `gpu` tests skipped where there is no CUDA."""
 import os
 import pytest
+import sys
 from collections.abc import Iterator
 
 # Before anything imports huggingface_hub or torch. `make test` sets the same; this is for a bare `pytest`.
 for _name in ('HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE', 'HF_DATASETS_OFFLINE'):
     os.environ.setdefault(_name, '1')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+
+def pytest_configure() -> None:
+    """Keeps absl's log handler, which libraries of ms-swift install, from closing pytest's capture of stderr.
+
+    It holds the stderr of its import, and closes it when uvicorn configures logging while `capsys` has replaced stderr;
+    every later test of the process would fail.
+    """
+    from absl import logging
+    logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

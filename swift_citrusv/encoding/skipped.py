@@ -14,8 +14,7 @@ def skipped_row(error: Exception) -> Encoded:
 def split_skipped(batch: list[Encoded | list[Encoded]]) -> tuple[list[Encoded], list[Exception]]:
     """Splits a batch of rows or packs into its encoded rows and the errors of its skipped rows."""
     rows = [row for item in batch for row in (item if isinstance(item, list) else [item])]
-    return ([row for row in rows
-             if SKIPPED_KEY not in row], [row[SKIPPED_KEY] for row in rows if SKIPPED_KEY in row])
+    return ([row for row in rows if SKIPPED_KEY not in row], [row[SKIPPED_KEY] for row in rows if SKIPPED_KEY in row])
 
 
 def row_without_targets(token: int) -> Encoded:
