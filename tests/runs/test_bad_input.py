@@ -20,16 +20,8 @@ from swift_citrusv.settings import SettingError
 
 
 @pytest.fixture(scope='module')
-def template(tiny_checkpoint):
-    from swift.model import get_model_processor
-    from swift.template import get_template
-
-    from swift_citrusv.plugin.register import register
-    register()
-    _, processor = get_model_processor(tiny_checkpoint, model_type='citrusv', load_model=False)
-    template = get_template(processor, max_length=512)
-    template.set_mode('train')
-    return template
+def template(make_template):
+    return make_template(512)
 
 
 @pytest.fixture(scope='module')

@@ -37,16 +37,8 @@ def unusual(maker) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope='module')
-def template(tiny_checkpoint):
-    from swift.model import get_model_processor
-    from swift.template import get_template
-
-    from swift_citrusv.plugin.register import register
-    register()
-    _, processor = get_model_processor(tiny_checkpoint, model_type='citrusv', load_model=False)
-    template = get_template(processor, max_length=MAX_LENGTH)
-    template.set_mode('train')
-    return template
+def template(make_template):
+    return make_template(MAX_LENGTH)
 
 
 def one_of_each(bad: list[Fault]) -> list[Fault]:
