@@ -78,8 +78,11 @@ class Page:
         self.blocks.queue(default_concurrency_limit=_MAX_VISITORS)
 
     def _connect(self, layout: Layout, state: gr.State) -> None:
-        # No API: that is `swift deploy`.
-        private: dict[str, Any] = {'api_visibility': 'private'}
+        # No API: that is `swift deploy`. Only answers, which are streamed, pass through Gradio's queue. Its browser client
+        # closes the event stream after the last queued event, and an event that starts in that moment waits for ever
+        # (seen in 1 of 60 uploads right after an error message).
+        queued: dict[str, Any] = {'api_visibility': 'private'}
+        private: dict[str, Any] = {**queued, 'queue': False}
         shown = [layout.choice, layout.view, layout.legend]
         slice_controls = [layout.slice, layout.plane, layout.index, layout.volume, layout.window]
         conversation = [layout.chat, layout.question, layout.files, layout.problem, *shown, layout.ask, layout.stop]
@@ -96,10 +99,10 @@ class Page:
             conversation,
             concurrency_limit=_MAX_VISITORS,
             show_progress='hidden',
-            **private)
+            **queued)
         # `then` also runs after an error.
         answered.then(self._buttons, state, [layout.ask, layout.stop], **private)
-        layout.stop.click(self._stop, state, None, queue=False, **private)
+        layout.stop.click(self._stop, state, None, **private)
         gr.on([layout.new.click, layout.chat.clear], self._new_conversation, state,
               [state, layout.chat, layout.question, layout.files, layout.problem, *shown, *slice_controls], **private)
         layout.choice.input(self._choose, [state, layout.choice], [layout.view, layout.legend], **private)
