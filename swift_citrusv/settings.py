@@ -1,13 +1,16 @@
-"""Plugin settings: environment variables, or keys of ms-swift's `--model_kwargs`.
+"""Plugin settings: environment variables with the prefix `CITRUSV_`, or keys of ms-swift's `--model_kwargs`.
 
-ms-swift copies every key of `--model_kwargs '{"seg_lr": 8e-5}'` into the environment in upper case, so `Settings` reads
-the environment only. It defines all settings, their defaults and their ranges. Imports nothing heavy.
+`plugin.model_kwargs` writes `--model_kwargs '{"seg_lr": 8e-5}'` to the environment as `CITRUSV_SEG_LR`, so `Settings`
+reads the environment only. It defines all settings, their defaults and their ranges. Imports nothing heavy.
 """
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+# Without it, a cluster's own DATA_ROOT would move the files of all rows.
+_PREFIX = 'CITRUSV_'
 _TRUE = {'1', 'true', 'yes', 'on'}
 _FALSE = {'0', 'false', 'no', 'off'}
 
@@ -81,13 +84,31 @@ class Settings:
             SettingError: A value has the wrong type or is out of range.
         """
         env = os.environ if env is None else env
+        _warn_of_names_without_prefix(env)
         values = {}
         for spec in fields(cls):
-            text = env.get(spec.name.upper())
+            text = env.get(variable(spec.name))
             # ms-swift writes str(None) for a JSON null.
             if text is not None and text not in {'', 'None'}:
                 values[spec.name] = _parse(spec, text)
         return cls(**values)
+
+
+def variable(setting: str) -> str:
+    """The environment variable of a setting: 'CITRUSV_SEG_LR' for 'seg_lr'."""
+    return _PREFIX + setting.upper()
+
+
+def _warn_of_names_without_prefix(env: Mapping[str, str]) -> None:
+    """Warns of variables that were settings until version 0.2; Python shows the same warning once in a process."""
+    found = [spec.name.upper() for spec in fields(Settings) if spec.name.upper() in env]
+    found = [name for name in found if _PREFIX + name not in env]
+    if found and env.get('RANK', '0') == '0':
+        names, renamed = ', '.join(found), ', '.join(_PREFIX + name for name in found)
+        warnings.warn(
+            f'The environment variable {names} is not a setting of swift-citrusv and is not read. If it is meant as '
+            f'one, set {renamed} instead.',
+            stacklevel=3)
 
 
 def _parse(spec, text: str) -> Any:

@@ -78,9 +78,9 @@ class Page:
         self.blocks.queue(default_concurrency_limit=_MAX_VISITORS)
 
     def _connect(self, layout: Layout, state: gr.State) -> None:
-        # No API: that is `swift deploy`. Only answers, which are streamed, pass through Gradio's queue. Its browser client
-        # closes the event stream after the last queued event, and an event that starts in that moment waits for ever
-        # (seen in 1 of 60 uploads right after an error message).
+        # No API: that is `swift deploy`. Only answers, which are streamed, pass through Gradio's queue. Its browser
+        # client closes the event stream after the last queued event, and an event that starts in that moment waits for
+        # ever (seen in 1 of 60 uploads right after an error message).
         queued: dict[str, Any] = {'api_visibility': 'private'}
         private: dict[str, Any] = {**queued, 'queue': False}
         shown = [layout.choice, layout.view, layout.legend]

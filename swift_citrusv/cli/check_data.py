@@ -70,10 +70,12 @@ def run(args: argparse.Namespace) -> int:
     require_file(args.file)
     if args.max_length is not None and args.model is None:
         raise ValueError(f'--max-length {args.max_length} needs --model, because its tokenizer counts the tokens.')
+    from ..settings import variable
     from .encoder import DEFAULT_SAM2, checking_environment, model_type_of
     plain = args.model is not None and model_type_of(args.model) != 'citrusv'
-    if plain and not os.environ.get('SAM2'):
-        print(f'{args.model} is a plain Qwen2.5-VL, and SAM2 is not set: masks are checked for {DEFAULT_SAM2}.')
+    if plain and not os.environ.get(variable('sam2')):
+        print(f'{args.model} is a plain Qwen2.5-VL. The setting sam2 is not given: masks are checked for '
+              f'{DEFAULT_SAM2}.')
     with FailureLog() as failures, checking_environment():
         report = _check_rows_of_file(args, failures)
         if args.pictures is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from ..constants import MODEL_TYPE, ROW_COLUMN
 from ..errors import ROW_ERRORS, RowError
 from ..model.published_layout import refuse_published
-from ..settings import SettingError
+from ..settings import SettingError, variable
 
 _EXTRA_COLUMNS = ('masks', 'mask_images', ROW_COLUMN)
 # Only sets the size of the mask targets; no weights are read.
@@ -41,7 +41,7 @@ def model_type_of(model_dir: str) -> str:
 @contextmanager
 def checking_environment() -> Iterator[None]:
     """Quiets ms-swift's log, and sets a default SAM2 for a plain Qwen2.5-VL, for the duration of a check."""
-    defaults = {'LOG_LEVEL': 'ERROR', 'SAM2': DEFAULT_SAM2}
+    defaults = {'LOG_LEVEL': 'ERROR', variable('sam2'): DEFAULT_SAM2}
     added = [name for name in defaults if not os.environ.get(name)]
     before = {name: os.environ.get(name) for name in added}
     os.environ.update({name: defaults[name] for name in added})

@@ -78,10 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     require_file(args.file)
+    from ..settings import variable
     from .encoder import DEFAULT_SAM2, checking_environment, model_type_of
     plain = model_type_of(args.model) != 'citrusv'
-    if plain and args.world_size > 1 and not os.environ.get('SAM2'):
-        print(f'{args.model} is a plain Qwen2.5-VL, and SAM2 is not set: the cost of images is that of {DEFAULT_SAM2}.')
+    if plain and args.world_size > 1 and not os.environ.get(variable('sam2')):
+        print(f'{args.model} is a plain Qwen2.5-VL. The setting sam2 is not given: the cost of images is that of '
+              f'{DEFAULT_SAM2}.')
     with checking_environment():
         measured, report, plans = _build_report(args)
     given = set(args.capacity)

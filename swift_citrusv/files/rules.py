@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from stat import S_ISREG
 
-from ..settings import SettingError, Settings
+from ..settings import SettingError, Settings, variable
 from .errors import FileError
 from .windowing import WINDOW_FORMS, Window, parse_window
 
@@ -110,7 +110,8 @@ def file_rules() -> FileRules:
     Raises:
         SettingError: `data_root` is not a folder, or another setting cannot be used.
     """
-    names = ('DATA_ROOT', 'ALLOW_URLS', 'MAX_IMAGE_PIXELS', 'MAX_VOLUME_VOXELS', 'IMAGE_WINDOW', 'ROOT_IMAGE_DIR')
+    settings = ('data_root', 'allow_urls', 'max_image_pixels', 'max_volume_voxels', 'image_window')
+    names = (*map(variable, settings), 'ROOT_IMAGE_DIR')
     return _file_rules(tuple((name, os.environ[name]) for name in names if name in os.environ))
 
 

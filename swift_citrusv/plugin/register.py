@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..constants import MODEL_TYPE, SEG_METRIC, TORCH_VARLEN
-from . import app, arguments, deploy, distributed, infer, models, resume, sft, streaming, trainer
+from . import app, arguments, deploy, distributed, infer, model_kwargs, models, resume, sft, streaming, trainer
 
 
 class Deferred:
@@ -136,6 +136,7 @@ def apply_argument_patches(before_parsing: bool = False) -> None:
         before_parsing: Whether no flag has been parsed yet. True from the import hook; an external plugin is imported
             after parsing.
     """
+    model_kwargs.patch_model_kwargs()
     arguments.patch_arguments(before_parsing)
     streaming.patch_streaming_arguments()
     distributed.patch_distributed()

@@ -62,7 +62,7 @@ def served(talkative_checkpoint) -> Iterator[Served]:
         patch.setattr(uvicorn, 'Server', Server)
         patch.setattr(app_server, 'serve', serve_and_record)
         # Uploads do not depend on the root folder of datasets.
-        os.environ['DATA_ROOT'] = os.path.dirname(talkative_checkpoint)
+        os.environ['CITRUSV_DATA_ROOT'] = os.path.dirname(talkative_checkpoint)
         # Gradio deletes the state of a closed page after a second instead of an hour.
         os.environ['GRADIO_IS_E2E_TEST'] = '1'
         app = SwiftApp([

@@ -130,11 +130,11 @@ def test_lengths_equal_those_of_training(tiny_checkpoint, tmp_path, fresh_cache)
 
 
 def test_plain_mllm_without_sam2(tiny_mllm, tmp_path, monkeypatch):
-    monkeypatch.delenv('SAM2', raising=False)
+    monkeypatch.delenv('CITRUSV_SAM2', raising=False)
     maker = Maker(tmp_path / 'images')
     rows = maker.every_kind()
     file = write_lines(tmp_path / 'rows.jsonl', rows)
     status, report, out = check(tmp_path, file, '--model', tiny_mllm)
     assert (status, report['rows'], report['mask_rows']) == (0, len(rows), 7)
-    assert 'SAM2 is not set: masks are checked for sam2.1_hiera_l' in out
-    assert 'SAM2' not in os.environ
+    assert 'The setting sam2 is not given: masks are checked for sam2.1_hiera_l.' in out
+    assert 'CITRUSV_SAM2' not in os.environ

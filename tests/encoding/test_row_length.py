@@ -123,7 +123,7 @@ def test_every_way_to_give_an_image(template, image_files, tmp_path, monkeypatch
     turned = next(path for path in image_files if path.endswith('turned.tif'))
     content = Path(turned).read_bytes()
     monkeypatch.setenv('ROOT_IMAGE_DIR', str(Path(turned).parent))
-    monkeypatch.setenv('ALLOW_URLS', 'true')
+    monkeypatch.setenv('CITRUSV_ALLOW_URLS', 'true')
     server = ThreadingHTTPServer(('127.0.0.1', 0), partial(_QuietHandler, directory=str(Path(turned).parent)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

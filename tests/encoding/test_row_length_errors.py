@@ -63,7 +63,7 @@ def test_forged_sizes(template, tmp_path, monkeypatch):
     rows = [ask(line), ask(line, objects={'ref': [], 'bbox': [[1]]})]
     rows += [maker.row('<video>What?', 'It.', videos=[frames]) for frames in ([], [line], [small, large])]
     outcomes = assert_equal_lengths(template, rows)
-    monkeypatch.setenv('MAX_IMAGE_PIXELS', '80000')
+    monkeypatch.setenv('CITRUSV_MAX_IMAGE_PIXELS', '80000')
     outcomes += assert_equal_lengths(template, [ask(large)])
     assert [chunks[0] for chunks in outcomes] == [RowError] * 6
     assert 'aspect ratio' in outcomes[0][1] and 'max_image_pixels' in outcomes[-1][1]

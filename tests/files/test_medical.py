@@ -70,13 +70,13 @@ def test_headers_that_claim_too_much(tmp_path):
 
 
 def test_settings(tmp_path, monkeypatch):
-    monkeypatch.setenv('IMAGE_WINDOW', 'lung')
+    monkeypatch.setenv('CITRUSV_IMAGE_WINDOW', 'lung')
     assert close(grey(shipped(CT), file_rules()), grey(f'{shipped(CT)}#window=lung'))
-    monkeypatch.setenv('IMAGE_WINDOW', '1,2,3')
+    monkeypatch.setenv('CITRUSV_IMAGE_WINDOW', '1,2,3')
     with pytest.raises(SettingError, match="image_window='1,2,3'.*soft_tissue"):
         file_rules()
-    monkeypatch.setenv('IMAGE_WINDOW', '40,400')
-    monkeypatch.setenv('MAX_VOLUME_VOXELS', '59')
+    monkeypatch.setenv('CITRUSV_IMAGE_WINDOW', '40,400')
+    monkeypatch.setenv('CITRUSV_MAX_VOLUME_VOXELS', '59')
     path = nifti(tmp_path / 'a.nii', np.zeros((3, 4, 5), np.int16))
     assert rejected(f'{path}#index=1', file_rules()).kind == 'too-many-pixels'
 

@@ -77,7 +77,7 @@ def folders(tmp_path, monkeypatch) -> Path:
     (root / 'folder').symlink_to(other)
     (root / 'within.png').symlink_to(root / 'a' / 'inside.png')
     monkeypatch.chdir(elsewhere)
-    monkeypatch.setenv('DATA_ROOT', str(root))
+    monkeypatch.setenv('CITRUSV_DATA_ROOT', str(root))
     monkeypatch.delenv('ROOT_IMAGE_DIR', raising=False)
     return root
 
@@ -132,7 +132,7 @@ def test_relative_names_start_at_the_root(folders, template, opened):
 
 def test_a_root_that_is_a_link(folders, template, tmp_path, monkeypatch):
     (tmp_path / 'link').symlink_to(folders)
-    monkeypatch.setenv('DATA_ROOT', str(tmp_path / 'link'))
+    monkeypatch.setenv('CITRUSV_DATA_ROOT', str(tmp_path / 'link'))
     assert template.encode(FIELDS['images']('inside.png'))
     with pytest.raises(RowError, match='outside of data_root'):
         template.encode(FIELDS['images']('../root/inside.png/../../root_2/outside.png'))
@@ -158,10 +158,10 @@ def test_a_row_cannot_name_another_file_by_its_settings(folders, template, tmp_p
 
 
 def test_settings_of_the_root(tmp_path, monkeypatch):
-    monkeypatch.setenv('DATA_ROOT', str(tmp_path / 'nowhere'))
+    monkeypatch.setenv('CITRUSV_DATA_ROOT', str(tmp_path / 'nowhere'))
     with pytest.raises(SettingError, match='data_root=.*nowhere.*not a folder'):
         file_rules()
-    monkeypatch.setenv('DATA_ROOT', str(tmp_path))
+    monkeypatch.setenv('CITRUSV_DATA_ROOT', str(tmp_path))
     monkeypatch.setenv('ROOT_IMAGE_DIR', '/data')
     with pytest.raises(SettingError, match='ROOT_IMAGE_DIR'):
         file_rules()
@@ -171,7 +171,7 @@ def test_a_run_with_a_root(folders, tiny_checkpoint, tmp_path):
     """With `--model_kwargs`."""
     rows = [_row('<image>What?', images=['inside.png']), _row('<image>What?', images=['../root_2/outside.png'])]
     rows = [{key: row[key] for key in row if key != ROW_COLUMN} for row in rows]
-    del os.environ['DATA_ROOT']
+    del os.environ['CITRUSV_DATA_ROOT']
     arguments = ('--model', tiny_checkpoint, '--model_type', 'citrusv', '--tuner_type', 'full', '--dataset',
                  write_jsonl(tmp_path / 'train.jsonl', rows), '--output_dir', str(tmp_path / 'out'), '--model_kwargs',
                  json.dumps({'data_root': str(folders)}), '--per_device_train_batch_size', '1')
@@ -211,7 +211,7 @@ def test_urls_are_not_fetched_unless_allowed(server, template, tmp_path, capsys,
             assert repr(server) in message
             assert 'no such file' in message if field == 'a mask' else 'allow_urls' in message
     assert not _Handler.paths
-    monkeypatch.setenv('ALLOW_URLS', 'true')
+    monkeypatch.setenv('CITRUSV_ALLOW_URLS', 'true')
     for field, make in FIELDS.items():
         if field not in ('a mask', 'a video'):
             assert template.encode(make(server))
@@ -221,15 +221,15 @@ def test_urls_are_not_fetched_unless_allowed(server, template, tmp_path, capsys,
 
 
 def test_downloads_are_limited(server, template, monkeypatch):
-    monkeypatch.setenv('ALLOW_URLS', 'true')
-    monkeypatch.setenv('MAX_IMAGE_PIXELS', '10')
+    monkeypatch.setenv('CITRUSV_ALLOW_URLS', 'true')
+    monkeypatch.setenv('CITRUSV_MAX_IMAGE_PIXELS', '10')
     with pytest.raises(RowError, match='more than 80 bytes'):
         template.encode(FIELDS['images'](server))
 
 
 def test_bytes_and_data_urls_are_always_allowed(template, tmp_path, monkeypatch):
     content = Path(Maker(tmp_path).image()).read_bytes()
-    monkeypatch.setenv('DATA_ROOT', str(tmp_path))
+    monkeypatch.setenv('CITRUSV_DATA_ROOT', str(tmp_path))
     text = base64.b64encode(content).decode()
     for image in (content, {'bytes': content, 'path': '/elsewhere/a.png'}, f'data:image/png;base64,{text}', text):
         assert template.encode(_row('<image>What?', images=[image]))
@@ -241,7 +241,7 @@ def test_bytes_and_data_urls_are_always_allowed(template, tmp_path, monkeypatch)
 def test_more_pixels_than_allowed(template, tmp_path, capsys, monkeypatch):
     maker = Maker(tmp_path)
     small, large = maker.image(30, 30), maker.image(84, 84)
-    monkeypatch.setenv('MAX_IMAGE_PIXELS', '1000')
+    monkeypatch.setenv('CITRUSV_MAX_IMAGE_PIXELS', '1000')
     embedded = f'data:image/png;base64,{base64.b64encode(Path(large).read_bytes()).decode()}'
     rows = [
         _row('<image>What?', images=[large]),
@@ -273,7 +273,7 @@ def test_a_higher_limit_than_that_of_pil(tmp_path, monkeypatch):
     from PIL import Image
     path = Faults(tmp_path).image('large.png', Image.new('1', (300, 300)))
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 20_000)
-    monkeypatch.setenv('MAX_IMAGE_PIXELS', '100000')
+    monkeypatch.setenv('CITRUSV_MAX_IMAGE_PIXELS', '100000')
     with pytest.raises(Image.DecompressionBombError):
         Image.open(path)
     assert open_image(path).size == (300, 300) and Image.MAX_IMAGE_PIXELS == 20_000

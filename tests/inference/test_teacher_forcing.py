@@ -76,7 +76,7 @@ def test_messages_have_images_in_place_of_their_tags(pipe, tmp_path):
 def test_images_outside_of_data_root_are_not_sent(pipe, tmp_path, monkeypatch):
     maker = Maker(tmp_path / 'outside')
     (tmp_path / 'root').mkdir()
-    monkeypatch.setenv('DATA_ROOT', str(tmp_path / 'root'))
+    monkeypatch.setenv('CITRUSV_DATA_ROOT', str(tmp_path / 'root'))
     row = maker.row('What?', images=[maker.image()])
     with pytest.raises(RowError, match=r'r: images\[0\].*outside of data_root'):
         chat_messages(pipe.engine.template, row, 'r')

@@ -38,7 +38,7 @@ def test_no_code_from_a_checkpoint_runs(plain, tiny_mllm, tiny_checkpoint, tmp_p
 
     from swift_citrusv.plugin.register import register
     register()
-    monkeypatch.setenv('SAM2', 'tiny')
+    monkeypatch.setenv('CITRUSV_SAM2', 'tiny')
     loads: list = [partial(get_model_processor, model_type='citrusv')]
     if not plain:
         # Without --model_type, a plain Qwen2.5-VL is loaded by ms-swift alone.

@@ -4,13 +4,14 @@ import pytest
 import re
 import subprocess
 import sys
+import warnings
 import yaml
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from swift_citrusv.model.losses import LossWeights
-from swift_citrusv.settings import SettingError, Settings
+from swift_citrusv.settings import SettingError, Settings, variable
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = {spec.name: spec for spec in fields(Settings)}
@@ -51,7 +52,7 @@ BOOLEANS = {
 def test_each_setting():
     assert set(VALUES) == set(SPECS)
     for name, (text, value) in VALUES.items():
-        settings = Settings.from_env({name.upper(): text, 'PATH': '/bin', name: 'lower case is another variable'})
+        settings = Settings.from_env({variable(name): text, 'PATH': '/bin', name: 'lower case is another variable'})
         found = getattr(settings, name)
         assert found == value and type(found) is type(value), name
         for other, spec in SPECS.items():
@@ -61,7 +62,7 @@ def test_each_setting():
 
 def test_all_at_once_and_from_the_environment(monkeypatch):
     for name, (text, _) in VALUES.items():
-        monkeypatch.setenv(name.upper(), text)
+        monkeypatch.setenv(variable(name), text)
     assert Settings.from_env() == Settings(**{name: value for name, (_, value) in VALUES.items()})
 
 
@@ -69,14 +70,26 @@ def test_a_json_null_is_the_default():
     assert Settings.from_env({}) == Settings()
     for name in VALUES:
         for text in ('', 'None'):
-            assert Settings.from_env({name.upper(): text}) == Settings(), (name, text)
+            assert Settings.from_env({variable(name): text}) == Settings(), (name, text)
 
 
 def test_booleans():
     # Without a value, the checkpoint decides.
     assert Settings.from_env({}).multimask_output is None
     for text, value in BOOLEANS.items():
-        assert Settings.from_env({'MULTIMASK_OUTPUT': text}).multimask_output is value, text
+        assert Settings.from_env({variable('multimask_output'): text}).multimask_output is value, text
+
+
+def test_names_without_the_prefix_are_not_read():
+    """A cluster's own DATA_ROOT moves no file; one warning names what to set if it was meant."""
+    for name, (text, _) in VALUES.items():
+        with pytest.warns(UserWarning, match=f'{name.upper()} is not a setting.*set CITRUSV_{name.upper()} instead'):
+            assert Settings.from_env({name.upper(): text}) == Settings(), name
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        # Other ranks, and those who set both, hear nothing.
+        assert Settings.from_env({'DATA_ROOT': '/x', 'RANK': '1'}).data_root is None
+        assert Settings.from_env({'DATA_ROOT': '/x', 'CITRUSV_DATA_ROOT': '/y'}).data_root == '/y'
 
 
 def test_values_that_cannot_be_used():
@@ -87,7 +100,7 @@ def test_values_that_cannot_be_used():
     cases += [('nonfinite', text) for text in ('Stop', 'ignore', '0')]
     for name, text in cases:
         try:
-            settings = Settings.from_env({name.upper(): text})
+            settings = Settings.from_env({variable(name): text})
         except SettingError as error:
             message = str(error)
             assert name in message and text in message and SPECS[name].metadata['help'] in message, (name, text)
@@ -98,7 +111,7 @@ def test_values_that_cannot_be_used():
 def test_the_lower_bound_itself_is_allowed():
     for name in NUMBERS:
         low = SPECS[name].metadata['low']
-        assert getattr(Settings.from_env({name.upper(): str(low)}), name) == low, name
+        assert getattr(Settings.from_env({variable(name): str(low)}), name) == low, name
 
 
 # Table 4 of the paper, a stage a row: learning rates of LLM, ViT, aligner and segmentation (None where a dash says

@@ -186,7 +186,7 @@ def test_bad_setting(name, tiny_checkpoint, tmp_path):
 
 
 def test_plain_model_without_sam2(tiny_mllm, tmp_path, monkeypatch):
-    monkeypatch.delenv('SAM2', raising=False)
+    monkeypatch.delenv('CITRUSV_SAM2', raising=False)
     with pytest.raises(SettingError, match='plain qwen2_5_vl directory.*"sam2"'):
         _sft(tiny_mllm, tmp_path)
 

@@ -62,7 +62,7 @@ def test_files_of_the_server_follow_its_rules(server, single, tmp_path, monkeypa
     root.mkdir()
     for folder in (root, tmp_path):
         mixed_requests()[0][0].save(folder / 'a.png')
-    monkeypatch.setenv('DATA_ROOT', str(root))
+    monkeypatch.setenv('CITRUSV_DATA_ROOT', str(root))
     for name in ('a.png', str(root / 'a.png')):
         for body in (user(image_part(name), 'Segment the cell.'), user('Segment the cell.', images=[name])):
             assert_same(read_json(server.post(body)), single[0])
@@ -87,9 +87,9 @@ def test_urls_where_they_are_allowed(server, single, tmp_path, monkeypatch):
         stderr=subprocess.DEVNULL)
     try:
         body = user(image_part(f'http://127.0.0.1:{port}/a.png'), 'Segment the cell.')
-        monkeypatch.setenv('ALLOW_URLS', 'true')
+        monkeypatch.setenv('CITRUSV_ALLOW_URLS', 'true')
         # Even with a data_root, which concerns files only.
-        monkeypatch.setenv('DATA_ROOT', str(tmp_path))
+        monkeypatch.setenv('CITRUSV_DATA_ROOT', str(tmp_path))
         response = server.post(body)
         assert response.status_code == 400 and 'internal' in response.json()['message'].lower()
         monkeypatch.setenv('SWIFT_ALLOW_INTERNAL_URL', '1')

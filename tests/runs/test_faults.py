@@ -129,7 +129,7 @@ def test_a_bomb_is_not_decoded(tmp_path, template, maker, monkeypatch):
     row = maker.plain(maker.file('again.png', content))
     with pytest.raises(RowError, match='20000 x 20000 pixels, more than max_image_pixels=178956970'):
         template.encode(row)
-    monkeypatch.setenv('MAX_IMAGE_PIXELS', '500000000')
+    monkeypatch.setenv('CITRUSV_MAX_IMAGE_PIXELS', '500000000')
     with pytest.raises(RowError, match='zip_decoder|NoneType'):
         template.encode(row)
 

@@ -31,7 +31,7 @@ def _load(monkeypatch, *arguments: str):
     """The model, with its adapter, and the template as `swift infer` makes them."""
     from swift.arguments import InferArguments
     from swift.pipelines.utils import prepare_model_template
-    monkeypatch.setenv('SAM2', 'tiny')
+    monkeypatch.setenv('CITRUSV_SAM2', 'tiny')
     from transformers import HfArgumentParser
     args = HfArgumentParser(InferArguments).parse_args_into_dataclasses(
         [*arguments, '--torch_dtype', 'float32', '--device_map', 'cpu'])[0]
@@ -76,7 +76,7 @@ def test_adapter_and_merge(tiny_mllm, tmp_path, monkeypatch):
                    stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL)
     assert json.loads((merged / 'config.json').read_text())['architectures'] == ['CitrusVForConditionalGeneration']
-    monkeypatch.delenv('SAM2')
+    monkeypatch.delenv('CITRUSV_SAM2')
     whole, template = _load(monkeypatch, '--model', str(merged))
     assert not isinstance(whole, PeftModel) and isinstance(whole.segmenter, Segmenter)
     assert template.tokenizer.convert_tokens_to_ids(SEG_TOKEN) == whole.config.seg_token_id

@@ -45,9 +45,9 @@ def make_callback(tmp_path, monkeypatch):
             output_dir=str(tmp_path), use_cpu=True, report_to=[], learning_rate=3e-5, weight_decay=0.1, **settings)
         args.vit_lr, args.aligner_lr = vit_lr, aligner_lr
         if seg_lr is None:
-            monkeypatch.delenv('SEG_LR', raising=False)
+            monkeypatch.delenv('CITRUSV_SEG_LR', raising=False)
         else:
-            monkeypatch.setenv('SEG_LR', seg_lr)
+            monkeypatch.setenv('CITRUSV_SEG_LR', seg_lr)
         trainer = SimpleNamespace(model=model, is_world_process_zero=lambda: True)
         return CitrusVOptimizerCallback(args, trainer)
 

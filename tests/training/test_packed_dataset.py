@@ -46,7 +46,7 @@ def _row_ids(packs: PackingDataset) -> list[list[str]]:
 
 
 def test_every_row_once_within_both_budgets(measured, template, monkeypatch):
-    monkeypatch.setenv('PACK_IMAGES', '4')
+    monkeypatch.setenv('CITRUSV_PACK_IMAGES', '4')
     packs = PackingDataset(template, measured(), packing_length=400)
     assert Counter(sum(_row_ids(packs), [])) == Counter(f'train.jsonl:{i}' for i in range(1, 25))
     for i in range(len(packs)):

@@ -41,8 +41,8 @@ def small(monkeypatch):
     from swift_citrusv.training import stream_jsonl
     monkeypatch.setattr(stream_jsonl, '_SHARD_BYTES', 100)
     monkeypatch.setattr(stream_jsonl, '_SHARDS_PER_READER', 12)
-    monkeypatch.setenv('PACK_BUFFER', '10')
-    monkeypatch.setenv('PACK_IMAGES', '2')
+    monkeypatch.setenv('CITRUSV_PACK_BUFFER', '10')
+    monkeypatch.setenv('CITRUSV_PACK_IMAGES', '2')
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def test_rows_over_a_budget_are_named(template, packs, tmp_path, monkeypatch):
     with pytest.raises(RowError, match=r'long.jsonl:1: its \d+ tokens do not fit into a pack of 200'):
         list(packs(long))
     row = maker.every_kind()[4]
-    monkeypatch.setenv('PACK_IMAGES', '1')
+    monkeypatch.setenv('CITRUSV_PACK_IMAGES', '1')
     with pytest.raises(RowError, match='images.jsonl:1: its 2 segmentation images .* pack of 1. Raise pack_images'):
         list(packs(write_jsonl(tmp_path / 'images.jsonl', [row])))
     with pytest.raises(ValueError, match='packing_strategy sequential'):
