@@ -8,6 +8,9 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := swift_citrusv tests examples
+# In the order of tests/conftest.py: the longest files first, so that both workers end at the same time.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
+  $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # No model hub is contacted: the tests and the demo build their own models.
 export HF_HUB_OFFLINE := 1
@@ -15,7 +18,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint bench setup clean
+.PHONY: help demo test slow lint bench setup clean
 .DEFAULT_GOAL := test
 
 help: ## List the targets.
@@ -26,9 +29,11 @@ demo: setup ## Train and score a tiny model on real images: about ten minutes.
 
 # One thread per worker by default: two workers with a thread for each core would compete for the cores. The caller may
 # set OMP_NUM_THREADS, WORKERS (processes), PYTEST_ARGS, and ATEN_CPU_CAPABILITY (default, avx2) for other kernels.
-test: lint ## Run the linters and all CPU tests (PYTEST_ARGS="-x -n 0 tests/rows" for some).
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
-	  $(BIN)/python -m pytest -m 'not gpu' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+test: lint ## Run the linters and the CPU tests (PYTEST_ARGS="-x -n 0 tests/rows" for some).
+	$(PYTEST) -m 'not gpu and not slow' $(PYTEST_ARGS)
+
+slow: setup ## Run the tests that repeat at length what the others hold.
+	$(PYTEST) -m 'slow and not gpu' $(PYTEST_ARGS)
 
 # About 20 minutes on a quiet machine.
 bench: setup ## Measure the figures of docs/packing.md, memory.md, inference.md and medical.md.

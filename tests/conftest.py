@@ -20,7 +20,12 @@ def pytest_configure() -> None:
     logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
+# Folders with long files. Workers take whole files in this order; a long one at the end would leave the others idle.
+_FIRST = ('runs', 'project', 'cli', 'plugin', 'app')
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _FIRST.index(item.path.parent.name) if item.path.parent.name in _FIRST else len(_FIRST))
     gpu_items = [item for item in items if item.get_closest_marker('gpu')]
     if not gpu_items:
         return

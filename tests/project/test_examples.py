@@ -26,7 +26,11 @@ def test_every_recipe_is_run():
     assert {path.name for path in EXAMPLES.glob('*.sh')} == set(RECIPES)
 
 
-@pytest.mark.parametrize('recipe', RECIPES)
+# The stage files of these are trained by `tests/runs/test_stages.py`, and their flags are those of stage3.sh.
+@pytest.mark.parametrize('recipe', [
+    pytest.param(name, marks=pytest.mark.slow if name in {'stage1.sh', 'stage2.sh', 'stage4.sh'} else ())
+    for name in RECIPES
+])
 def test_recipe(recipe, tiny_checkpoint, tiny_mllm, tmp_path):
     rows = [row for row in Maker(tmp_path / 'images').every_kind() if 'videos' not in row]
     model = {'citrusv': tiny_checkpoint, 'plain': tiny_mllm, 'built': str(tmp_path / 'model')}[RECIPES[recipe]]
