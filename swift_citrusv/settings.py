@@ -64,10 +64,10 @@ class Settings:
         '2147483648.',
         low=1)
     # Not `window`: GNU screen sets WINDOW in every shell.
-    image_window: str = _setting(
-        'auto', "Window for DICOM and NIfTI images whose names do not set one: 'auto' (the file's own, else "
+    image_window: str | None = _setting(
+        None, "Window for DICOM, NIfTI and 16-bit images whose names do not set one: 'auto' (the file's own, else "
         "percentiles), 'percentile', a CT preset (lung, bone, brain, soft_tissue), or level and width, e.g. '40,400'. "
-        'Default: auto.')
+        'Default: auto for DICOM and NIfTI, the full range for 16-bit PNG and TIFF.')
     nonfinite: str = _setting(
         'stop',
         'Response to a NaN or Inf in loss or gradient: stop the run, or skip the optimizer step. Default: stop.',

@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files.images import open_image, to_rgb
+from ..files.orientation import ImageSize
 from ..rows.contract import parse_row
 from ..rows.drawing import colour, overlay, tile
 from ..rows.jsonl import parse_line, read_lines
@@ -83,7 +84,7 @@ def _panels(line: str, row_id: str) -> list[tuple[np.ndarray, list[np.ndarray], 
         lines: list[_Line] = [(f'{title}, {pixels.shape[1]} x {pixels.shape[0]}', (0, 0, 0))]
         for position, (entry, image_index) in enumerate(zip(sample.masks, sample.mask_images)):
             if image_index == index:
-                mask = decode_mask(entry, size=(image.height, image.width), row=row_id, position=position)
+                mask = decode_mask(entry, size=ImageSize.of(image), row=row_id, position=position)
                 empty = '' if mask.any() else ' (empty)'
                 lines.append((f'masks[{position}]{empty}: {sentences[position]}', colour(len(masks))))
                 masks.append(mask)

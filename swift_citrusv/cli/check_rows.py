@@ -13,6 +13,7 @@ from ..encoding.row_media import IMAGE_TAG
 from ..errors import RowError
 from ..files.errors import IMAGE_ERRORS, file_repr, unreadable_file
 from ..files.images import checked_video, open_image, to_rgb
+from ..files.orientation import ImageSize
 from ..rows.contract import Sample, check_tags, count_seg_tokens, parse_row
 from ..rows.jsonl import check_columns, filled_columns, parse_line
 from ..rows.masks import decode_mask, resize_mask
@@ -185,7 +186,7 @@ def _plain_reference(image: Any) -> Any:
     return image
 
 
-def image_sizes(images: Iterable[Any], row_id: str, decode: bool) -> list[tuple[int, int]]:
+def image_sizes(images: Iterable[Any], row_id: str, decode: bool) -> list[ImageSize]:
     """Returns (height, width) of each image.
 
     Args:
@@ -202,7 +203,7 @@ def image_sizes(images: Iterable[Any], row_id: str, decode: bool) -> list[tuple[
             with open_image(reference) as image:
                 if decode:
                     image = to_rgb(image)
-                sizes.append((image.height, image.width))
+                sizes.append(ImageSize.of(image))
         except IMAGE_ERRORS as error:
             raise unreadable_file(row_id, f'images[{index}]={file_repr(reference)}', error,
                                   'image-unreadable') from error

@@ -3,7 +3,7 @@ import importlib.metadata
 import torch
 from collections.abc import Mapping, Sequence
 from copy import copy
-from PIL import ExifTags, Image
+from PIL import Image
 from qwen_vl_utils import fetch_image, vision_process
 from swift.template import StdTemplateInputs
 from torch import Tensor
@@ -11,15 +11,15 @@ from typing import Any
 
 from ..files.errors import IMAGE_ERRORS, file_repr, unreadable_file
 from ..files.images import open_image, open_label_map
+from ..files.orientation import TURNED_BY, ImageSize
 from ..rows.contract import Sample
 from ..rows.masks import MASK_FILE_REMEDY, check_mask_size
 from .chunks import Chunk
 from .template import CitrusVTemplate
 
-# Formats whose header holds the size of the decoded image (for a TIFF together with its orientation). For some others
-# (ICO, EPS, ...) PIL knows the size only after decoding.
+# Formats whose header holds the size of the decoded image. For some others (ICO, EPS, ...) PIL knows it only after
+# decoding.
 _TOLD_BY_HEADER = {'BMP', 'DICOM', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'NIFTI', 'PNG', 'PPM', 'TIFF', 'WEBP'}
-_WIDTH_TAG, _HEIGHT_TAG = 256, 257
 # `_video_size` reproduces this release; with any other release the frames are decoded.
 _KNOWN_QWEN_VL_UTILS = '0.0.14'
 
@@ -82,7 +82,7 @@ class MeasuringTemplate(CitrusVTemplate):
 
     def _mask_tensors(self, sample: Sample, positions: list[int], images: Sequence[Image.Image]) -> dict[str, Any]:
         for position, (entry, image) in enumerate(zip(sample.masks, sample.mask_images)):
-            _check_mask_size(entry, (images[image].height, images[image].width), f'masks[{position}]', sample.row)
+            _check_mask_size(entry, ImageSize.of(images[image]), f'masks[{position}]', sample.row)
         return {}
 
     def _cut(self, inputs: StdTemplateInputs, encoded: dict[str, Any], sample: Sample,
@@ -110,11 +110,11 @@ class _SizeOnly(Image.Image):
         """An image of the size (width, height) that `image` has after decoding."""
         if isinstance(image, cls):
             return image
-        if image.format == 'TIFF':
-            return cls(_tiff_size(image))
         if image.format is not None and image.format not in _TOLD_BY_HEADER:
             image.load()
-        return cls(image.size)
+        size = cls(image.size)
+        size.info.update({key: value for key, value in image.info.items() if key == TURNED_BY})
+        return size
 
     def load(self) -> None:
         """There is nothing to load."""
@@ -143,17 +143,6 @@ def _check_mask_size(entry: Any, size: tuple[int, int], where: str, row_id: str)
     except IMAGE_ERRORS as e:
         raise unreadable_file(row_id, where, e, 'mask-file', MASK_FILE_REMEDY) from e
     check_mask_size((mask.height, mask.width), size, where, row_id)
-
-
-def _tiff_size(image: Image.Image) -> tuple[int, int]:
-    """The size (width, height) of a TIFF after PIL applies its orientation; earlier sizes depend on PIL's version."""
-    tags = getattr(image, 'tag_v2', {})
-    if _WIDTH_TAG not in tags or _HEIGHT_TAG not in tags:  # already decoded
-        return image.size
-    width, height = tags[_WIDTH_TAG], tags[_HEIGHT_TAG]
-    # Through getexif: PIL also reads an orientation from XMP.
-    turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    return (height, width) if turned else (width, height)
 
 
 def _video_size(frames: list[Any], settings: dict[str, Any]) -> Tensor:

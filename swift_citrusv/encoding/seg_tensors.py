@@ -7,6 +7,7 @@ from torch import Tensor
 from typing import Any
 
 from ..constants import NO_MASK
+from ..files.orientation import ImageSize
 from ..rows.contract import Sample
 from ..rows.masks import decode_mask, resize_mask
 
@@ -42,7 +43,7 @@ def encode_masks(sample: Sample, positions: Sequence[int], images: Sequence[Imag
     """
     masks = []
     for position, (entry, image) in enumerate(zip(sample.masks, sample.mask_images)):
-        size = (images[image].height, images[image].width)
+        size = ImageSize.of(images[image])
         mask = decode_mask(entry, size=size, row=sample.row, position=position)
         masks.append(torch.from_numpy(resize_mask(mask, mask_side)))
     pixels = [seg_pixels(images[i], input_side) for i in sample.seg_images]

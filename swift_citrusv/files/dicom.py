@@ -8,6 +8,7 @@ from typing import Any
 
 from .dicom_size import DEFLATED, check_inflated_size, compressed_frame_size
 from .errors import REPAIR_REMEDY, FileError, import_medical, reader_errors
+from .lossy import dicom_is_lossy
 from .rules import FileRules
 from .windowing import AUTO, PERCENTILE, WINDOW_PRESETS, Window, apply_window
 
@@ -227,6 +228,11 @@ class DicomFile:
         with self._stream() as stream:
             check_inflated_size(stream, self._max_pixels)
             return dcmread(stream, stop_before_pixels=True, force=force)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether its compression changes values."""
+        return dicom_is_lossy(self._syntax)
 
     @property
     def _syntax(self) -> str:

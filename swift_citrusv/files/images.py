@@ -4,14 +4,16 @@ import binascii
 import numpy as np
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from PIL import Image, UnidentifiedImageError
 from typing import Any
 
-from .errors import REPAIR_REMEDY, FileError
-from .medical import medical_format, open_medical, open_object
+from .deep import has_deep_colours, high_byte, is_deep, warn_dark_colours, windowed
+from .errors import IMAGE_ERRORS, REPAIR_REMEDY, FileError
+from .lazy import LazyImage, image_name
+from .medical import DEEP, SliceSelection, medical_format, open_medical, open_object
+from .orientation import TURNED_BY, upright
+from .pil_limit import load_pixels, own_pil_limit, pil_limit
 from .rules import URL_SCHEMES, FileRules, file_rules
 
 _DATA_URL = re.compile(r'data:[^,]{0,200};base64,')
@@ -39,7 +41,7 @@ def open_image(reference: Any, rules: FileRules | None = None) -> Image.Image:
     if isinstance(reference, dict):
         reference = reference.get('bytes') or reference.get('path') or reference.get('url')
     if isinstance(reference, Image.Image):
-        image = _checked(reference, rules)
+        image = upright(_checked(reference, rules), owned=False)
     elif isinstance(reference, str):
         image = _open_text(reference.strip(), rules)
     elif isinstance(reference, (bytes, BytesIO)):
@@ -49,9 +51,14 @@ def open_image(reference: Any, rules: FileRules | None = None) -> Image.Image:
         if opened is None:
             raise TypeError(f'it is {type(reference).__name__}, not a file name')
         image = _checked(opened, rules)
+    window = rules.named_window
+    if window is not None and is_deep(image):
+        image = windowed(image, window, named=False)
     if image.mode in _NO_RANGE:
-        raise FileError(f'its mode {image.mode!r} has no fixed range of values',
-                        'Save it with 8 or 16 bits a channel, with a suitable window.', 'image-mode')
+        raise FileError(
+            f'its mode {image.mode!r} has no fixed range of values',
+            "Name a window, e.g. '#window=percentile' after the file name, or set image_window; or save it "
+            'with 8 or 16 bits a channel.', 'image-mode')
     return image
 
 
@@ -77,19 +84,22 @@ def open_label_map(name: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Decodes an image to 8-bit RGB: its first frame, without transparency.
+    """Decodes an image to 8-bit RGB: its first frame, upright, without transparency.
 
-    16-bit grey values keep their high byte, as PIL does for 16-bit colours. PIL would clip grey values at 255, so that
-    radiographs become white.
+    16-bit grey values without a window keep their high byte, as PIL does for 16-bit colours (a file with fewer bits is
+    almost black then: a warning). PIL would clip grey values at 255, so that radiographs become white.
 
     Raises:
         One of `IMAGE_ERRORS`: the file is truncated or damaged.
     """
-    with _pil_limit(file_rules().max_pixels):
-        image.load()
+    name, deep_colours = image_name(image), has_deep_colours(image)
+    load_pixels(image, file_rules().max_pixels)
     if image.mode.startswith('I;16'):
-        values = np.asarray(image)
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert('RGB')
+        rgb = high_byte(np.asarray(image), name)
+        rgb.info.update({key: value for key, value in image.info.items() if key == TURNED_BY})
+        return rgb
+    if deep_colours:
+        warn_dark_colours(image, name)
     return image if image.mode == 'RGB' else image.convert('RGB')
 
 
@@ -127,7 +137,12 @@ def checked_frame(frame: Any, rules: FileRules | None = None) -> Any:
     """Checks a frame of a video. Returns the absolute path of a file, or an open image; decodes no pixels."""
     image = open_image(frame, rules)
     path = getattr(image, 'filename', '')
-    if image.mode.startswith('I;16') or image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):
+    if isinstance(image, LazyImage) and image.source is not None and isinstance(frame, str):
+        # Turned or windowed, which qwen_vl_utils would not do. Opened again when its pixels are read (see below).
+        later = LazyImage(image.size, 'RGB', image.format, lambda: to_rgb(open_image(frame, rules)))
+        image.close()
+        return later
+    if image.mode.startswith('I;16') or image.width * image.height > (own_pil_limit() or 0):
         # qwen_vl_utils would clip the values, or reject the file by PIL's own limit.
         return to_rgb(image)
     if not isinstance(frame, str) or not path:
@@ -165,14 +180,22 @@ def _opened(file: str | BytesIO, rules: FileRules, fragment: str = '', labels: b
     kind = medical_format(file)
     if kind is not None:
         return _checked(open_medical(file, kind, rules, fragment, labels), rules)
-    if fragment and isinstance(file, str):
-        raise FileError(f"'#{fragment}' selects a slice of a DICOM or NIfTI file, but it is neither",
-                        'Remove it from the name.', 'image-fragment')
-    with _pil_limit(None):
-        image = Image.open(file)
+    # A URL may have a fragment that means nothing here.
+    fragment = fragment if isinstance(file, str) or fragment.startswith('window=') else ''
+    with pil_limit(None):
+        image: Image.Image = Image.open(file)
     try:
-        return _checked(image, rules)
-    except OSError:
+        image = upright(_checked(image, rules))
+        if not fragment:
+            return image
+        if labels or not is_deep(image):
+            raise FileError(
+                f"'#{fragment}' selects a slice or a window, but " +
+                ('it is a mask' if labels else f'it is an 8-bit image ({image.format}), neither DICOM nor NIfTI'),
+                'Remove it from the name.', 'image-fragment')
+        window = SliceSelection.parse(fragment, DEEP).window
+        return image if window is None else windowed(image, window, named=True)
+    except IMAGE_ERRORS:
         image.close()
         raise
 
@@ -188,17 +211,6 @@ def _checked(image: Image.Image, rules: FileRules) -> Image.Image:
             f'{rules.max_pixels}', 'Cut it into tiles or shrink it; raise max_image_pixels only for '
             'trusted files.', 'too-many-pixels')
     return image
-
-
-@contextmanager
-def _pil_limit(max_pixels: int | None) -> Iterator[None]:
-    # PIL's limit is global to the process. Ours differs, and its error names the setting.
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = max_pixels
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
 
 
 def _base64(text: str) -> bytes | None:

@@ -6,6 +6,7 @@ A fragment after a `#` in the name selects the slice and the window, in the form
     cine.dcm#frame=3                the fourth frame of several
     scan.nii.gz#index=40            axial slice 40 of a volume
     scan.nii.gz#plane=coronal&index=12&window=40,400
+    xray.png#window=2048,4096       a window of a 16-bit PNG or TIFF (see `deep`)
     fmri.nii.gz#index=20&volume=5   a slice of the sixth volume of several
 
 All numbers count from 0. A file with several slices needs `index`, with several frames `frame`, with several volumes
@@ -25,13 +26,20 @@ from typing import Any, BinaryIO
 from urllib.parse import parse_qsl
 
 from .errors import FileError
+from .lazy import LazyImage
+from .lossy import LOSSY
 from .rules import FileRules
 from .slices import PLANES, SliceOrientation
 from .windowing import WINDOW_FORMS, Window, array_to_image, parse_window, rgb_image
 
-DICOM, NIFTI = 'DICOM', 'NIFTI'
-_KEYS = {DICOM: ('frame', 'window'), NIFTI: ('plane', 'index', 'volume', 'window')}
-_EXAMPLES = {DICOM: 'ct.dcm#frame=3&window=bone', NIFTI: 'scan.nii.gz#plane=axial&index=40&window=lung'}
+# DEEP: other files with more than 8 bits a value, see `deep`.
+DICOM, NIFTI, DEEP = 'DICOM', 'NIFTI', '16-bit'
+_KEYS = {DICOM: ('frame', 'window'), NIFTI: ('plane', 'index', 'volume', 'window'), DEEP: ('window', )}
+_EXAMPLES = {
+    DICOM: 'ct.dcm#frame=3&window=bone',
+    NIFTI: 'scan.nii.gz#plane=axial&index=40&window=lung',
+    DEEP: 'xray.png#window=2048,4096'
+}
 _DICOM_NAMES = ('.dcm', '.dicom')
 _DICM_AT = 128
 _NUMBER = re.compile('[0-9]{1,9}')
@@ -52,7 +60,7 @@ class SliceSelection:
 
         Args:
             fragment: The fragment without `#`; may be empty.
-            kind: 'DICOM' or 'NIFTI'.
+            kind: 'DICOM', 'NIFTI' or '16-bit'.
 
         Raises:
             FileError: A key or value is not valid for this kind of file (kind 'image-fragment' or 'image-window').
@@ -87,8 +95,8 @@ def _fragment_error(fragment: str, kind: str, problem: str) -> FileError:
                      f'The keys are {", ".join(_KEYS[kind])}, as in {_EXAMPLES[kind]!r}.', 'image-fragment')
 
 
-class MedicalImage(Image.Image):
-    """An image whose pixels are read on first use.
+class MedicalImage(LazyImage):
+    """A slice of a DICOM or NIfTI file, read on first use.
 
     Args:
         size: (height, width).
@@ -96,21 +104,10 @@ class MedicalImage(Image.Image):
         read: Returns uint8 [h, w] or [h, w, 3]; for mode 'I' int32 [h, w].
         mode: 'RGB' for images, 'I' for label maps.
     """
-    # Unpickled images already have their pixels.
-    _read: Callable[[], np.ndarray] | None = None
 
     def __init__(self, size: tuple[int, int], kind: str, read: Callable[[], np.ndarray], mode: str = 'RGB') -> None:
-        super().__init__()
-        self._mode, self._size = mode, (size[1], size[0])
-        self.format = kind
-        self._read = read
-
-    def load(self) -> Any:
-        if self._read is not None:
-            values = self._read()
-            self.im = (rgb_image(values) if self.mode == 'RGB' else Image.fromarray(values)).im
-            self._read = None
-        return super().load()
+        to_image = rgb_image if mode == 'RGB' else Image.fromarray
+        super().__init__((size[1], size[0]), mode, kind, lambda: to_image(read()))
 
 
 def medical_format(file: str | BytesIO) -> str | None:
@@ -169,7 +166,9 @@ def _open_dicom(source: Any, rules: FileRules, selection: SliceSelection, labels
     if labels:
         if file.colours:
             raise FileError('it has colours, not labels', 'Name a grey label map.', 'medical-file')
-        return MedicalImage(file.size, DICOM, lambda: _as_labels(file.pixels(frame)), 'I')
+        label_map = MedicalImage(file.size, DICOM, lambda: _as_labels(file.pixels(frame)), 'I')
+        label_map.info[LOSSY] = file.lossy
+        return label_map
     window = file.window(frame, selection.window, rules.default_window)
     return MedicalImage(file.size, DICOM, partial(file.image, frame, window))
 

@@ -10,7 +10,7 @@ from stat import S_ISREG
 
 from ..settings import SettingError, Settings, variable
 from .errors import FileError
-from .windowing import WINDOW_FORMS, Window, parse_window
+from .windowing import AUTO, WINDOW_FORMS, Window, parse_window
 
 URL_SCHEMES = ('http://', 'https://')
 # Longer than any file name.
@@ -27,19 +27,24 @@ class FileRules:
         max_pixels: Maximum number of pixels of an image.
         image_dir: ms-swift's ROOT_IMAGE_DIR, searched for names that do not exist in the working directory.
         max_voxels: Maximum number of voxels of a NIfTI file or a DICOM series.
-        window: Window for DICOM and NIfTI images whose names do not set one.
+        window: Window for images whose names do not set one; None: see `default_window` and `named_window`.
     """
     data_root: str | None = None
     allow_urls: bool = False
     max_pixels: int = Settings.max_image_pixels
     image_dir: str | None = None
     max_voxels: int = Settings.max_volume_voxels
-    window: str = Settings.image_window
+    window: str | None = Settings.image_window
 
     @property
     def default_window(self) -> str | Window:
-        """`window`, parsed."""
-        return parse_window(self.window)
+        """The window of DICOM and NIfTI images: `window`, parsed; 'auto' if it is not set."""
+        return parse_window(self.window or AUTO)
+
+    @property
+    def named_window(self) -> str | Window | None:
+        """The window of 16-bit images: `window`, parsed; None, which is their full range, if it is not set."""
+        return None if self.window is None else parse_window(self.window)
 
     def candidate_paths(self, name: str) -> list[str]:
         """The paths at which a file of this name is searched, in order."""
@@ -130,7 +135,7 @@ def _file_rules(env: tuple[tuple[str, str], ...]) -> FileRules:
                 'names start. Unset ROOT_IMAGE_DIR.')
         root = os.path.realpath(root)
     try:
-        parse_window(settings.image_window)
+        parse_window(settings.image_window or AUTO)
     except ValueError as e:
         raise SettingError(f'Setting image_window={settings.image_window!r}: {e}. {WINDOW_FORMS}') from None
     return FileRules(root, settings.allow_urls, settings.max_image_pixels, image_dir, settings.max_volume_voxels,

@@ -7,7 +7,7 @@ import base64
 import openai
 import os
 from io import BytesIO
-from PIL import ExifTags, Image
+from PIL import Image
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -175,10 +175,8 @@ def data_url(reference: Any) -> str:
     """
     with open_image(reference) as image:
         kind, path = _SENT_UNCHANGED.get(image.format or ''), getattr(image, 'filename', '')
-        # Decoders differ in EXIF orientation, alpha, palettes and 16 bits.
-        plain = (
-            image.mode in ('RGB', 'L') and 'transparency' not in image.info
-            and image.getexif().get(ExifTags.Base.Orientation, 1) == 1)
+        # Decoders differ in alpha, palettes and 16 bits. An image that is turned by its EXIF orientation has no path.
+        plain = image.mode in ('RGB', 'L') and 'transparency' not in image.info
         if kind and plain and path and os.path.isfile(path):
             with open(path, 'rb') as file:
                 content = file.read()

@@ -12,6 +12,10 @@ from typing import Any
 from ..errors import RowError
 from ..files.errors import IMAGE_ERRORS, file_repr, unreadable_file
 from ..files.images import open_label_map
+from ..files.lazy import stored_image
+from ..files.lossy import LossyFormat, lossy_format, two_levels
+from ..files.notices import warn_once
+from ..files.orientation import ImageSize, upright
 from .mask_format import POLYGON_REMEDY, check_mask_entry, short_repr
 
 # pycocotools reserves six characters of five bits, including the sign, for each run, without a check.
@@ -47,8 +51,9 @@ def decode_mask(entry: Any,
       outside is an error.
     - File: opened with PIL; its size must be the image's. Without `label` the mask is all non-zero pixels (for colour:
       non-zero in red, green or blue; alpha is ignored), with `label` the pixels of exactly that value. In a palette
-      file the value is the palette index, not the colour. JPEG works, but its compression adds non-zero pixels at the
-      edges of a mask.
+      file the value is the palette index, not the colour. A file with lossy compression (JPEG, ...) is one mask, of the
+      pixels above half of its brightness (`files.lossy`); it has no labels. A file with an EXIF orientation is turned
+      upright, as images are.
 
     Args:
         entry: The entry, in one of the forms above; None-valued keys are ignored.
@@ -132,18 +137,24 @@ def check_mask_size(mask_size: Sequence[int], size: tuple[int, int], where: str,
     """Checks that a mask has the size of its image.
 
     Args:
-        mask_size, size: [height, width] of the mask and of the image.
+        mask_size, size: [height, width] of the mask and of the image (an `ImageSize` if the image may be turned).
         where: The position of the mask in the row, for the error message.
         row: The row's name, for the error message.
 
     Raises:
         RowError: The sizes differ (kind 'mask-size').
     """
-    if tuple(mask_size) != tuple(size):
-        raise RowError(row,
-                       f'{where} has [height, width] {short_repr(list(mask_size))}, but its image has {list(size)}.',
-                       "Draw the mask at the size of its image, or set 'mask_images' to the image that it belongs to.",
-                       'mask-size')
+    if tuple(mask_size) == tuple(size):
+        return
+    if isinstance(size, ImageSize) and tuple(mask_size) == size.stored:
+        raise RowError(
+            row, f'{where} has [height, width] {short_repr(list(mask_size))}, the size of the stored pixels; its image '
+            f'has the EXIF orientation {size.orientation} and is {list(size)} upright.',
+            'Draw the mask on the upright image, as viewers show it (PIL.ImageOps.exif_transpose turns the image; turn '
+            'the mask in the same way), or remove the orientation from the image file.', 'mask-size')
+    raise RowError(row, f'{where} has [height, width] {short_repr(list(mask_size))}, but its image has {list(size)}.',
+                   "Draw the mask at the size of its image, or set 'mask_images' to the image that it belongs to.",
+                   'mask-size')
 
 
 def _decode_rle(entry: Mapping[str, Any], size: tuple[int, int], where: str, row: str) -> np.ndarray:
@@ -220,9 +231,14 @@ def _decode_file(entry: Mapping[str, Any], size: tuple[int, int], where: str, ro
     path, label = entry['path'], entry.get('label')
     where = f'{where} ({file_repr(path)})'
     try:
-        with load_image(path) as image:
+        with upright(load_image(path)) as image:
             # The checks need only the header; the file is decoded after them.
             check_mask_size((image.height, image.width), size, where, row)
+            lossy = lossy_format(image)
+            if lossy is not None and lossy.certain and label is not None:
+                raise RowError(
+                    row, f'{where} is a {lossy.name}, whose compression changes pixel values, so it has no label '
+                    f'{label}.', "Save the label map as PNG, or remove 'label' if the file is one mask.", 'mask-lossy')
             scale = _check_layout(image, label, where, row)
             pixels = np.asarray(image)
     except RowError:
@@ -232,15 +248,37 @@ def _decode_file(entry: Mapping[str, Any], size: tuple[int, int], where: str, ro
     if pixels.ndim == 3:
         # With a label, only mode LA gets here, with one channel besides alpha.
         pixels = (pixels[..., :-1] if image.mode.endswith('A') else pixels).max(axis=-1)
+    if lossy is not None and label is None:
+        return _mask_of_lossy(pixels, lossy, where, row).astype(np.uint8)
     mask: np.ndarray = pixels != 0 if label is None else pixels == int(label) * scale
     return mask.astype(np.uint8)
 
 
+def _mask_of_lossy(pixels: np.ndarray, lossy: LossyFormat, where: str, row: str) -> np.ndarray:
+    """The pixels above the middle of a lossy mask [h, w], as bool; the non-zero ones if the file may be lossless."""
+    levels = two_levels(pixels)
+    if levels.problem:
+        if lossy.certain:
+            raise RowError(row, f'{where} is a {lossy.name}, and {levels.problem}.',
+                           'Save the mask as PNG, from its original.', 'mask-lossy')
+        return pixels != 0
+    mask: np.ndarray = pixels > levels.threshold
+    changed = np.count_nonzero(mask != (pixels != 0))
+    if changed:
+        warn_once(
+            f'lossy mask: {lossy.name}', f'{row}: {where} is a {lossy.name}, whose compression changes pixel values. '
+            f'Its mask is the pixels above {levels.threshold:g}, half of its brightness, not the {changed} other '
+            'pixels that are not 0. The same holds for all such files; PNG keeps a mask exactly.')
+    return mask
+
+
 def _check_layout(image: Image.Image, label: int | None, where: str, row: str) -> int:
     """Rejects images whose values PIL changes; returns the factor by which PIL scales the remaining ones."""
+    mode = image.mode
+    image = stored_image(image)
     # The pixel format of a PNG file, e.g. 'L;2' (2-bit grey).
     tile = image.tile if image.format == 'PNG' and isinstance(image, ImageFile.ImageFile) else []
-    raw_mode = str(tile[0][3]) if tile else image.mode
+    raw_mode = str(tile[0][3]) if tile else mode
     num_frames = getattr(image, 'n_frames', 1)
     if num_frames != 1:
         problem = f'has {num_frames} frames'

@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import RowError
 from ..files.errors import IMAGE_ERRORS, file_repr, unreadable_file
 from ..files.images import open_image, open_label_map, to_rgb
+from ..files.orientation import ImageSize
 from ..rows.mask_format import is_integer, short_repr
 
 _SIZE_REMEDY = "Write 'size' as [height, width], or as a list of them, one for each of 'images'."
@@ -84,7 +85,7 @@ def image_size_of(reference: Mapping[str, Any], image: int, entries: Sequence[An
                        'eval-size')  # yapf: disable
     try:
         with open_image(images[image]) if image < len(images) else open_label_map(files[0]) as picture:
-            return picture.height, picture.width
+            return ImageSize.of(picture)
     except IMAGE_ERRORS as e:
         raise unreadable_file(row, what, e, kind, f'Repair it. {_SIZE_REMEDY}') from e
 

@@ -1,5 +1,7 @@
 """Image files of every kind that differ in how their size is known."""
 import numpy as np
+import struct
+import zlib
 from pathlib import Path
 from PIL import Image, TiffImagePlugin
 from typing import Any
@@ -29,6 +31,18 @@ def xmp_tiff() -> TiffImagePlugin.ImageFileDirectory_v2:
     tags.tagtype[700] = 1
     tags[700] = XMP
     return tags
+
+
+def raw_png(path: Path, bit_depth: int, colour_type: int, rows: list[bytes], width: int) -> str:
+    """A PNG of a kind that PIL does not write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+
+    header = struct.pack('>IIBBBBB', width, len(rows), bit_depth, colour_type, 0, 0, 0)
+    data = zlib.compress(b''.join(b'\x00' + row for row in rows))
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', data) + chunk(b'IEND', b''))
+    return str(path)
 
 
 def write_images(folder: Path) -> list[str]:
