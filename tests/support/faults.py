@@ -289,6 +289,12 @@ class Faults:
                 'path': colour,
                 'label': 1
             })),
+            Fault('label in a JPEG mask', 'mask-lossy', 'pixels',
+                  seg({
+                      'path': self.image('label.jpg',
+                                         noise(SIDE, SIDE).convert('L')),
+                      'label': 1
+                  })),
             Fault('moving mask', 'mask-mode', 'pixels', seg({'path': moving})),
             Fault('mask file cut short', 'mask-file', 'pixels', seg({'path': str(cut_png)})),
         ]
