@@ -66,8 +66,9 @@ def orientation_of(image: Image.Image) -> int:
         return 1
     try:
         if isinstance(image, PngImageFile):
-            # Its own `getexif` decodes every image without EXIF before the pixels.
-            if image.fp is not None and _has_late_metadata(image.fp):
+            # Its own `getexif` decodes every image without EXIF before the pixels. A copy has no file.
+            file = getattr(image, 'fp', None)
+            if file is not None and _has_late_metadata(file):
                 image.load()
             exif = Image.Image.getexif(image)
         else:

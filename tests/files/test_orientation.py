@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pickle
 import pytest
+from copy import deepcopy
 from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
@@ -41,7 +42,9 @@ def test_every_orientation_in_every_format(tmp_path):
                     'bytes': content
             }, {
                     'path': path
-            }, f'data:image/x;base64,{text}', text, Image.open(path), Image.open(path).copy()):
+            }, f'data:image/x;base64,{text}', text, Image.open(path),
+                              Image.open(path).copy(), deepcopy(Image.open(path)),
+                              pickle.loads(pickle.dumps(Image.open(path))), Image.open(path).convert('RGB')):
                 with open_image(reference) as image:
                     assert (image.height, image.width) == upright.shape[:2] == tuple(ImageSize.of(image)), case
                     rgb = to_rgb(image)
@@ -192,3 +195,22 @@ def test_the_image_of_the_caller_stays_open(tmp_path):
     with pytest.raises(OSError, match='truncated'):
         Path(path).write_bytes(Path(path).read_bytes()[:2000])
         to_rgb(open_image(path))
+
+
+def test_a_request_is_answered_on_the_upright_image(make_template, tmp_path):
+    from swift.template import StdTemplateInputs
+
+    from swift_citrusv.constants import SEG_REQUEST_KEY
+    template = make_template(mode='transformers')
+    turned, upright = write(tmp_path / 'photo', 7, 'PNG')
+    plain = str(tmp_path / 'upright.png')
+    Image.fromarray(upright).save(plain)
+    requests = [
+        StdTemplateInputs.from_dict({
+            **ask(image), 'messages': ask(image)['messages'][:1]
+        }) for image in (plain, turned, Image.open(turned))
+    ]
+    pixel_values = [np.asarray(template._encode_truncated(request)['pixel_values']) for request in requests]
+    for name, request, values in zip(("plain", "turned", "object"), requests, pixel_values):
+        assert np.array_equal(values, pixel_values[0]), name
+        assert np.array_equal(pixels(request.extra_kwargs[SEG_REQUEST_KEY].images[0]), upright)

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from support.image_kinds import orientation
 from support.rows import rle
 from support.scored_masks import BOXES, MASKS, ONES, SIZE, cases, flags_of, main_values, prediction, reference
 from typing import Any
@@ -136,3 +137,22 @@ def test_a_bare_mask_needs_its_image_where_there_are_several():
     for line in ({**bare, 'mask_images': [1]}, {'masks': [{**rle(MASKS[0]), 'image_index': 1}]}):
         case, = cases(row, line)
         assert main_values(case) == ONES
+
+
+# ---- photos and lossy files
+
+
+def test_masks_in_jpeg_and_of_turned_photos(tmp_path, monkeypatch):
+    """A JPEG mask scores 1 against the true mask; reference and prediction lie on the upright image."""
+    monkeypatch.chdir(tmp_path)
+    upright = MASKS[1]
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save('photo.jpg', exif=orientation(6))
+    Image.fromarray(upright * 255).save('mask.jpg')
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright)) * 255).save('turned.jpg', exif=orientation(6))
+    for entry in ({'path': 'mask.jpg'}, {'path': 'turned.jpg'}, [[10, 8, 30, 8, 30, 20, 10, 20]]):
+        case, = cases({'masks': [entry], 'images': ['photo.jpg']}, prediction(upright))
+        assert main_values(case) == ONES, entry
+    stored = np.ascontiguousarray(np.rot90(upright))
+    Image.fromarray(stored).save('stored.png')
+    with pytest.raises(RowError, match='EXIF orientation 6'):
+        cases({'masks': [{'path': 'stored.png'}], 'images': ['photo.jpg']}, prediction(upright))
