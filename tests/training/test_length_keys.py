@@ -18,6 +18,8 @@ from swift_citrusv.training.length_keys import row_key, settings_text
 NO_LENGTH = {
     'encoding/skipped',  # replaces rows that cannot be encoded; those are not cached
     'errors',
+    'files/lossy',  # changes masks only
+    'files/notices',  # logs only
     'files/windowing',  # changes pixels only
     'model/seg_states',  # inference only
     'model/segmenter',  # sizes of masks and SAM2 images only
