@@ -42,14 +42,15 @@ _REFERENCE = re.compile(
     re.IGNORECASE)
 # Words after the number of an image that are no noun and no unit. Any other word makes the number a count.
 _VERBS = set("""
-    is are was were has have had do does did can cannot could may might must shall should will would
-    appear appears appeared confirm confirms confirmed contain contains contained containing
-    demonstrate demonstrates demonstrated demonstrating depict depicts depicted depicting display displays displayed
-    displaying exhibit exhibits exhibited give gives gave highlight highlights highlighted highlighting illustrate
-    illustrates illustrated include includes included including indicate indicates indicated indicating lack lacks
-    lacked look looks looked present presents presented provide provides provided represent represents represented
-    reveal reveals revealed revealing see sees seem seems seemed show shows showed showing suggest suggests suggested
-    isn't aren't wasn't doesn't didn't hasn't can't
+    appear appeared appears are aren't belongs can can't cannot captures comes confirm confirmed confirms contain
+    contained containing contains corresponds could covers demonstrate demonstrated demonstrates demonstrating depict
+    depicted depicting depicts describes did didn't differs display displayed displaying displays do does doesn't
+    exhibit exhibited exhibits focuses gave give gives had has hasn't have highlight highlighted highlighting
+    highlights illustrate illustrated illustrates include included includes including indicate indicated indicates
+    indicating is isn't lack lacked lacks look looked looks may measured measures might must portrays present
+    presented presents provide provided provides remains represent represented represents resembles reveal revealed
+    revealing reveals see seem seemed seems sees shall shares should show showed showing shows suggest suggested
+    suggests visualises visualizes was wasn't were will would
     """.split())
 _FUNCTION_WORDS = set("""
     about above across after against along among around as at before behind below beneath beside between beyond by
@@ -60,12 +61,44 @@ _FUNCTION_WORDS = set("""
     no not another one two three four five six seven eight nine ten
     seen shown taken given found please again alone first here instead now only respectively too well however
     """.split())
-_ADVERBS = {'also', 'still', 'not', 'now', 'again', 'only', 'however', 'then', 'even', 'never', 'both'}
+# The word behind them decides, as behind an adverb in -ly: "image 2 left of the heart", "image 2 left lung".
+_ADVERBS = {'also', 'still', 'not', 'now', 'again', 'only', 'however', 'then', 'even', 'never', 'both', 'left', 'right'}
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 # Measure words and units behind a number.
-_COUNTERS_ZH = re.compile(
-    '[个個枚颗粒张幅种倍层段岁月天年级秒件名度]|处(?!于|理|在)|例(?!如)|片(?!状)|块(?!状)|条(?!件|纹|状)|根(?!据|部)|只(?![显有见能是可])|类(?!似)'
-    '|次(?!级)|点(?!状)|周(?!围|边)|期(?!间)|组(?!织|成)|位(?!于|置)|[毫厘微分纳]米|[毫微千]克|[毫微]?升(?!高)|米|公[分斤里]|小时|分钟|英寸')
+_COUNTERS_ZH = re.compile('|'.join([
+    # One character, unless it begins another word ("图2组织", "图2支气管", "图2位于").
+    '[个個枚颗粒张幅种倍层段岁月天年级秒件名度圈滴百千万亿]',
+    '处(?!于|理|在)',
+    '例(?!如)',
+    '片(?!状)',
+    '块(?!状)',
+    '条(?!件|纹|状)',
+    '根(?!据|部)',
+    '只(?![显有见能是可])',
+    '类(?!似)',
+    '次(?!级)',
+    '点(?!状)',
+    '周(?!围|边)',
+    '期(?!间)',
+    '组(?!织|成)',
+    '位(?!于|置)',
+    '支(?!气|架|持)',
+    '排(?!列|除)',
+    '团(?!块|状)',
+    '束(?!状)',
+    '人(?!体|工)',
+    '节(?!段|律)',
+    '余(?=[个处枚例])',
+    '[平立]方',
+    '[毫厘微分纳]米',
+    '米',
+    '[毫微千]?克',
+    '[毫微]?升(?!高)',
+    '公[分斤里]',
+    '小时',
+    '分(?:钟|之)',
+    '英寸'
+]))
 _CJK = re.compile(r'[\u4e00-\u9fff]')
 # Signs that continue a number: decimals, ranges, sizes and ratios.
 _CONTINUES = re.compile(r'[.,/:]\d|[-–][^\W_]|\s*[%‰°×+℃]|\s*[*x]\s*\d|\w', re.IGNORECASE)
