@@ -42,6 +42,7 @@ class LazyImage(Image.Image):
             if 'transparency' in pixels.info:
                 self.info['transparency'] = pixels.info['transparency']
             self._close_source()
+            self._read = self.source = None
         return super().load()
 
     def close(self) -> None:
@@ -55,7 +56,7 @@ class LazyImage(Image.Image):
     def _close_source(self) -> None:
         if self.source is not None and self._owned:
             self.source.close()
-        self._read = self.source = None
+            self._read = self.source = None
 
 
 def stored_image(image: Image.Image) -> Image.Image:

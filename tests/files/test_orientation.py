@@ -191,6 +191,9 @@ def test_the_image_of_the_caller_stays_open(tmp_path):
     with open_image(mine) as opened:
         assert np.array_equal(pixels(opened), upright)
     opened.close()
+    with open_image(mine) as opened:
+        pass
+    assert np.array_equal(pixels(opened), upright)
     assert mine.size == (WIDTH, HEIGHT) and mine.getpixel((0, 0)) is not None
     with pytest.raises(OSError, match='truncated'):
         Path(path).write_bytes(Path(path).read_bytes()[:2000])
