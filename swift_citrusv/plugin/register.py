@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..constants import MODEL_TYPE, SEG_METRIC, TORCH_VARLEN
-from . import app, arguments, deploy, distributed, infer, model_kwargs, models, resume, sft, streaming, trainer
+from . import app, arguments, deploy, distributed, infer, model_kwargs, models, resume, sft, start, streaming, trainer
 
 
 class Deferred:
@@ -145,8 +145,9 @@ def apply_argument_patches(before_parsing: bool = False) -> None:
 
 
 def apply_pipeline_patches() -> None:
-    """Patches the training pipeline: packs, lengths, adapters."""
+    """Patches the training pipeline: packs, lengths, adapters, and its start."""
     sft.patch_sft_pipeline()
+    start.patch_start()
     streaming.patch_streaming_pipeline()
 
 

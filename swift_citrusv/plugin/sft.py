@@ -6,7 +6,7 @@ in `swift.pipelines.train.tuner`.
 """
 import functools
 
-from ..constants import MODEL_TYPE
+from ..constants import MODEL_TYPE, SEGMENTATION_MODULES
 from .wrapping import is_citrusv, skips_bad_rows, wrap, wrap_class
 
 
@@ -109,7 +109,8 @@ def patch_sft_pipeline() -> None:
     wrap(tuner, 'prepare_adapter', ('args', 'model', 'template', 'train_dataset'), prepare_adapter)
 
     # Why: PEFT makes every parameter of a module in --modules_to_save trainable, including those that no loss reaches:
-    # weight decay would shrink them, and DDP would wait for their gradients.
+    # weight decay would shrink them, and DDP would wait for their gradients. And ms-swift ignores --freeze_parameters
+    # with adapters, which would leave text-only LoRA no way to keep segmentation as it is.
     def prepare_model(original):
 
         def patched(cls, args, model, **kwargs):
@@ -117,8 +118,18 @@ def patch_sft_pipeline() -> None:
             if args.model_type == MODEL_TYPE:
                 from ..model.segmenter import freeze_unused_parameters
                 freeze_unused_parameters(model)
+                if args.is_adapter:
+                    _freeze_segmentation(model, tuple(args.freeze_parameters))
             return model
 
         return classmethod(patched)
 
     wrap(tuner.TunerMixin, 'prepare_model', ('args', 'model'), prepare_model)
+
+
+def _freeze_segmentation(model, prefixes: tuple[str, ...]) -> None:
+    """Freezes the parameters of segmentation whose names start with one of `prefixes`, within an adapter too."""
+    for name, parameter in model.named_parameters():
+        plain = name.removeprefix('base_model.model.')
+        if plain.startswith(SEGMENTATION_MODULES) and prefixes and plain.startswith(prefixes):
+            parameter.requires_grad_(False)

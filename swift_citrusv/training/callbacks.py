@@ -1,4 +1,4 @@
-"""`--callbacks citrusv`: pictures of masks at each evaluation, and logs that are restored and reported."""
+"""`--callbacks citrusv`: the report at the start, pictures of masks at each evaluation, and logs that are restored."""
 import os
 import torch
 from swift.callbacks.base import TrainerCallback
@@ -9,17 +9,19 @@ from ..rows.drawing import mask_grid
 from .nonfinite import StepGuard
 from .resume import restore_logs
 from .skipping import SkippedRows
+from .start_report import report_start
 
 logger = get_logger()
 
 
 class CitrusVCallback(TrainerCallback):
-    """Restores the logs of a resumed run, draws masks, and reports skipped rows and steps.
+    """Reports what a run trains, restores the logs of a resumed run, draws masks, and reports skipped rows and steps.
 
     The first masks of each evaluation (setting `eval_pictures`) are drawn as a PNG and in TensorBoard.
     """
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
+        report_start(self.trainer, getattr(self.trainer, 'citrusv_arguments', None))
         restore_logs(self.trainer)
 
     def on_evaluate(self, args, state, control, **kwargs) -> None:

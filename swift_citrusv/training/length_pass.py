@@ -110,7 +110,7 @@ def chunks_arrays(dataset: hf_datasets.Dataset) -> tuple[np.ndarray, np.ndarray]
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     values = column.values.to_numpy(zero_copy_only=False)
     offsets = column.offsets.to_numpy().astype(np.int64)
-    rows = _table_positions(dataset)
+    rows = table_positions(dataset)
     starts, counts = offsets[:-1][rows], np.diff(offsets)[rows] // 4
     if not counts.all():
         row = int(np.flatnonzero(counts == 0)[0])
@@ -122,7 +122,7 @@ def chunks_arrays(dataset: hf_datasets.Dataset) -> tuple[np.ndarray, np.ndarray]
 # ---- the table of a dataset, which a shuffled or selected dataset shares with the one that it was made from
 
 
-def _table_positions(dataset: hf_datasets.Dataset) -> np.ndarray:
+def table_positions(dataset: hf_datasets.Dataset) -> np.ndarray:
     """The position of each row in the dataset's table, int64 `[n]`."""
     if dataset._indices is None:
         return np.arange(len(dataset))
@@ -152,7 +152,7 @@ def _with_columns(dataset: hf_datasets.Dataset, positions: np.ndarray, rows: Mea
         feature = hf_datasets.List(hf_datasets.Value(str(values.dtype)))
         column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
         table = table.add_column(name, column, new_fingerprint=digest.hexdigest(), feature=feature)
-    of_dataset = _table_positions(dataset)
+    of_dataset = table_positions(dataset)
     kept = of_dataset[counts[of_dataset] > 0]
     if dataset._indices is None and len(kept) == len(table):
         return table
@@ -168,7 +168,7 @@ def _measure_rows(template: CitrusVTemplate, dataset: hf_datasets.Dataset, num_p
     """The positions of the dataset's rows in its table, ascending and unique, and the rows; bad ones have no chunks."""
     cache = _open_cache(template, cache_dir)
     measurer = _RowMeasurer(
-        MeasuringTemplate(template), _whole_table(dataset), np.unique(_table_positions(dataset)), cache, strict)
+        MeasuringTemplate(template), _whole_table(dataset), np.unique(table_positions(dataset)), cache, strict)
     total = len(measurer.positions)
     size = max(min(_MAX_BATCH, -(-total // (8 * num_proc))), 1)
     ranges = [(start, min(start + size, total)) for start in range(0, total, size)]

@@ -28,12 +28,22 @@ class ModelPart:
 
     @property
     def num_trained(self) -> int:
-        return sum(_size(parameter) for _, parameter in self.parameters)
+        return sum(num_elements(parameter) for _, parameter in self.parameters)
 
 
-def _size(parameter: nn.Parameter) -> int:
-    # Under ZeRO-3, a parameter is empty until it is gathered.
+def num_elements(parameter: nn.Parameter) -> int:
+    """The number of values of a parameter; under ZeRO-3 it is empty until it is gathered."""
     return getattr(parameter, 'ds_numel', parameter.numel())
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without PEFT's prefix."""
+    return name.removeprefix(_PEFT_PREFIX)
+
+
+def is_frozen_original(name: str) -> bool:
+    """Whether it is a parameter of the frozen original that PEFT's modules_to_save keeps beside the trained copy."""
+    return '.original_module.' in name
 
 
 def split_parameters(model: nn.Module, parts: list[ModelPart]) -> None:
@@ -45,13 +55,12 @@ def split_parameters(model: nn.Module, parts: list[ModelPart]) -> None:
     """
     unassigned = []
     for name, parameter in model.named_parameters():
-        plain = name.removeprefix(_PEFT_PREFIX)
-        if '.original_module.' in plain:
-            # The frozen original that PEFT's modules_to_save keeps beside the trained copy.
+        if is_frozen_original(name):
             continue
+        plain = plain_name(name)
         part = next((part for part in parts if plain.startswith(part.prefixes)), None)
         if part is not None:
-            part.num_total += _size(parameter)
+            part.num_total += num_elements(parameter)
             if parameter.requires_grad:
                 part.parameters.append((name, parameter))
         elif parameter.requires_grad:
@@ -82,7 +91,12 @@ def training_table(parts: list[ModelPart]) -> str:
 
 
 class CitrusVOptimizerCallback(OptimizerCallback):
-    """Groups parameters into LLM, ViT, aligner and segmentation (paper, table 4)."""
+    """Groups parameters into LLM, ViT, aligner and segmentation (paper, table 4).
+
+    Attributes:
+        made_parts: The parts of the optimizer that was made last.
+    """
+    made_parts: list[ModelPart] = []
 
     def parts(self, model: nn.Module) -> list[ModelPart]:
         args = self.args
@@ -107,6 +121,7 @@ class CitrusVOptimizerCallback(OptimizerCallback):
         model = self.trainer.model if model is None else model
         parts = self.parts(model)
         split_parameters(model, parts)
+        self.made_parts = parts
         decayed = set(HfTrainer.get_decay_parameter_names(None, model))
         groups = []
         for part in parts:

@@ -189,7 +189,10 @@ class StreamEncode(EncodePreprocessor):
 
     def __call__(self, dataset: Any, **kwargs: Any) -> Any:
         # In a larger batch, every row would get the keys of all others, with None where it has no masks.
-        return super().__call__(dataset, **{**kwargs, 'batch_size': 1})
+        encoded = super().__call__(dataset, **{**kwargs, 'batch_size': 1})
+        # For `mask_counts`, which looks at rows, not at tensors.
+        encoded.citrusv_source = dataset
+        return encoded
 
 
 @dataclass(eq=False)

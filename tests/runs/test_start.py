@@ -1,0 +1,61 @@
+"""The start of whole runs: the report, and runs that contradict themselves stop before the first step."""
+import logging
+import pytest
+import torch
+from support.rows import Maker, write_jsonl
+from support.swift_run import run_sft
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """Rows without masks, and rows of which the first with a mask is the third."""
+    folder = tmp_path_factory.mktemp('rows')
+    maker = Maker(folder / 'images')
+    text = [maker.row(f'Is bone {i} hard?', 'Yes.') for i in range(6)]
+    return {
+        'text': write_jsonl(folder / 'text.jsonl', text),
+        'mixed': write_jsonl(folder / 'mixed.jsonl', maker.every_kind())
+    }
+
+
+def _run(caplog, checkpoint, dataset, output, *arguments):
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    logger = logging.getLogger('swift')
+    logger.addHandler(caplog.handler)
+    try:
+        return run_sft('--model', checkpoint, '--model_type', 'citrusv', '--dataset', dataset, '--output_dir',
+                       str(output), '--max_steps', '1', *arguments)
+    finally:
+        logger.removeHandler(caplog.handler)
+
+
+def test_segmentation_is_trained_without_a_mask(files, tiny_checkpoint, tmp_path, caplog):
+    """From a file and from a stream, for full training and LoRA."""
+    for name, arguments in {
+            'lazy': '--tuner_type full',
+            'streamed packs': '--tuner_type full --streaming true --packing true',
+            'LoRA': '--tuner_type lora --lora_rank 2',
+    }.items():
+        with pytest.raises(ValueError, match='Segmentation is trained .*none of the 6 rows') as error:
+            _run(caplog, tiny_checkpoint, files['text'], tmp_path / name, *arguments.split())
+        assert '--freeze_parameters seg_projector segmenter' in str(error.value), name
+        assert not list((tmp_path / name).glob('checkpoint-*')), name
+
+
+def test_the_remedy_works(files, tiny_checkpoint, tmp_path, caplog):
+    """Frozen by the named flag, text trains and segmentation stays bit for bit as it is, with LoRA too."""
+    for tuner, rows in (('full', 'mixed'), ('lora', 'text')):
+        watch = _run(caplog, tiny_checkpoint, files[rows], tmp_path / tuner, '--tuner_type', tuner, '--learning_rate',
+                     '1e-2', '--freeze_parameters', 'seg_projector', 'segmenter')
+        changed = {name for name in watch.before if not torch.equal(watch.before[name], watch.after[name])}
+        assert changed and not any('seg' in name.split('.modules_to_save')[0] for name in changed), tuner
+        assert 'segmentation: frozen' in caplog.text, tuner
+
+
+def test_the_report_of_a_stream(files, tiny_checkpoint, tmp_path, caplog):
+    watch = _run(caplog, tiny_checkpoint, files['mixed'], tmp_path, *'--tuner_type lora --lora_rank 2 --streaming true '
+                 '--model_kwargs {"seg_lr":1e-3} --learning_rate 1e-4'.split())
+    assert 'training set: streamed, counted as read; the first row with masks is mixed.jsonl:3' in caplog.text
+    assert '[SEG] embedding: trained (as one of trainable_token_indices), learning rate 0.0001' in caplog.text
+    assert 'parameters), learning rate 0.001' in caplog.text and watch.num_steps == 1
