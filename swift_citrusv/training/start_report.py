@@ -164,15 +164,17 @@ def find_contradiction(rows: MaskCounts | StreamedMasks,
     modules = ' '.join(SEGMENTATION_MODULES)
     if segmentation.moves and rows.has_masks is False:
         number = rows.rows if isinstance(rows, MaskCounts) else rows.read
-        return (f'Segmentation is {segmentation}, but none of the {number:,} rows of --dataset has masks: nothing would '
-                'teach it, and weight decay would shrink it. Give rows with `masks` (`citrusv check-data` shows what a '
-                f'file holds), or freeze it: --freeze_parameters {modules}, without seg_lr.')
+        return (
+            f'Segmentation is {segmentation}, but none of the {number:,} rows of --dataset has masks: nothing would '
+            'teach it, and weight decay would shrink it. Give rows with `masks` (`citrusv check-data` shows what a '
+            f'file holds), or freeze it: --freeze_parameters {modules}, without seg_lr.')
     if not segmentation.trained and rows.has_masks and not is_said:
-        number = f'{rows.with_masks:,} of the {rows.rows:,}' if isinstance(rows, MaskCounts) else 'Some'
-        train = ('take it out of what is frozen' if tuner_type == 'full' else
-                 f'--tuner_type lora does, with --modules_to_save {modules}')
-        return (f'{number} rows of --dataset have masks, but nothing of segmentation ({modules}) is trained, and no flag '
-                f'says so. Train it ({train}), or say that it stays frozen: --freeze_parameters {modules}.')
+        some = f'{rows.with_masks:,} of the {rows.rows:,}' if isinstance(rows, MaskCounts) else 'Some'
+        train = ('take it out of what is frozen'
+                 if tuner_type == 'full' else f'--tuner_type lora does, with --modules_to_save {modules}')
+        return (
+            f'{some} rows of --dataset have masks, but nothing of segmentation ({modules}) is trained, and no flag '
+            f'says so. Train it ({train}), or say that it stays frozen: --freeze_parameters {modules}.')
     return None
 
 
@@ -193,15 +195,15 @@ def report_start(trainer: Any, args: Any) -> None:
 
     training, evaluation = run_on_rank_0(count, ROW_ERRORS)
     segmentation = segmentation_trained(trainer)
-    trains_text = any(parameter.requires_grad and not plain_name(name).startswith(SEGMENTATION_MODULES)
-                      for name, parameter in trainer.model.named_parameters())
+    trains_text = any(
+        parameter.requires_grad and not plain_name(name).startswith(SEGMENTATION_MODULES)
+        for name, parameter in trainer.model.named_parameters())
     if trainer.is_world_process_zero():
         seg_token_id = getattr(trainer.model.config, 'seg_token_id', None)
         embedding = seg_embedding(trainer.model, seg_token_id, learning_rates(trainer.optimizer))
         lines = [
-            'this run:', f'training set: {training}',
-            f'validation set: {"none" if evaluation is None else evaluation}', f'segmentation: {segmentation}',
-            f'[SEG] embedding: {embedding}', f'losses: {_losses(trainer, trains_text)}'
+            'this run:', f'training set: {training}', f'validation set: {"none" if evaluation is None else evaluation}',
+            f'segmentation: {segmentation}', f'[SEG] embedding: {embedding}', f'losses: {_losses(trainer, trains_text)}'
         ]
         logger.info('\n  '.join(lines))
     problem = find_contradiction(

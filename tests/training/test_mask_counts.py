@@ -25,10 +25,12 @@ def rows(tmp_path_factory):
     """Rows in random order: of every kind, and 100 with none to six masks."""
     maker = Maker(tmp_path_factory.mktemp('counts') / 'images')
     image, rng = maker.image(), np.random.default_rng(0)
-    polygons = [
-        maker.row('<image>Segment.', ' '.join(['[SEG]'] * number) or 'Nothing.', images=[image],
-                  masks=[[[0, 0, 9, 0, 9, 9]]] * number) for number in rng.integers(0, 7, 100).tolist()]  # yapf: disable
-    both = [*maker.every_kind(), *polygons]
+
+    def polygons(number):
+        answer = ' '.join(['[SEG]'] * number) or 'Nothing.'
+        return maker.row('<image>Segment.', answer, images=[image], masks=[[[0, 0, 9, 0, 9, 9]]] * number)
+
+    both = [*maker.every_kind(), *map(polygons, rng.integers(0, 7, 100).tolist())]
     return [both[i] for i in rng.permutation(len(both))]
 
 

@@ -92,7 +92,8 @@ def test_the_report(model, every_kind, make_trainer, caplog):
     assert {group['lr'] for group in trainer.optimizer.param_groups} == {0.}
     trainer.eval_dataset = every_kind.select(range(3))
     assert _logged(trainer, caplog) == [
-        'this run:', 'training set: rows: 12, with masks: 7, masks: 11', 'validation set: rows: 3, with masks: 1, masks: 1',
+        'this run:', 'training set: rows: 12, with masks: 7, masks: 11',
+        'validation set: rows: 3, with masks: 1, masks: 1',
         f'segmentation: trained ({trained:,} of {size:,} parameters), learning rate 8e-05',
         '[SEG] embedding: trained (with all embeddings), learning rate 3e-05',
         'losses: text: 1 x token CE, loss_scale default; masks: 2 x Dice + 1 x BCE'
@@ -156,7 +157,7 @@ def test_contradictions():
         (SOME, TRAINED, False, False),
         (SOME, FROZEN, False, True),
         (SOME, FROZEN, True, False),
-        # A rate of 0 was set by the user.
+            # A rate of 0 was set by the user.
         (SOME, STILL, False, False),
         (NONE, TRAINED, False, True),
         (NONE, TRAINED, True, True),
@@ -181,12 +182,24 @@ def test_contradictions():
 def test_what_says_that_segmentation_is_frozen(monkeypatch):
     for flags, said in (
         ({}, False),
-        ({'freeze_parameters': ['model.visual']}, False),
-        ({'freeze_parameters': ['seg_projector', 'segmenter']}, True),
-        ({'freeze_parameters': ['seg']}, True),
-        ({'freeze_parameters': ['segmenter.image_encoder']}, True),
-        ({'freeze_parameters_regex': '.*segmenter.*'}, True),
-        ({'freeze_parameters_ratio': 1.}, True),
+        ({
+            'freeze_parameters': ['model.visual']
+        }, False),
+        ({
+            'freeze_parameters': ['seg_projector', 'segmenter']
+        }, True),
+        ({
+            'freeze_parameters': ['seg']
+        }, True),
+        ({
+            'freeze_parameters': ['segmenter.image_encoder']
+        }, True),
+        ({
+            'freeze_parameters_regex': '.*segmenter.*'
+        }, True),
+        ({
+            'freeze_parameters_ratio': 1.
+        }, True),
     ):
         assert is_said_frozen(SimpleNamespace(**{**NO_FLAGS, **flags})) is said, flags
     monkeypatch.setenv('SEG_LR', '0')
@@ -205,4 +218,5 @@ def test_a_contradiction_stops_after_the_report(model, every_kind, make_trainer,
     trainer = make_trainer(model, every_kind, seg_lr=None)
     with pytest.raises(ValueError, match='7 of the 12 rows of --dataset have masks, but nothing of segmentation'):
         _logged(trainer, caplog)
-    assert 'segmentation: frozen' in '\n'.join(_logged(trainer, caplog, freeze_parameters=['seg_projector', 'segmenter']))
+    assert 'segmentation: frozen' in '\n'.join(
+        _logged(trainer, caplog, freeze_parameters=['seg_projector', 'segmenter']))
