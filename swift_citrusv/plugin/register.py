@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..constants import MODEL_TYPE, SEG_METRIC, TORCH_VARLEN
-from . import app, arguments, deploy, distributed, infer, model_kwargs, models, resume, sft, start, streaming, trainer
+from . import (app, arguments, dataset_names, deploy, distributed, infer, model_kwargs, models, resume, sft, start,
+               streaming, trainer)
 
 
 class Deferred:
@@ -139,6 +140,7 @@ def apply_argument_patches(before_parsing: bool = False) -> None:
     model_kwargs.patch_model_kwargs()
     arguments.patch_arguments(before_parsing)
     streaming.patch_streaming_arguments()
+    dataset_names.patch_dataset_names()
     distributed.patch_distributed()
     deploy.patch_infer_arguments()
     resume.patch_resume_arguments()
