@@ -32,8 +32,8 @@ def _near(name: str, names: list[str]) -> list[str]:
 
     def likeness(other: str) -> float:
         whole = difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
-        stems = [os.path.splitext(text.lower())[0] for text in (name, other)]
-        return max(whole, 0.95 * difflib.SequenceMatcher(None, *stems).ratio())
+        stem, other_stem = (os.path.splitext(text.lower())[0] for text in (name, other))
+        return max(whole, 0.95 * difflib.SequenceMatcher(None, stem, other_stem).ratio())
 
     rated = sorted(((likeness(other), other) for other in names if not other.startswith('.')), reverse=True)
     return [other for rate, other in rated if rate >= 0.75][:_NUM_NEIGHBOURS]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..constants import MODEL_TYPE
 from ..model.published_layout import refuse_published
+from .quiet import without_messages
 from .wrapping import wrap
 
 
@@ -25,6 +26,11 @@ def patch_model_info() -> None:
             if model_type == MODEL_TYPE or config.get('model_type') == MODEL_TYPE:
                 from ..model.safe_loading import refuse_remote_code
                 refuse_remote_code(model_dir)
+                # Why: ms-swift says that code of the checkpoint runs, which was just ruled out. And it reads the old
+                # name of `dtype` itself: the warning is not about --torch_dtype.
+                with without_messages('swift', 'Loading model from'), \
+                        without_messages('transformers.configuration_utils', '`torch_dtype` is deprecated'):
+                    return original(model_dir, model_type, *args, **kwargs)
             return original(model_dir, model_type, *args, **kwargs)
 
         return patched

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..constants import MODEL_TYPE, SEG_METRIC, TORCH_VARLEN
-from . import (app, arguments, dataset_names, deploy, distributed, infer, model_kwargs, models, resume, sft, start,
-               streaming, trainer)
+from . import (app, arguments, dataset_names, deploy, distributed, infer, model_kwargs, models, quiet, resume, sft,
+               start, streaming, trainer)
 
 
 class Deferred:
@@ -150,6 +150,7 @@ def apply_pipeline_patches() -> None:
     """Patches the training pipeline: packs, lengths, adapters, and its start."""
     sft.patch_sft_pipeline()
     start.patch_start()
+    quiet.patch_quiet_pipeline()
     streaming.patch_streaming_pipeline()
 
 
@@ -158,6 +159,7 @@ def apply_trainer_patches() -> None:
     streaming.patch_streaming_trainer()
     trainer.patch_seq2seq_trainer()
     trainer.patch_nonfinite()
+    quiet.patch_frozen_checkpointing()
     resume.patch_resume_trainer()
 
 

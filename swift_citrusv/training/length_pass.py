@@ -192,7 +192,10 @@ def _measure_rows(template: CitrusVTemplate, dataset: hf_datasets.Dataset, num_p
             cache.add(MeasuredRows.concatenate(new))
         except OSError as e:
             logger.warning(f'The measured lengths cannot be cached in {cache.path}: {e}.')
-    logger.info(f'lengths of {num_cached} rows from the cache, {total - num_cached} measured.')
+    if cache_dir is None:
+        logger.info(f'measured {total} rows; --load_from_cache_file true would keep their lengths for the next start.')
+    else:
+        logger.info(f'lengths of {num_cached} rows from the cache, {total - num_cached} measured.')
     skips.report('measuring', total)
     return measurer.positions, MeasuredRows.concatenate(parts)
 

@@ -45,6 +45,7 @@ def test_the_arguments_of_a_run(folder, tiny_checkpoint):
               'output_dir': str(folder / 'out'), 'add_version': False}  # yapf: disable
     with pytest.raises(FileNotFoundError, match='--dataset trian.jsonl: .*Did you mean train.jsonl'):
         SftArguments(dataset=['trian.jsonl'], **common)
+    assert not (folder / 'out').exists()
     for name in ('train.jsonl', 'nowhere.jsonl'):
         info = folder / f'info_{name}.json'
         info.write_text(json.dumps([{'dataset_name': f'mine-{name}', 'dataset_path': name}]))
@@ -53,4 +54,3 @@ def test_the_arguments_of_a_run(folder, tiny_checkpoint):
         else:
             with pytest.raises(FileNotFoundError, match='--dataset mine-nowhere.jsonl.*dataset_path .*/nowhere.jsonl'):
                 SftArguments(dataset=[f'mine-{name}'], custom_dataset_info=[str(info)], **common)
-    assert not (folder / 'out').exists()
