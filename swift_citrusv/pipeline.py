@@ -17,6 +17,7 @@ from .constants import MODEL_TYPE
 from .inference.generation import until_end
 from .inference.results import MaskResult
 from .inference.teacher_forcing import answer_ids, draw_answers
+from .plugin.models import loading_before
 from .plugin.register import register
 
 # A file name (DICOM and NIfTI: docs/medical.md), a PIL image, an array [h, w] or [h, w, 3], or a pydicom Dataset.
@@ -74,8 +75,9 @@ class CitrusVPipeline:
                  batch_size: int = 8) -> None:
         register()
         if isinstance(model, str):
-            model, processor = get_model_processor(
-                model, model_type=MODEL_TYPE, torch_dtype=dtype, device_map=None if device is None else str(device))
+            with loading_before(adapters):
+                model, processor = get_model_processor(
+                    model, model_type=MODEL_TYPE, torch_dtype=dtype, device_map=None if device is None else str(device))
             template = get_template(processor)
         self.engine = TransformersEngine(
             model.eval(), template=template, adapters=list(adapters), max_batch_size=batch_size)

@@ -2,8 +2,10 @@
 import logging
 import math
 import torch
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from safetensors import safe_open
 from torch import nn
 from transformers import AddedToken, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -78,11 +80,36 @@ def ignore_missing_segmentation_weights() -> Iterator[None]:
         model_class._keys_to_ignore_on_load_missing = before
 
 
-def finish_graft(model: CitrusVForConditionalGeneration, sam2: Sam2Source, seg_token_id: int) -> None:
-    """Completes a model that was loaded from a plain Qwen2.5-VL: SAM2's weights, and the embedding of `[SEG]`."""
+def holds_segmentation(checkpoint: str) -> bool:
+    """Whether a checkpoint, or an adapter, in a folder holds weights of the projector and of SAM2."""
+    names: set[str] = set()
+    for path in Path(checkpoint).glob('*.safetensors'):
+        with safe_open(path, framework='pt') as file:
+            names.update(part for name in file.keys() for part in name.split('.'))
+    return names.issuperset(SEGMENTATION_MODULES)
+
+
+def finish_graft(model: CitrusVForConditionalGeneration,
+                 sam2: Sam2Source,
+                 seg_token_id: int,
+                 loaded_next: Sequence[str] = ()) -> None:
+    """Completes a model that was loaded from a plain Qwen2.5-VL: SAM2's weights, and the embedding of `[SEG]`.
+
+    Args:
+        model: The model.
+        sam2: SAM2's weights.
+        seg_token_id: The id of `[SEG]` in the tokenizer.
+        loaded_next: Folders of adapters or checkpoints that are loaded after it; their weights replace these.
+    """
     if sam2.path is not None:
         with gathered(model.segmenter.parameters()):
             load_sam2_weights(model.segmenter, sam2.path)
     resize_for_seg(model, seg_token_id)
     model.config.seg_token_id = seg_token_id
-    logger.info(f'Added a new segmentation head: SAM2 {sam2.preset} from {sam2.path or "random initialisation"}.')
+    source = next((folder for folder in loaded_next if holds_segmentation(folder)), None)
+    if source is not None:
+        logger.info(f'Added a segmentation head, SAM2 {sam2.preset}. Its weights come from {source}.')
+        return
+    lacking = f' {" and ".join(loaded_next)} holds no weights of segmentation.' if loaded_next else ''
+    logger.info(f'Added a new segmentation head: SAM2 {sam2.preset} from {sam2.path or "random initialisation"}, a new '
+                f'projector.{lacking}')

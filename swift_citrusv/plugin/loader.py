@@ -11,6 +11,7 @@ from ..model.modeling import CitrusVForConditionalGeneration
 from ..model.published_layout import TEXT_REMEDY, missing_text_parts
 from ..model.sam2_weights import Sam2Source, resolve_sam2
 from ..settings import SettingError, Settings
+from .models import loaded_next
 
 logger = get_logger()
 
@@ -59,7 +60,7 @@ class CitrusVLoader(Qwen2_5VLLoader):
             model = super().get_model(model_dir, config, processor, model_kwargs)
         if not self.return_dummy_model:
             if self.sam2 is not None:
-                finish_graft(model, self.sam2, config.seg_token_id)
+                finish_graft(model, self.sam2, config.seg_token_id, loaded_next())
             model.mask_grad_scale = settings.mask_grad_scale
             model.segmenter.chunk = settings.seg_chunk
         return model

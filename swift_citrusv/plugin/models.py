@@ -1,9 +1,13 @@
-"""The patch for loading models: code in a checkpoint directory and unconverted checkpoints are refused.
+"""The patches for loading models: code in a checkpoint directory and unconverted checkpoints are refused.
 
-Replaces `swift.model.model_meta._get_model_info`.
+Replaces `swift.model.model_meta._get_model_info`, `swift.arguments.BaseArguments.get_model_processor` and
+`TransformersEngine._get_model_processor` in `swift.infer_engine.transformers_engine`.
 """
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from ..constants import MODEL_TYPE
@@ -36,6 +40,59 @@ def patch_model_info() -> None:
         return patched
 
     wrap(model_meta, '_get_model_info', ('model_dir', 'model_type'), model_info)
+
+
+# Folders of adapters or of a checkpoint that are loaded after the model that is being loaded.
+_LOADED_NEXT: ContextVar[tuple[str, ...]] = ContextVar('citrusv_loaded_next', default=())
+
+
+def loaded_next() -> tuple[str, ...]:
+    """The folders of adapters, or of a checkpoint to resume from, that are loaded after the current model."""
+    return _LOADED_NEXT.get()
+
+
+@contextmanager
+def loading_before(folders: Iterable[str | None]) -> Iterator[None]:
+    """Tells the loader what is loaded after the models that are loaded inside; names that are no folders are left out.
+    """
+    token = _LOADED_NEXT.set(tuple(path for path in folders if path and os.path.isdir(path)))
+    try:
+        yield
+    finally:
+        _LOADED_NEXT.reset(token)
+
+
+def patch_loading_arguments() -> None:
+    """Lets the loader know the adapters and the checkpoint of `swift sft`, `swift infer` and `swift export`."""
+    from swift.arguments import BaseArguments
+
+    # Why: the loader is not told, and reports a segmentation head from random initialisation, which an adapter replaces
+    # a moment later.
+    def arguments_model(original):
+
+        def patched(self, *args, **kwargs):
+            with loading_before([*self.adapters, getattr(self, 'resume_from_checkpoint', None)]):
+                return original(self, *args, **kwargs)
+
+        return patched
+
+    wrap(BaseArguments, 'get_model_processor', ('self', 'model'), arguments_model)
+
+
+def patch_loading_engine() -> None:
+    """As `patch_loading_arguments`, for the inference engine."""
+    from swift.infer_engine.transformers_engine import TransformersEngine
+
+    # Why: as in `patch_loading_arguments`.
+    def engine_model(original):
+
+        def patched(self, *args, **kwargs):
+            with loading_before(self.adapters):
+                return original(self, *args, **kwargs)
+
+        return patched
+
+    wrap(TransformersEngine, '_get_model_processor', ('self', 'model_id_or_path'), engine_model)
 
 
 def _config_of(model_dir: str) -> dict[str, Any]:

@@ -141,6 +141,7 @@ def apply_argument_patches(before_parsing: bool = False) -> None:
     arguments.patch_arguments(before_parsing)
     streaming.patch_streaming_arguments()
     dataset_names.patch_dataset_names()
+    models.patch_loading_arguments()
     distributed.patch_distributed()
     deploy.patch_infer_arguments()
     resume.patch_resume_arguments()
@@ -166,6 +167,7 @@ def apply_trainer_patches() -> None:
 def apply_engine_patches() -> None:
     """Patches the inference engine: masks in answers, and the worker thread."""
     infer.patch_engine_masks()
+    models.patch_loading_engine()
     deploy.patch_engine_worker()
 
 
