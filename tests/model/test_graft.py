@@ -1,5 +1,6 @@
 """A new segmentation head on a plain Qwen2.5-VL: its initial weights, and that the MLLM's weights are all loaded."""
 import json
+import logging
 import pytest
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from swift_citrusv.model.build import build_checkpoint
 from swift_citrusv.model.config import CitrusVConfig
+from swift_citrusv.model.graft import finish_graft, holds_segmentation
 from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
+from swift_citrusv.model.sam2_weights import Sam2Source
 
 SEGMENTATION = ('segmenter.', 'seg_projector.')
 
@@ -144,3 +147,31 @@ def test_a_file_without_a_part_of_the_language_model_is_refused(tiny_mllm, tmp_p
     with pytest.raises(ValueError, match='layers.1.mlp.down_proj.weight'):
         build_checkpoint(str(folder), 'tiny', str(tmp_path / 'built'))
     assert not (tmp_path / 'built').exists()
+
+
+def test_the_report_says_where_the_weights_come_from(tiny_mllm, tmp_path, caplog):
+    """Random weights are reported where they stay, not where an adapter or a checkpoint replaces them."""
+    config = _graft_config(tiny_mllm)
+    caplog.set_level('INFO', logger='swift.citrusv')
+    logging.getLogger('swift.citrusv').addHandler(caplog.handler)
+    model = CitrusVForConditionalGeneration.from_pretrained(tiny_mllm, config=config)
+    own = ('base_model.model.segmenter.modules_to_save.no_mem_embed', 'base_model.model.seg_projector.fc1.weight')
+    for name, names, whole in (
+        ('adapter', own, True),
+        ('checkpoint', ('segmenter.no_mem_embed', 'seg_projector.fc1.weight'), True),
+        ('plain LoRA', ('base_model.model.model.language_model.lora_A.weight', ), False),
+        ('projector alone', own[1:], False),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        save_file({key: torch.zeros(1) for key in names}, folder / 'adapter_model.safetensors')
+        assert holds_segmentation(str(folder)) is whole, name
+        caplog.clear()
+        finish_graft(model, Sam2Source('tiny', None), 7, [str(folder)])
+        text = caplog.messages[-1]
+        assert ('random initialisation' in text) is not whole and str(folder) in text, name
+        assert (f'weights come from {folder}' in text) is whole, name
+    finish_graft(model, Sam2Source('tiny', None), 7)
+    assert caplog.messages[-1] == ('Added a new segmentation head: SAM2 tiny from random initialisation, a new '
+                                   'projector.')  # yapf: disable
+    logging.getLogger('swift.citrusv').removeHandler(caplog.handler)

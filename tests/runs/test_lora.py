@@ -1,5 +1,6 @@
 """The LoRA recipe: projector, SAM2 and the embedding of [SEG] are in the adapter; merging keeps the masks."""
 import json
+import logging
 import numpy as np
 import os
 import subprocess
@@ -38,7 +39,7 @@ def _load(monkeypatch, *arguments: str):
     return prepare_model_template(args)
 
 
-def test_adapter_and_merge(tiny_mllm, tmp_path, monkeypatch):
+def test_adapter_and_merge(tiny_mllm, tmp_path, monkeypatch, caplog):
     maker = Maker(tmp_path / 'images')
     rows = maker.every_kind()
     dataset = write_jsonl(tmp_path / 'train.jsonl', rows)
@@ -55,7 +56,14 @@ def test_adapter_and_merge(tiny_mllm, tmp_path, monkeypatch):
     assert not any('original_module' in name or 'iou_prediction_head' in name for name in trained)
 
     adapter = str(output / 'last-checkpoint')
-    model, template = _load(monkeypatch, '--adapters', adapter)
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    logging.getLogger('swift').addHandler(caplog.handler)
+    try:
+        model, template = _load(monkeypatch, '--adapters', adapter)
+    finally:
+        logging.getLogger('swift').removeHandler(caplog.handler)
+    assert f'Its weights come from {adapter}.' in caplog.text and 'random initialisation' not in caplog.text
     assert isinstance(model, PeftModel)
     loaded = dict(model.named_parameters())
     for name in trained:

@@ -2,6 +2,7 @@
 import logging
 import pytest
 import torch
+import warnings
 from support.rows import Maker, write_jsonl
 from support.swift_run import run_sft
 
@@ -60,3 +61,18 @@ def test_the_report_of_a_stream(files, tiny_checkpoint, tmp_path, caplog):
     assert 'training set: streamed, counted as read; the first row with masks is mixed.jsonl:3' in caplog.text
     assert '[SEG] embedding: trained (as one of trainable_token_indices), learning rate 0.0001' in caplog.text
     assert 'parameters), learning rate 0.001' in caplog.text and watch.num_steps == 1
+
+
+def test_frozen_parts_are_not_checkpointed(files, tiny_checkpoint, tmp_path, caplog):
+    """Gradient checkpointing is on, and torch has no reason to warn that gradients will be None."""
+    for name, arguments in {
+            'the whole MLLM is frozen': '--tuner_type full --freeze_llm true --freeze_vit true --freeze_aligner true',
+            'LoRA, the vision tower is frozen': '--tuner_type lora --lora_rank 2 --packing true',
+    }.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            watch = _run(caplog, tiny_checkpoint, files['mixed'], tmp_path / name, '--gradient_checkpointing', 'true',
+                         *arguments.split())
+        assert not [str(w.message) for w in caught if 'requires_grad' in str(w.message)], name
+        moved = [name for name, value in watch.before.items() if not torch.equal(value, watch.after[name])]
+        assert any('segmenter' in name for name in moved), name

@@ -59,6 +59,8 @@ def test_a_nan_logit_makes_a_nan_loss():
 # With this weight, the Dice loss of two masks overflows; rows of text are not affected.
 OVERFLOW = '"dice_weight": 3e38'
 BAD = 2
+# A run on rows without masks does not start with segmentation trained.
+FROZEN = ('--freeze_parameters', 'seg_projector', 'segmenter')
 
 
 def text_rows(num_rows: int) -> list[dict[str, Any]]:
@@ -111,12 +113,12 @@ def test_stop_names_the_rows_of_the_batch(batching, accompanied, files, tiny_che
 
 def test_a_skipped_step_leaves_no_trace(files, tiny_checkpoint, tmp_path, monkeypatch):
     """The weights equal, bit by bit, those without the bad row: no decay, no moment, no step of the schedule."""
-    schedule = ('--lr_scheduler_type', 'constant_with_warmup', '--warmup_steps', '4', '--max_grad_norm', '1')
+    schedule = (*FROZEN, '--lr_scheduler_type', 'constant_with_warmup', '--warmup_steps', '4', '--max_grad_norm', '1')
     good = train(tiny_checkpoint, files['good'], tmp_path / 'good', OVERFLOW, *schedule)
     skipped = train(tiny_checkpoint, files['bad'], tmp_path / 'bad', f'{OVERFLOW}, "nonfinite": "skip"', *schedule)
     assert good.num_steps == 5 and skipped.num_steps == 6
     moved = [name for name, value in good.before.items() if not torch.equal(value, good.after[name])]
-    assert len(moved) > 50
+    assert len(moved) > 20
     for name, value in good.after.items():
         assert torch.equal(skipped.after[name], value), name
     assert [log.get('skipped_steps') for log in skipped.logs if 'loss' in log] == [None, None, 1, None, None, None]
@@ -144,7 +146,7 @@ def test_a_gradient_that_overflows_behind_a_finite_loss(files, tiny_checkpoint, 
 
     monkeypatch.setattr(loss_module, 'token_loss', overflowing)
     with pytest.raises(NonFiniteError) as error:
-        train(tiny_checkpoint, files['good'], tmp_path, '', '--gradient_accumulation_steps', '2')
+        train(tiny_checkpoint, files['good'], tmp_path, '', '--gradient_accumulation_steps', '2', *FROZEN)
     assert 'every loss is finite, but the gradient norm is' in str(error.value)
     assert 'the rows of the step are train.jsonl:1, train.jsonl:2.' in str(error.value)
 
@@ -164,7 +166,7 @@ def test_all_ranks_skip_or_stop_together(engine, launcher, tiny_checkpoint, tmp_
     bad = write_jsonl(tmp_path / 'bad.jsonl', [*rows[:3], bad_row(tmp_path / 'images'), *rows[4:]])
     good = write_jsonl(tmp_path / 'good.jsonl', [*rows[:2], *rows[4:]])
     common = ['--model', tiny_checkpoint, '--tuner_type', 'full', '--learning_rate', '1e-3', '--weight_decay', '0.1']
-    common += ['--gradient_accumulation_steps', '1', *engine, '--model_kwargs']
+    common += ['--gradient_accumulation_steps', '1', *FROZEN, *engine, '--model_kwargs']
     without = launcher.run(2, [*common, f'{{{OVERFLOW}}}', '--dataset', good])
     skipped = launcher.run(2, [*common, f'{{{OVERFLOW}, "nonfinite": "skip"}}', '--dataset', bad])
     assert len(set(skipped.digests)) == 1 and set(skipped.digests) == set(without.digests)

@@ -39,7 +39,7 @@ def make_trainer(tmp_path, monkeypatch):
         args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], learning_rate=3e-5, **settings)
         args.vit_lr = args.aligner_lr = None
         args.tuner_type, args.loss_type = 'full', 'citrusv'
-        monkeypatch.setenv('SEG_LR', seg_lr or '')
+        monkeypatch.setenv('CITRUSV_SEG_LR', seg_lr or '')
         trainer = SimpleNamespace(
             model=model,
             args=args,
@@ -202,7 +202,7 @@ def test_what_says_that_segmentation_is_frozen(monkeypatch):
         }, True),
     ):
         assert is_said_frozen(SimpleNamespace(**{**NO_FLAGS, **flags})) is said, flags
-    monkeypatch.setenv('SEG_LR', '0')
+    monkeypatch.setenv('CITRUSV_SEG_LR', '0')
     assert is_said_frozen(SimpleNamespace(**NO_FLAGS)) and is_said_frozen(None)
 
 
