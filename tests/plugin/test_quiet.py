@@ -111,7 +111,7 @@ def test_messages_are_left_out_inside_only(caplog):
 
 
 def test_no_false_warnings_when_a_model_is_read(tiny_checkpoint, tiny_mllm, caplog):
-    """No code of a checkpoint runs (`test_safe_loading`), so ms-swift's warning of it is not shown; for others it is."""
+    """No code of a checkpoint runs (`test_safe_loading`), so ms-swift's warning is shown for other models only."""
     from swift.model import model_meta
     caplog.set_level(logging.INFO)
     register()

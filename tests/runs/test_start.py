@@ -3,6 +3,9 @@ import logging
 import pytest
 import torch
 import warnings
+from support.distributed.launcher import RankError
+from support.distributed.mixtures import all_pairs
+from support.engines import ENGINES
 from support.rows import Maker, write_jsonl
 from support.swift_run import run_sft
 
@@ -76,3 +79,22 @@ def test_frozen_parts_are_not_checkpointed(files, tiny_checkpoint, tmp_path, cap
         assert not [str(w.message) for w in caught if 'requires_grad' in str(w.message)], name
         moved = [name for name, value in watch.before.items() if not torch.equal(value, watch.after[name])]
         assert any('segmenter' in name for name in moved), name
+
+
+def test_two_ranks(run_rows, tmp_path):
+    """The optimizer's own rates under engines that hold other parameters; all ranks stop at a contradiction."""
+    maker = Maker(tmp_path / 'images')
+    rows = all_pairs(maker, ('text', 'masks'))
+    masks = [len(row.get('masks') or ()) for row in rows]
+    for engine in ('zero2', 'fsdp2'):
+        ended = run_rows(rows, 2, '--model_kwargs', '{"seg_chunk": 1, "seg_lr": 0.03125}', *ENGINES[engine])
+        assert ended.text.count('this run:') == 1, engine
+        for wanted in (f'rows: {len(rows)}, with masks: {sum(map(bool, masks))}, masks: {sum(masks)}',
+                       'segmentation: trained (756,184 of 801,409 parameters), learning rate 0.03125',
+                       '[SEG] embedding: trained (with all embeddings), learning rate 0.1'):
+            assert wanted in ended.text, (engine, wanted, ended.text)
+    text = [maker.row(f'Is bone {i} hard?', 'Yes.') for i in range(4)]
+    with pytest.raises(RankError) as error:
+        run_rows(text, 2)
+    assert str(error.value).count('ValueError: Segmentation is trained') == 2
+    assert 'no output from any rank' not in str(error.value)

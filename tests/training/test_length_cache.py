@@ -5,13 +5,17 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pathlib import Path
 from support.measured_rows import MeasureCalls, chunks_of, load, measure_cached
 from support.rows import Maker
+from swift.arguments import DataArguments
 
 from swift_citrusv.errors import RowError
-from swift_citrusv.training import length_cache
+from swift_citrusv.training import length_cache, length_pass
 from swift_citrusv.training.length_cache import CorruptCacheError, LengthCache, MeasuredRows, concatenated_ranges
-from swift_citrusv.training.length_pass import measure_dataset
+from swift_citrusv.training.length_pass import LengthPreprocessor, measure_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_second_run_measures_nothing(own_rows, template, tmp_path, monkeypatch, caplog):
@@ -27,6 +31,26 @@ def test_second_run_measures_nothing(own_rows, template, tmp_path, monkeypatch, 
     expected = chunks_of(measure_dataset(template, moved, strict=True))
     assert len(calls.take()) == len(own_rows)
     assert measure_cached(template, moved, tmp_path, num_proc=2) == expected and not calls.take()
+
+
+def test_the_flag_and_its_default(own_rows, template, tmp_path, monkeypatch, caplog):
+    """Lengths are kept with --load_from_cache_file true only; that is not the default, as the documentation says."""
+    caplog.set_level(logging.INFO, 'swift')
+    monkeypatch.setattr(length_pass, 'default_cache_dir', lambda: str(tmp_path / 'cache'))
+    calls, dataset, number = MeasureCalls(monkeypatch), load(tmp_path, own_rows), len(own_rows)
+    page = ' '.join((ROOT / 'docs' / 'packing.md').read_text(encoding='utf-8').split())
+    default = DataArguments().load_from_cache_file
+    assert "With `--load_from_cache_file true` (ms-swift's default is false) they are cached" in page and default is False
+    for flag, measured, told in (
+        (default, number, f'measured {number} rows; --load_from_cache_file true would keep their lengths'),
+        (default, number, f'measured {number} rows; --load_from_cache_file true would keep their lengths'),
+        (True, number, f'lengths of 0 rows from the cache, {number} measured'),
+        (True, 0, f'lengths of {number} rows from the cache, 0 measured'),
+        (False, number, f'measured {number} rows; --load_from_cache_file true would keep their lengths'),
+    ):
+        caplog.clear()
+        LengthPreprocessor(template)(dataset, strict=True, load_from_cache_file=flag)
+        assert len(calls.take()) == measured and told in caplog.text, (flag, measured)
 
 
 def test_an_edited_row_is_measured_again(own_rows, template, tmp_path, monkeypatch):
