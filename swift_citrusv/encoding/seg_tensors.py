@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 from typing import Any
 
-from ..constants import NO_MASK
+from ..constants import IGNORE_INDEX, NO_MASK
 from ..files.orientation import ImageSize
 from ..rows.contract import Sample
 from ..rows.masks import decode_mask, resize_mask
@@ -21,6 +21,29 @@ def _empty(num_rows: int, input_side: int, mask_side: int) -> dict[str, Tensor]:
         'mask_image_index': torch.zeros((num_rows, 0), dtype=torch.int64),
         'mask_token_index': torch.zeros((num_rows, 0), dtype=torch.int64),
     }
+
+
+def supervised_masks(sample: Sample, positions: Sequence[int], labels: Sequence[int]) -> tuple[Sample, list[int]]:
+    """The masks that a row trains: those whose `[SEG]` is a target of the token loss.
+
+    ms-swift leaves out a turn with `"loss": false` or `"loss_scale": 0`, the earlier turns of `--loss_scale
+    last_round`, and the parts of an answer to which a loss scale gives no weight. A weight other than 0 multiplies the
+    token loss of `[SEG]`, and not the loss of its mask.
+
+    Args:
+        sample: The row's k masks.
+        positions: The position of each mask's `[SEG]` among the row's tokens.
+        labels: The labels of the row, one per token; `IGNORE_INDEX` where there is no target.
+
+    Returns:
+        The sample without the other masks and their images, and its positions.
+    """
+    kept = [i for i, position in enumerate(positions) if labels[position] != IGNORE_INDEX]
+    if len(kept) == len(sample.masks):
+        return sample, list(positions)
+    mask_images = tuple(sample.mask_images[i] for i in kept)
+    trained = Sample(sample.row, tuple(sample.masks[i] for i in kept), mask_images, tuple(sorted(set(mask_images))))
+    return trained, [positions[i] for i in kept]
 
 
 def encode_masks(sample: Sample, positions: Sequence[int], images: Sequence[Image.Image], *, input_side: int,

@@ -22,7 +22,7 @@ from ..model.segmenter import preset_image_size, preset_mask_size
 from ..rows.contract import Sample
 from .chunks import Chunk, Medium, carry_labels, media_spans, split_row, take_chunk
 from .row_media import check_inputs, move_image_tags, open_media
-from .seg_tensors import SEG_KEYS, encode_masks, pack_masks, pad_masks
+from .seg_tensors import SEG_KEYS, encode_masks, pack_masks, pad_masks, supervised_masks
 from .skipped import row_without_targets, split_skipped
 
 # Replaces [SEG] where it is plain text, until the text is tokenized. The private-use characters on both sides do not
@@ -121,6 +121,8 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
                 return encoded
             encoded[ROW_COLUMN] = row_id
             positions = self.seg_positions(sample, encoded['input_ids'])
+            if encoded.get('labels') is not None:
+                sample, positions = supervised_masks(sample, positions, encoded['labels'])
             if sample.masks:
                 encoded.update(self._mask_tensors(sample, positions, images))
             return self._cut(inputs, encoded, sample, positions)
@@ -185,7 +187,8 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
         """
         if not sample.masks:
             return []
-        positions = [i for i, token in enumerate(input_ids) if token == self.seg_token_id]
+        # A [SEG] without a token before it has lost its text, and is no target.
+        positions = [i for i, token in enumerate(input_ids) if i and token == self.seg_token_id]
         if len(positions) != len(sample.masks):
             raise RowError(
                 sample.row, f'{len(positions)} of the {len(sample.masks)} {SEG_TOKEN} are left after truncation to '
