@@ -12,8 +12,8 @@ DISABLE_VARIABLE = 'SWIFT_CITRUSV_DISABLE'
 # The modules of ms-swift for which `plugin.register.on_import` is called.
 WATCHED = ('swift.model', 'swift.template', 'swift.loss', 'swift.optimizers', 'swift.callbacks', 'swift.metrics',
            'swift.trainers.seq2seq_trainer', 'swift.arguments', 'swift.pipelines.train.sft',
-           'swift.infer_engine.transformers_engine', 'swift.pipelines.infer.infer', 'swift.pipelines.infer.deploy',
-           'swift.pipelines.app.app')
+           'swift.pipelines.train.rlhf', 'swift.infer_engine.transformers_engine', 'swift.pipelines.infer.infer',
+           'swift.pipelines.infer.deploy', 'swift.pipelines.app.app')
 
 _OURS = __name__.rpartition('.')[0] + '.'
 _pending = set(WATCHED)  # Not yet handled.

@@ -32,13 +32,14 @@ def move_image_tags(inputs: Any) -> None:
             message['content'] = IMAGE_TAG.sub('<image>', message['content'])
 
 
-def check_inputs(inputs: Any, row_id: str, *, targets: bool) -> Sample:
+def check_inputs(inputs: Any, row_id: str, *, targets: bool, tags: bool = True) -> Sample:
     """Checks a row or a request against the row contract.
 
     Args:
         inputs: After `move_image_tags`.
         row_id: The row's name.
         targets: Whether its masks are training targets. The masks of a request are not read.
+        tags: Whether to check the number of its `<image>` and `<video>` tags.
 
     Returns:
         The segmentation side of the row; for a request one without masks.
@@ -56,7 +57,8 @@ def check_inputs(inputs: Any, row_id: str, *, targets: bool) -> Sample:
             # They pass through Arrow as JSON text.
             row[key] = json.loads(value) if isinstance(value, str) else value
         sample = parse_row(row, row_id=row_id)
-    check_tags(messages, num_images=len(inputs.images), num_videos=len(inputs.videos), row_id=row_id)
+    if tags:
+        check_tags(messages, num_images=len(inputs.images), num_videos=len(inputs.videos), row_id=row_id)
     return sample
 
 

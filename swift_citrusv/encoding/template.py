@@ -46,7 +46,13 @@ class SegRequest(NamedTuple):
 
 
 class CitrusVTemplate(Qwen2_5VLTemplate):
-    """Encodes, packs and collates rows of the row contract."""
+    """Encodes, packs and collates rows of the row contract.
+
+    Attributes:
+        trains_masks: Whether the masks of training rows are targets. `swift rlhf` turns it off; rows are then encoded
+            as those of ms-swift's Qwen2.5-VL.
+    """
+    trains_masks = True
 
     def init_processor(self, processor) -> None:
         if processor is None or self._processor_inited:
@@ -114,7 +120,9 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
         training = self.mode == 'train'
         try:
             move_image_tags(inputs)
-            sample = check_inputs(inputs, row_id, targets=training)
+            # GRPO encodes the texts of its log without their images.
+            named = self.trains_masks or ROW_COLUMN in inputs.extra_kwargs
+            sample = check_inputs(inputs, row_id, targets=training and self.trains_masks, tags=named)
             images = open_media(inputs, row_id, self._open_image)
             encoded = self._tensors(inputs)
             if not training:
@@ -269,7 +277,7 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
 
     def _data_collator_mm_data(self, batch: list[dict[str, Any]]) -> dict[str, Any]:
         result = super()._data_collator_mm_data(batch)
-        if self.mode == 'train':
+        if self.mode == 'train' and self.trains_masks:
             result.update(pad_masks(batch, self.input_side, self.mask_side))
         return result
 
@@ -279,12 +287,13 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
         result = super()._data_collator(batch, padding_to=padding_to)
         if self.mode != 'train':
             return result
-        # The trainer removes them again: `plugin.trainer.patch_nonfinite`.
-        result[ROWS_KEY] = names
+        if self.trains_masks:
+            # The trainer removes them again: `plugin.trainer.patch_nonfinite`.
+            result[ROWS_KEY] = names
         if self.padding_free:
             # With four rows of positions, text first, Transformers builds the block-diagonal mask for sdpa too.
             result['position_ids'] = torch.cat([result['text_position_ids'][None], result['position_ids']])
-        elif self.padding_side == 'left':
+        elif self.padding_side == 'left' and self.trains_masks:
             index = result['mask_token_index']
             shift = result['input_ids'].shape[1] - torch.tensor(lengths)[:, None]
             result['mask_token_index'] = torch.where(index == NO_MASK, index, index + shift)

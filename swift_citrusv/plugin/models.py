@@ -25,7 +25,7 @@ def patch_model_info() -> None:
     def model_info(original):
 
         def patched(model_dir, model_type, *args, **kwargs):
-            config = _config_of(model_dir) if model_type in (None, MODEL_TYPE) else {}
+            config = config_of(model_dir) if model_type in (None, MODEL_TYPE) else {}
             refuse_published(config, model_dir)
             if model_type == MODEL_TYPE or config.get('model_type') == MODEL_TYPE:
                 from ..model.safe_loading import refuse_remote_code
@@ -95,7 +95,8 @@ def patch_loading_engine() -> None:
     wrap(TransformersEngine, '_get_model_processor', ('self', 'model_id_or_path'), engine_model)
 
 
-def _config_of(model_dir: str) -> dict[str, Any]:
+def config_of(model_dir: str) -> dict[str, Any]:
+    """The config.json of a model directory; {} where there is none."""
     try:
         with open(os.path.join(model_dir, 'config.json'), encoding='utf-8') as file:
             config = json.load(file)

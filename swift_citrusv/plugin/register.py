@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..constants import MODEL_TYPE, SEG_METRIC, TORCH_VARLEN
-from . import (app, arguments, dataset_names, deploy, distributed, infer, model_kwargs, models, quiet, resume, sft,
-               start, streaming, trainer)
+from . import (app, arguments, dataset_names, deploy, distributed, infer, model_kwargs, models, quiet, resume, rlhf,
+               sft, start, streaming, trainer)
 
 
 class Deferred:
@@ -131,7 +131,7 @@ def register_metric() -> None:
 
 
 def apply_argument_patches(before_parsing: bool = False) -> None:
-    """Patches the arguments of `swift sft`, `swift infer` and `swift deploy`.
+    """Patches the arguments of `swift sft`, `swift rlhf`, `swift infer` and `swift deploy`.
 
     Args:
         before_parsing: Whether no flag has been parsed yet. True from the import hook; an external plugin is imported
@@ -145,6 +145,7 @@ def apply_argument_patches(before_parsing: bool = False) -> None:
     distributed.patch_distributed()
     deploy.patch_infer_arguments()
     resume.patch_resume_arguments()
+    rlhf.patch_rlhf_arguments()
 
 
 def apply_pipeline_patches() -> None:
@@ -189,6 +190,7 @@ _ACTIONS: dict[str, Callable[[], None]] = {
     'swift.trainers.seq2seq_trainer': apply_trainer_patches,
     _ARGUMENTS: apply_argument_patches,
     'swift.pipelines.train.sft': apply_pipeline_patches,
+    'swift.pipelines.train.rlhf': rlhf.patch_rlhf_pipeline,
     # The leaf, for the same reason.
     'swift.infer_engine.transformers_engine': apply_engine_patches,
     'swift.pipelines.infer.infer': infer.patch_infer,

@@ -93,4 +93,4 @@ def is_citrusv(template: Any) -> bool:
 def skips_bad_rows(template: Any, strict: bool | None) -> bool:
     """Whether the run skips rows that cannot be encoded: supervised training with `--strict false`."""
     # RLHF makes other batches.
-    return not strict and is_citrusv(template) and template.mode == 'train'
+    return not strict and is_citrusv(template) and template.mode == 'train' and template.trains_masks

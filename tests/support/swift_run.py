@@ -34,7 +34,7 @@ class Watch(TrainerCallback):
             parts = self.trainer.optimizer_callback.parts(self.trainer.model) if hasattr(
                 self.trainer.optimizer_callback, 'parts') else []
             names = {id(p): name for name, p in model.named_parameters()}
-            for group in self.trainer.optimizer.param_groups:
+            for group in self.trainer.optimizer.param_groups if parts else ():
                 name = names[id(group['params'][0])].removeprefix('base_model.model.')
                 part = next(part.name for part in parts if name.startswith(part.prefixes))
                 self.learning_rates[part] = group['initial_lr']
@@ -56,17 +56,18 @@ class Watch(TrainerCallback):
 Watch.stop_after = None
 
 
-def run_sft(*arguments: str, stop_after: int | None = None) -> Watch:
-    """Runs `swift sft` with `COMMON` and `arguments`; returns what `Watch` saw.
+def run_sft(*arguments: str, stop_after: int | None = None, rlhf: bool = False) -> Watch:
+    """Runs `swift sft`, or `swift rlhf`, with `COMMON` and `arguments`; returns what `Watch` saw.
 
     Args:
         arguments: As on the command line; the first may be a YAML file. They win over `COMMON`, and `COMMON` over the
             file. What ms-swift writes into the environment is removed.
         stop_after: Ends the run after so many optimizer steps.
+        rlhf: Whether to run `swift rlhf`.
     """
     from swift.callbacks import callbacks_map
     from swift.cli.main import parse_yaml_args
-    from swift.pipelines import sft_main
+    from swift.pipelines import rlhf_main, sft_main
 
     from swift_citrusv.plugin.register import register
     register()
@@ -78,7 +79,7 @@ def run_sft(*arguments: str, stop_after: int | None = None) -> Watch:
     try:
         # What `swift` itself does before it starts the training process.
         parse_yaml_args(file)
-        sft_main([*file, *COMMON, '--callbacks', 'watch', *rest])
+        (rlhf_main if rlhf else sft_main)([*file, *COMMON, '--callbacks', 'watch', *rest])
     finally:
         Watch.stop_after = None
         os.environ.clear()
