@@ -21,6 +21,7 @@ from ..constants import IGNORE_INDEX
 from .attention import batch_vision_windows, register_varlen_attention
 from .config import CitrusVConfig
 from .losses import LossWeights, combine, mask_losses, token_loss
+from .quantized import check_quantized
 from .seg_states import SegStates
 from .segmenter import Segmenter, freeze_unused_parameters
 
@@ -77,6 +78,8 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
     config: CitrusVConfig
     # At stage 4's learning rate an update is below bfloat16's resolution, and float32 is cheap for 0.2 B parameters.
     _keep_in_fp32_modules_strict = {'segmenter', 'seg_projector'}
+    # Transformers' quantizers read this one: they leave these modules as they are.
+    _keep_in_fp32_modules = _keep_in_fp32_modules_strict
     _no_split_modules = [*Qwen2_5_VLForConditionalGeneration._no_split_modules, 'Segmenter']
 
     def __init__(self, config: CitrusVConfig) -> None:
@@ -94,10 +97,16 @@ class CitrusVForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in Transformers, which makes every parameter trainable; unused parameters of SAM2 are frozen again."""
+        """As in Transformers, which makes every parameter trainable; unused parameters of SAM2 are frozen again.
+
+        Raises:
+            ValueError: The segmentation modules or the embeddings are quantised.
+        """
         loaded = super().from_pretrained(*args, **kwargs)
         # With output_loading_info=True it is a pair.
-        freeze_unused_parameters(loaded[0] if isinstance(loaded, tuple) else loaded)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        check_quantized(model)
+        freeze_unused_parameters(model)
         return loaded
 
     @torch.no_grad()

@@ -61,6 +61,7 @@ class CitrusVLoader(Qwen2_5VLLoader):
         if not self.return_dummy_model:
             if self.sam2 is not None:
                 finish_graft(model, self.sam2, config.seg_token_id, loaded_next())
+                model.has_new_segmentation = True
             model.mask_grad_scale = settings.mask_grad_scale
             model.segmenter.chunk = settings.seg_chunk
         return model

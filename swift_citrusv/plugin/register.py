@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..constants import MODEL_TYPE, SEG_METRIC, TORCH_VARLEN
-from . import (app, arguments, dataset_names, deploy, distributed, infer, model_kwargs, models, quiet, resume, rlhf,
-               sft, start, streaming, trainer)
+from . import (app, arguments, dataset_names, deploy, distributed, infer, model_kwargs, models, quantization, quiet,
+               resume, rlhf, sft, start, streaming, trainer, tuners)
 
 
 class Deferred:
@@ -144,6 +144,8 @@ def apply_argument_patches(before_parsing: bool = False) -> None:
     models.patch_loading_arguments()
     distributed.patch_distributed()
     deploy.patch_infer_arguments()
+    quantization.patch_quantization()
+    tuners.patch_tuner_arguments()
     resume.patch_resume_arguments()
     rlhf.patch_rlhf_arguments()
 
@@ -151,6 +153,7 @@ def apply_argument_patches(before_parsing: bool = False) -> None:
 def apply_pipeline_patches() -> None:
     """Patches the training pipeline: packs, lengths, adapters, and its start."""
     sft.patch_sft_pipeline()
+    tuners.patch_tuners()
     start.patch_start()
     quiet.patch_quiet_pipeline()
     streaming.patch_streaming_pipeline()
@@ -170,6 +173,7 @@ def apply_engine_patches() -> None:
     infer.patch_engine_masks()
     models.patch_loading_engine()
     deploy.patch_engine_worker()
+    tuners.patch_engine_adapters()
 
 
 def apply_app_patch() -> None:
