@@ -78,7 +78,7 @@ class CitrusVPipeline:
             with loading_before(adapters):
                 model, processor = get_model_processor(
                     model, model_type=MODEL_TYPE, torch_dtype=dtype, device_map=None if device is None else str(device))
-            template = get_template(processor)
+            template = get_template(processor, template_type=MODEL_TYPE)
         self.engine = TransformersEngine(
             model.eval(), template=template, adapters=list(adapters), max_batch_size=batch_size)
         # Errors are raised instead of returned in place of answers.

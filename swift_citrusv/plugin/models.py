@@ -1,6 +1,7 @@
 """The patches for loading models: code in a checkpoint directory and unconverted checkpoints are refused.
 
-Replaces `swift.model.model_meta._get_model_info`, `swift.arguments.BaseArguments.get_model_processor` and
+Replaces `swift.model.model_meta._get_model_info`, `TemplateArguments.__post_init__` in
+`swift.arguments.base_args.template_args`, `swift.arguments.BaseArguments.get_model_processor` and
 `TransformersEngine._get_model_processor` in `swift.infer_engine.transformers_engine`.
 """
 import json
@@ -40,6 +41,24 @@ def patch_model_info() -> None:
         return patched
 
     wrap(model_meta, '_get_model_info', ('model_dir', 'model_type'), model_info)
+
+
+def patch_template_default() -> None:
+    """Makes `--template citrusv` the default of a Citrus-V model."""
+    from swift.arguments.base_args.template_args import TemplateArguments
+
+    # Why: ms-swift's default is the template in args.json of the model directory. A Qwen2.5-VL that it trained has
+    # another one there, with which no mask would be trained.
+    def post_init(original):
+
+        def patched(self):
+            if getattr(self, 'model_type', None) == MODEL_TYPE and self.template is None:
+                self.template = MODEL_TYPE
+            original(self)
+
+        return patched
+
+    wrap(TemplateArguments, '__post_init__', ('self', ), post_init)
 
 
 # Folders of adapters or of a checkpoint that are loaded after the model that is being loaded.

@@ -144,6 +144,7 @@ def apply_argument_patches(before_parsing: bool = False) -> None:
     models.patch_loading_arguments()
     distributed.patch_distributed()
     deploy.patch_infer_arguments()
+    models.patch_template_default()
     quantization.patch_quantization()
     tuners.patch_tuner_arguments()
     resume.patch_resume_arguments()

@@ -179,7 +179,8 @@ def patch_tuners() -> None:
                 freeze_unused_parameters(model)
                 if args.is_adapter:
                     _freeze_segmentation(model, tuple(args.freeze_parameters))
-                if is_new and args.is_adapter:
+                # RLHF trains no masks.
+                if args.is_adapter and (is_new or not hasattr(args, 'rlhf_type')):
                     check_head_is_saved(args, model)
             return model
 
@@ -213,22 +214,22 @@ def patch_engine_adapters() -> None:
 
 
 def check_head_is_saved(args: Any, model: Any) -> None:
-    """Checks that a new, random segmentation head is part of the adapter.
+    """Checks that projector and SAM2 are in the adapter.
 
     Raises:
-        ValueError: It would stay random, and be another one after loading.
+        ValueError: They are not, so a new head would stay random, and be another one after loading.
     """
-    missing = [name for name in SEGMENTATION_MODULES if not hasattr(model.get_base_model().get_submodule(name),
-                                                                    'modules_to_save')]  # yapf: disable
+    base = model.get_base_model()
+    missing = [name for name in SEGMENTATION_MODULES if not hasattr(base.get_submodule(name), 'modules_to_save')]
     if not missing:
         return
     source = args.resume_from_checkpoint or (args.adapters[0] if args.adapters else None)
     if source:
-        raise ValueError(f'The adapter {source} holds no {" and no ".join(missing)}, so the new segmentation head '
-                         f'would neither train nor be saved. Merge it first: swift export --adapters {source} '
-                         '--merge_lora true; then train with the merged model as --model.')
-    raise ValueError(f'{" and ".join(missing)} are new, and would neither train nor be saved. Build a Citrus-V '
-                     'directory first (citrusv build), and give it as --model.')
+        raise ValueError(f'The adapter {source} has no {" and no ".join(missing)}, so masks would not train. Merge it '
+                         f'first: swift export --adapters {source} --merge_lora true. Then train with the merged '
+                         'model as --model.')
+    raise ValueError(f'{" and ".join(missing)} are new and random, and would neither train nor be saved. Build a '
+                     'Citrus-V directory first (citrusv build), train its masks, and give it as --model.')
 
 
 def _freeze_segmentation(model: Any, prefixes: tuple[str, ...]) -> None:
@@ -260,14 +261,14 @@ def _configure(config: Callable, model: Any, more_modules: tuple[str, ...]) -> C
     def make(*args: Any, modules_to_save: Any = None, **kwargs: Any) -> Any:
         saved = _outside(model, dict.fromkeys([*(modules_to_save or ()), *more_modules]))
         whole = [name for name in _EMBEDDINGS if any(entry.rpartition('.')[2] == name for entry in saved)]
+        names = [name for name in _EMBEDDINGS if name not in whole]
         if model.config.tie_word_embeddings:
-            # One weight: trained whole, or one row of it. PEFT ties what it wraps again, starting at the embedding.
-            if whole:
-                saved = [entry for entry in saved if entry.rpartition('.')[2] not in _EMBEDDINGS] + ['embed_tokens']
-                kwargs['ensure_weight_tying'] = True
+            # One weight. PEFT ties the rows of [SEG] again; whole copies train apart, and merging unties the model.
+            saved += names if whole else []
             names = [] if whole else ['embed_tokens']
-        else:
-            names = [name for name in _EMBEDDINGS if name not in whole]
+        if not set(SEGMENTATION_MODULES) <= set(saved):
+            # RLHF. SAM2 has layers of the same names as Qwen2.5-VL, such as q_proj.
+            kwargs['exclude_modules'] = rf'({"|".join(SEGMENTATION_MODULES)})\..*'
         made = config(
             *args,
             modules_to_save=saved or None,
