@@ -46,8 +46,9 @@ class StartFilter(logging.Filter):
             record.msg = f'{text.partition("(")[0]}.{where}'
         elif text.startswith(f"model_info: ModelInfo(model_type='{MODEL_TYPE}'"):
             record.msg = re.sub(r'config=CitrusVConfig \{.*\n\}\n?', 'config=its config.json', text, flags=re.DOTALL)
-        elif text.startswith('model.generation_config: ') or (text.startswith(
-            ('train_dataset: ', 'val_dataset: ')) and ROW_COLUMN in text):
+        elif text.startswith('model.generation_config: '):
+            record.msg = ' '.join(text.split())
+        elif text.startswith(('train_dataset: ', 'val_dataset: ')) and ROW_COLUMN in text:
             record.msg = ' '.join(text.split())
         return True
 

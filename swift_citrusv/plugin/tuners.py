@@ -80,7 +80,8 @@ def check_tuner(args: Any) -> None:
                              '--tuner_type lora, or leave out the quantization.')
         return
     for flag in _FULL_ONLY:
-        if flag == 'freeze_parameters' and all(name.startswith(SEGMENTATION_MODULES) for name in args.freeze_parameters):
+        if flag == 'freeze_parameters' and all(
+                name.startswith(SEGMENTATION_MODULES) for name in args.freeze_parameters):
             continue
         _refuse_set(
             args, flag, 'choose what LoRA adapts with --target_modules, --freeze_llm, --freeze_vit and '
