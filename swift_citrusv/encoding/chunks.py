@@ -46,12 +46,7 @@ def cut(length: int, limit: int, whole: Iterable[tuple[int, int]] = ()) -> list[
     Raises:
         ValueError: Overlapping unbreakable spans together are longer than `limit`.
     """
-    merged: list[list[int]] = []
-    for start, stop in sorted(whole):
-        if merged and start < merged[-1][1]:
-            merged[-1][1] = max(merged[-1][1], stop)
-        else:
-            merged.append([start, stop])
+    merged = _merged(whole)
     for start, stop in merged:
         if stop - start > limit:
             raise ValueError(f'tokens {start} to {stop - 1} must stay together, and {stop - start} are more than '
@@ -65,6 +60,16 @@ def cut(length: int, limit: int, whole: Iterable[tuple[int, int]] = ()) -> list[
         spans.append((start, stop))
         start = stop
     return spans
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], stop))
+        else:
+            merged.append((start, stop))
+    return merged
 
 
 class Medium(NamedTuple):
@@ -90,6 +95,24 @@ def media_spans(input_ids: Sequence[int], image_token_id: int, video_token_id: i
     ]
 
 
+def must_stay(media: Sequence[Medium], sample: Sample, positions: Sequence[int]) -> list[tuple[int, int]]:
+    """The spans of a row that no cut may break: each image, video, and image with the `[SEG]` of its masks.
+
+    Args:
+        media: The row's `media_spans`.
+        sample: The segmentation side of the row.
+        positions: The position of each mask's `[SEG]`.
+
+    Returns:
+        Spans `(start, stop)` in order that do not overlap.
+    """
+    images = [medium for medium in media if medium.is_image]
+    # A [SEG] may precede its image, in an earlier turn of the assistant.
+    tied = [(min(images[image].start, position), max(images[image].stop, position + 1))
+            for image, position in zip(sample.mask_images, positions)]
+    return _merged([(medium.start, medium.stop) for medium in media] + tied)
+
+
 def split_row(labels: Sequence[int], media: Sequence[Medium], sample: Sample, positions: Sequence[int],
               max_length: int | None) -> list[Chunk]:
     """Splits an encoded row into chunks of at most `max_length` tokens; a row that fits is one chunk.
@@ -110,13 +133,8 @@ def split_row(labels: Sequence[int], media: Sequence[Medium], sample: Sample, po
     if max_length is None or len(labels) <= max_length:
         num_vision = sum(medium.num_tokens for medium in media)
         return [Chunk(0, len(labels), num_vision, len(sample.seg_images))]
-    images = [medium for medium in media if medium.is_image]
-    # A [SEG] may precede its image, in an earlier turn of the assistant.
-    tied = [(min(images[image].start, position), max(images[image].stop, position + 1))
-            for image, position in zip(sample.mask_images, positions)]
-    whole = [(medium.start, medium.stop) for medium in media] + tied
     try:
-        spans = cut(len(labels), max_length, whole)
+        spans = cut(len(labels), max_length, must_stay(media, sample, positions))
     except ValueError as e:
         raise MaxLengthError(f'{len(labels)} tokens cannot be cut into chunks of at most {max_length} '
                              f'(an image stays whole, and a mask with its image): {e}.') from e

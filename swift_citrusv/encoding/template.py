@@ -24,6 +24,7 @@ from .chunks import Chunk, Medium, carry_labels, media_spans, split_row, take_ch
 from .row_media import check_inputs, move_image_tags, open_media
 from .seg_tensors import SEG_KEYS, encode_masks, pack_masks, pad_masks, supervised_masks
 from .skipped import row_without_targets, split_skipped
+from .too_long import RowTokens, TooLong
 
 # Replaces [SEG] where it is plain text, until the text is tokenized. The private-use characters on both sides do not
 # occur in user text.
@@ -131,11 +132,13 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
             positions = self.seg_positions(sample, encoded['input_ids'])
             if encoded.get('labels') is not None:
                 sample, positions = supervised_masks(sample, positions, encoded['labels'])
+            if self.task_type == 'causal_lm':
+                positions = self._fit(inputs, encoded, images, sample, positions)
             if sample.masks:
                 encoded.update(self._mask_tensors(sample, positions, images))
             return self._cut(inputs, encoded, sample, positions)
         except MaxLengthError as e:
-            raise _Final(_with_remedy(e, row_id) if training else e) from e
+            raise _Final(MaxLengthError(f'{row_id}: {e}') if training else e) from e
         except ROW_ERRORS as e:
             if training and not isinstance(e, RowError):
                 # Possibly temporary, such as a server that does not answer: ms-swift retries.
@@ -167,14 +170,40 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
     # ---- tensors
 
     def _tensors(self, inputs: StdTemplateInputs) -> dict[str, Any]:
-        """The tokens, labels and MLLM pixels of a row whose media are open, encoded by ms-swift."""
-        if self.mode != 'train' or self.truncation_strategy != 'split':
+        """The tokens, labels and MLLM pixels of a row whose media are open, encoded by ms-swift.
+
+        Rows of a training on text are not truncated yet: see `_fit`.
+        """
+        if self.mode != 'train' or self.task_type != 'causal_lm':
             return super()._encode_truncated(inputs)
-        # ms-swift would split the row itself and lose its images.
         self._preprocess_inputs(inputs)
         encoded = self._encode(inputs)
         encoded['length'] = len(encoded['input_ids'])
         return encoded
+
+    def _fit(self, inputs: StdTemplateInputs, encoded: dict[str, Any], images: Sequence[Image.Image], sample: Sample,
+             positions: list[int]) -> list[int]:
+        """Truncates a row that is longer than `--max_length`, in place (`_cut` splits one); returns the `positions`.
+
+        ms-swift's own method does not say what helps, and would split a row without its images.
+
+        Raises:
+            MaxLengthError: The row is too long, and may not be truncated.
+            RowError: Truncation removes the `[SEG]` of a mask.
+        """
+        ids = encoded['input_ids']
+        if self.max_length is None or len(ids) <= self.max_length:
+            return positions
+        row = RowTokens(
+            len(ids), self.seg_token_id in ids, self._media(ids), [image.size for image in images],
+            inputs.chat_template_kwargs)
+        too_long = TooLong(row, self.max_length, self.truncation_strategy, sample, positions)
+        too_long.check()
+        if self.truncation_strategy == 'split':
+            return positions
+        ids, labels = self._truncate(ids, encoded['labels'], encoded, self.truncation_strategy)
+        encoded.update(input_ids=ids, labels=labels, length=len(ids))
+        return too_long.positions_left(ids, labels, self.seg_token_id)
 
     def _preprocess_inputs(self, inputs: StdTemplateInputs) -> None:
         # At their original size: ms-swift scales them for the MLLM.
@@ -191,16 +220,16 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
         """The position of each mask's `[SEG]` among the tokens; [] for a row without masks.
 
         Raises:
-            RowError: Truncation removed a `[SEG]`.
+            RowError: ms-swift removed a `[SEG]`.
         """
         if not sample.masks:
             return []
-        # A [SEG] without a token before it has lost its text, and is no target.
-        positions = [i for i, token in enumerate(input_ids) if i and token == self.seg_token_id]
+        positions = [i for i, token in enumerate(input_ids) if token == self.seg_token_id]
         if len(positions) != len(sample.masks):
             raise RowError(
-                sample.row, f'{len(positions)} of the {len(sample.masks)} {SEG_TOKEN} are left after truncation to '
-                f'{len(input_ids)} tokens.', 'Raise --max_length, or shorten the row.', 'truncation')
+                sample.row, f'{len(positions)} of the {len(sample.masks)} {SEG_TOKEN} are left in its '
+                f'{len(input_ids)} tokens.', f'Raise --max_length, or write each {SEG_TOKEN} where ms-swift keeps it: '
+                'not into a thought of an earlier turn.', 'truncation')
         return positions
 
     def _mask_tensors(self, sample: Sample, positions: list[int], images: Sequence[Image.Image]) -> dict[str, Tensor]:
@@ -339,11 +368,6 @@ class CitrusVTemplate(Qwen2_5VLTemplate):
         if observe is not None:
             observe(inputs, num_masks)
         return outputs
-
-
-def _with_remedy(error: MaxLengthError, row_id: str) -> MaxLengthError:
-    return MaxLengthError(f'{row_id}: {error} Raise --max_length, cut rows with --truncation_strategy right, or drop '
-                          'them with --strict false.')
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The patches for the training pipeline: packs, lengths and skipped rows.
 
-Replaces `PackingDataset`, `AddLengthPreprocessor`, `LazyLLMDataset`, `SwiftSft._encode_dataset` and
-`SwiftSft._post_process_datasets` in `swift.pipelines.train.sft`.
+Replaces `PackingDataset`, `AddLengthPreprocessor`, `LazyLLMDataset`, and `_encode_dataset`, `_post_process_datasets`
+and `_show_dataset` of `SwiftSft` in `swift.pipelines.train.sft`.
 """
 from .wrapping import is_citrusv, skips_bad_rows, wrap, wrap_class
 
@@ -78,6 +78,21 @@ def patch_sft_pipeline() -> None:
 
         return patched
 
+    # Why: it is the last step before the trainer is made, and shows a row, which fails on a stream without one. Without
+    # any row that can be encoded, a run would train on nothing, and end with a loss of 0.
+    def show_dataset(original):
+
+        def patched(self, train_dataset, val_dataset):
+            if skips_bad_rows(self.template, self.args.strict):
+                from ..training.skipping import check_usable
+                check_usable(train_dataset, 'training dataset')
+                if val_dataset is not None and not self.args.predict_with_generate:
+                    check_usable(val_dataset, 'evaluation dataset')
+            return original(self, train_dataset, val_dataset)
+
+        return patched
+
+    wrap(sft.SwiftSft, '_show_dataset', ('self', 'train_dataset', 'val_dataset'), show_dataset)
     wrap(sft.SwiftSft, '_encode_dataset', ('self', 'train_dataset', 'val_dataset'), own_split)
     wrap(sft.SwiftSft, '_post_process_datasets', ('self', 'datasets'), own_split)
     wrap(sft.SwiftSft, '_post_process_datasets', ('self', 'datasets'), usable_evaluation)

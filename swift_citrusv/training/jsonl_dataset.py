@@ -74,8 +74,10 @@ def scan_jsonl(path: str, strict: bool) -> tuple[list[str], list[int], int]:
     for number, error in _column_errors(layouts, columns, name):
         skip(number, error)
     skips.report(path, num_rows)
-    if len(bad) == num_rows:
-        raise RowError(name, f'none of its {num_rows} rows can be used.', 'See the errors above.', 'empty')
+    if bad and len(bad) == num_rows:
+        raise skips.none_left(name)
+    if not num_rows:
+        raise RowError(name, 'the file has no row.', 'Write one JSON object a line.', 'empty')
     return list(columns), bad, num_rows
 
 
@@ -190,3 +192,5 @@ def check_dropped_rows(before: hf_datasets.Dataset, after: hf_datasets.Dataset, 
                 raise error
             skips.add(error)
     skips.report("ms-swift's preprocessor", len(before))
+    if not len(after):
+        raise skips.none_left('dataset')

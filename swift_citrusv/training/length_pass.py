@@ -5,31 +5,22 @@ dataset is not rewritten; it gains two columns.
 """
 import datasets as hf_datasets
 import hashlib
-import multiprocessing
 import numpy as np
 import os
 import pyarrow as pa
-import torch
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
 from modelscope.hub.utils.utils import get_cache_dir
-from swift.template import MaxLengthError
 from swift.utils import get_logger
 from tqdm import tqdm
 from typing import Any
 
-from ..constants import CHUNKS_COLUMN, ROW_COLUMN
+from ..constants import CHUNKS_COLUMN
 from ..encoding.row_length import MeasuringTemplate
 from ..encoding.template import CitrusVTemplate
-from ..errors import ROW_ERRORS, RowError
-from ..files.errors import IMAGE_ERRORS
+from ..errors import ROW_ERRORS
 from ..rows.skips import SkipCounter
 from .length_cache import CorruptCacheError, LengthCache, MeasuredRows, cache_path, concatenated_ranges
-from .length_keys import LENGTHS_COLUMN, row_key, settings_text
+from .length_keys import LENGTHS_COLUMN, settings_text
+from .length_workers import RowMeasurer, measured_batches
 from .rank_sync import run_on_rank_0
 
 logger = get_logger()
@@ -77,7 +68,7 @@ def measure_dataset(template: CitrusVTemplate,
     Args:
         template: The template of the training run.
         dataset: Rows as ms-swift's preprocessors leave them. It may be shuffled or selected.
-        num_proc: Processes.
+        num_proc: Processes, once measuring has turned out to take longer than their start.
         strict: Whether a row that cannot be encoded, or is too long, ends the run; otherwise it is skipped, logged and
             counted.
         cache_dir: The folder of the cache; None for no cache.
@@ -87,7 +78,7 @@ def measure_dataset(template: CitrusVTemplate,
         numbers of all chunks in a flat list).
 
     Raises:
-        RowError, MaxLengthError: The first row that cannot be encoded, with `strict`.
+        RowError, MaxLengthError: The first row that cannot be encoded, with `strict`; or none can be.
     """
     added = [name for name in (LENGTHS_COLUMN, CHUNKS_COLUMN) if name in dataset.column_names]
     if added:
@@ -167,7 +158,7 @@ def _measure_rows(template: CitrusVTemplate, dataset: hf_datasets.Dataset, num_p
                   cache_dir: str | None) -> tuple[np.ndarray, MeasuredRows]:
     """The positions of the dataset's rows in its table, ascending and unique, and the rows; bad ones have no chunks."""
     cache = _open_cache(template, cache_dir)
-    measurer = _RowMeasurer(
+    measurer = RowMeasurer(
         MeasuringTemplate(template), _whole_table(dataset), np.unique(table_positions(dataset)), cache, strict)
     total = len(measurer.positions)
     size = max(min(_MAX_BATCH, -(-total // (8 * num_proc))), 1)
@@ -177,7 +168,7 @@ def _measure_rows(template: CitrusVTemplate, dataset: hf_datasets.Dataset, num_p
     num_cached, skips = 0, SkipCounter()
     try:
         with tqdm(desc='Measuring rows', unit=' rows', total=total) as progress:
-            for batch in _measured_batches(measurer, ranges, num_proc):
+            for batch in measured_batches(measurer, ranges, num_proc):
                 found = batch.cached >= 0
                 cache.mark_used(batch.cached[found])
                 num_cached += int(found.sum())
@@ -197,7 +188,10 @@ def _measure_rows(template: CitrusVTemplate, dataset: hf_datasets.Dataset, num_p
     else:
         logger.info(f'lengths of {num_cached} rows from the cache, {total - num_cached} measured.')
     skips.report('measuring', total)
-    return measurer.positions, MeasuredRows.concatenate(parts)
+    rows = MeasuredRows.concatenate(parts)
+    if total and not rows.counts.any():
+        raise skips.none_left('dataset')
+    return measurer.positions, rows
 
 
 def _open_cache(template: CitrusVTemplate, cache_dir: str | None) -> LengthCache:
@@ -209,102 +203,3 @@ def _open_cache(template: CitrusVTemplate, cache_dir: str | None) -> LengthCache
     except (CorruptCacheError, OSError) as e:
         logger.warning(f'The cached lengths cannot be used ({e}); all rows are measured again.')
         return LengthCache(path, MeasuredRows())
-
-
-@dataclass
-class _MeasuredBatch:
-    """Rows that were looked up or measured; `cached` is their index in the cache, int64 `[n]`, or -1."""
-    rows: MeasuredRows
-    cached: np.ndarray
-    errors: list[Exception]
-
-
-@dataclass
-class _RowMeasurer:
-    """Looks up or measures the rows at `positions` of a table."""
-    measuring: MeasuringTemplate
-    table: hf_datasets.Dataset
-    positions: np.ndarray
-    cache: LengthCache
-    strict: bool
-
-    def batch(self, start: int, stop: int) -> _MeasuredBatch:
-        columns = self.table[self.positions[start:stop].tolist()]
-        rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
-        # Without a cache, no keys are needed.
-        keys = np.zeros((len(rows), 2), '<u8')
-        if self.cache.path is not None:
-            keys = np.frombuffer(b''.join(map(row_key, rows)), '<u8').reshape(-1, 2)
-        cached = self.cache.find(keys)
-        chunks, errors = [], []
-        for row, index in zip(rows, cached.tolist()):
-            if index >= 0:
-                chunks.append(self.cache.chunks(index))
-                continue
-            try:
-                measured: Any = self._measure(row)
-            except (RowError, MaxLengthError) as e:
-                if self.strict:
-                    raise
-                errors.append(e)
-                measured = []
-            chunks.append(np.array(measured, np.int32).reshape(-1, 4))
-        counts = np.array([len(of_row) for of_row in chunks], np.int32)
-        return _MeasuredBatch(MeasuredRows(keys, counts, np.concatenate(chunks)), cached, errors)
-
-    def _measure(self, row: dict[str, Any]) -> list[Any]:
-        try:
-            return self.measuring.measure(row)
-        except (RowError, MaxLengthError):
-            raise
-        except (*ROW_ERRORS, *IMAGE_ERRORS) as e:
-            # The template does not name the row in the RLHF modes, nor for a decompression bomb in a video.
-            name = row.get(ROW_COLUMN) or 'row (no number)'
-            raise RowError(name, f'{type(e).__name__}: {e}.', 'Check the row with `citrusv check-data`.',
-                           'encode') from e
-
-
-def _measured_batches(measurer: _RowMeasurer, ranges: list[tuple[int, int]], num_proc: int) -> Iterator[_MeasuredBatch]:
-    """All batches in order, from this process or from `num_proc` forks of it (DataLoader forks its workers too)."""
-    if num_proc == 1 or len(ranges) < 2:
-        for start, stop in ranges:
-            yield measurer.batch(start, stop)
-        return
-    fork = multiprocessing.get_context('fork')
-    with _no_tokenizer_threads(), ProcessPoolExecutor(num_proc, fork, _init_worker, (measurer, )) as pool:
-        remaining = iter(ranges)
-        # Only a few batches ahead, so that an error ends the run at once.
-        submitted = deque(pool.submit(_batch_in_worker, *span) for span in islice(remaining, 4 * num_proc))
-        try:
-            while submitted:
-                yield submitted.popleft().result()
-                submitted.extend(pool.submit(_batch_in_worker, *span) for span in islice(remaining, 1))
-        finally:
-            for future in submitted:
-                future.cancel()
-
-
-@contextmanager
-def _no_tokenizer_threads() -> Iterator[None]:
-    """Turns off the threads of the tokenizers, which would log a warning in every fork."""
-    name = 'TOKENIZERS_PARALLELISM'
-    before = os.environ.get(name)
-    os.environ[name] = 'false'
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
-
-
-_worker: dict[str, _RowMeasurer] = {}
-
-
-def _init_worker(measurer: _RowMeasurer) -> None:
-    torch.set_num_threads(1)
-    _worker['measurer'] = measurer
-
-
-def _batch_in_worker(start: int, stop: int) -> _MeasuredBatch:
-    return _worker['measurer'].batch(start, stop)

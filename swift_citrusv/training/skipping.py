@@ -20,7 +20,7 @@ from typing import Any
 from ..constants import SKIPPED_KEY
 from ..encoding.skipped import skipped_row
 from ..errors import RowError
-from ..rows.skips import SkipCounter
+from ..rows.skips import SkipCounter, every_skip
 from .rank_sync import gather, run_on_rank_0
 
 logger = get_logger()
@@ -87,6 +87,43 @@ class SkippedRows:
             total.report(f'epoch {max(round(trainer.state.epoch or 0), 1)}')
 
 
+# ---- before the first step
+
+
+def check_usable(dataset: Any, what: str) -> None:
+    """Checks that some row of a dataset can be encoded; otherwise every batch would be empty.
+
+    It encodes rows up to the first good one, on rank 0.
+
+    Args:
+        dataset: Rows, packs, or a stream of them, as the trainer gets it.
+        what: The name of the dataset.
+
+    Raises:
+        RowError: No row can be encoded.
+    """
+    run_on_rank_0(lambda: _find_usable(dataset, what), RowError)
+
+
+def _find_usable(dataset: Any, what: str) -> None:
+    skips = SkipCounter()
+    if hasattr(dataset, '__len__'):
+        # Most often the first row is good, and no bar is shown.
+        for i in tqdm(range(len(dataset)), desc='Looking for a row that can be used', delay=5):
+            item = dataset[i]
+            errors = [row.get(SKIPPED_KEY) for row in (item if isinstance(item, list) else [item])]
+            if None in errors:
+                return
+            for error in errors:
+                skips.count(error)
+    else:
+        with every_skip() as skips:
+            if next(iter(dataset), None) is not None:
+                return
+    if skips.counts:
+        raise skips.none_left(what)
+
+
 # ---- evaluation
 
 
@@ -114,11 +151,9 @@ def select_usable_rows(template: Any, dataset: HfDataset, num_proc: int = 1) -> 
         num_proc: Processes.
 
     Raises:
-        ValueError: No row can be encoded.
+        RowError: No row can be encoded.
     """
-    kept = run_on_rank_0(lambda: list(_usable_rows(template, dataset, num_proc)), ())
-    if not kept:
-        raise ValueError(f'None of the {len(dataset)} rows for evaluation can be used: see the warnings above.')
+    kept = run_on_rank_0(lambda: list(_usable_rows(template, dataset, num_proc)), RowError)
     return dataset if len(kept) == len(dataset) else dataset.select(kept)
 
 
@@ -132,3 +167,5 @@ def _usable_rows(template: Any, dataset: HfDataset, num_proc: int) -> Iterator[i
         else:
             skips.add(error)
     skips.report('evaluation', len(dataset))
+    if len(dataset) and skips.counts.total() == len(dataset):
+        raise skips.none_left('evaluation dataset')

@@ -134,19 +134,20 @@ def _read_head(path: str, strict: bool) -> list[str]:
     """The columns of the first rows of a file, and those that every stream has."""
     name = os.path.basename(path)
     columns: dict[str, None] = dict.fromkeys(TEXT_COLUMNS)
-    num_rows = num_bad = 0
+    num_rows, skips = 0, SkipCounter()
     for number, line in islice(_lines(path, FileShards([0], [os.path.getsize(path)], [1])), _HEAD_ROWS):
         num_rows += 1
         try:
             columns.update(dict.fromkeys(parse_line(line, f'{name}:{number}')))
-        except RowError:
+        except RowError as e:
             # It is counted when it is read.
             if strict:
                 raise
-            num_bad += 1
-    if num_bad == num_rows:
-        raise RowError(name, f'none of its first {num_rows} rows can be used.', 'Check them with `citrusv check-data`.',
-                       'empty')
+            skips.count(e)
+    if not num_rows:
+        raise RowError(name, 'the file has no row.', 'Write one JSON object a line.', 'empty')
+    if skips.counts.total() == num_rows:
+        raise skips.none_left(f'the first {num_rows} rows of {name}')
     # Where there are both `image` and `images`, ms-swift would read only one of them.
     columns.update({many: None for many, one in _MEDIA_COLUMNS.items() if one not in columns})
     return [key for key in columns if key not in (ROW_COLUMN, CHUNKS_COLUMN)]

@@ -1,4 +1,5 @@
 """The length pass: lengths equal to those of ms-swift, selected rows, bad rows, processes and ranks."""
+import datasets as hf_datasets
 import logging
 import multiprocessing
 import numpy as np
@@ -15,6 +16,7 @@ from swift.template import MaxLengthError
 from swift_citrusv.constants import CHUNKS_COLUMN, ROW_COLUMN
 from swift_citrusv.encoding.row_length import measure
 from swift_citrusv.errors import RowError
+from swift_citrusv.training import length_workers
 from swift_citrusv.training.length_pass import chunks_arrays, measure_dataset
 
 
@@ -37,28 +39,69 @@ def chunks_by_array(dataset: Dataset) -> list[tuple[int, ...]]:
 
 
 @pytest.fixture
-def one_thread():
-    # `datasets.map` forks, and OpenMP hangs in a child whose parent has a pool of threads (OMP_NUM_THREADS=2).
+def workers(monkeypatch):
+    """Processes measure all rows but those of the first batch, as they would many rows."""
+    monkeypatch.setattr(length_workers, '_LOOK_AFTER', 0.)
+    monkeypatch.setattr(length_workers, '_WORTH_WORKERS', 0.)
+
+
+@pytest.fixture
+def two_threads():
+    """OpenMP has a pool of threads, which a fork of this process would wait for, for ever."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
+    torch.ones(1000, 1000).exp()
     yield
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize('num_proc', [1, 2, 5])
-def test_lengths_equal_those_of_ms_swift(num_proc, template, every_kind, one_thread):
+def stock_lengths(template, dataset: Dataset) -> list[list[int]]:
+    """Those of ms-swift's own preprocessor, row by row: its `datasets.map` would fork."""
     from swift.dataset import AddLengthPreprocessor
-    stock = AddLengthPreprocessor(template=template)(every_kind, strict=True, load_from_cache_file=False)
-    measured = measure_dataset(template, every_kind, num_proc=num_proc, strict=True, cache_dir=None)
-    assert list(measured['lengths']) == list(
-        stock['lengths']) and measured.features['lengths'] == stock.features['lengths']
+    stock = AddLengthPreprocessor(template=template)
+    return [stock.preprocess(row)['lengths'] for row in dataset]
+
+
+def test_lengths_equal_those_of_ms_swift(template, every_kind):
+    expected = stock_lengths(template, every_kind)
+    measured = measure_dataset(template, every_kind, strict=True, cache_dir=None)
+    assert list(measured['lengths']) == expected and measured.features['lengths'] == hf_datasets.List(
+        hf_datasets.Value('int64'))
     assert [row['messages'] for row in measured] == [row['messages'] for row in every_kind]
     assert set(measured.column_names) == {*every_kind.column_names, 'lengths', CHUNKS_COLUMN}
     assert chunks_by_array(measured) == chunks_by_row(measured)
     assert chunks_of(measured) == [[n for chunk in measure(template, row) for n in chunk] for row in every_kind]
     # Measuring again replaces the columns.
-    again = measure_dataset(template, measured, num_proc=num_proc, strict=True, cache_dir=None)
+    again = measure_dataset(template, measured, strict=True, cache_dir=None)
     assert again.column_names == measured.column_names and chunks_of(again) == chunks_of(measured)
+
+
+def test_processes(workers, two_threads, mixed, make_template, caplog, monkeypatch):
+    """Those of ms-swift's settings of this process, with its threads, and without running the main module again."""
+    from qwen_vl_utils import vision_process
+    caplog.set_level(logging.INFO, 'swift')
+    monkeypatch.setattr(vision_process, 'IMAGE_MIN_TOKEN_NUM', 20)
+    template = make_template(60)
+    alone = measure_dataset(template, mixed, strict=False)
+    caplog.clear()
+    measured = measure_dataset(template, mixed, num_proc=2, strict=False)
+    assert chunks_of(measured) == chunks_of(alone) and len(measured) == 3
+    assert [row[ROW_COLUMN] for row in measured] == [row[ROW_COLUMN] for row in alone]
+    assert 'measuring: 4 of 7 rows were skipped (mask-size: 2, image-unreadable: 1, MaxLengthError: 1)' in caplog.text
+    assert 'goes on alone' not in caplog.text
+
+
+def test_what_processes_cannot_import(workers, every_kind, make_template, caplog):
+    template = make_template()
+    template.of_a_script = lambda: None
+    measured = measure_dataset(template, every_kind, num_proc=2, strict=True)
+    assert chunks_of(measured) == chunks_of(measure_dataset(template, every_kind, strict=True))
+    assert 'goes on alone' in caplog.text
+
+
+def test_few_rows_need_no_processes(every_kind, template, monkeypatch):
+    monkeypatch.setattr(length_workers, '_batches_of_workers', None)
+    assert len(measure_dataset(template, every_kind, num_proc=8, strict=True)) == len(every_kind)
 
 
 def test_selected_rows(template, every_kind):
@@ -132,17 +175,16 @@ def test_rows_that_were_not_measured(template, every_kind):
 # ---- bad rows
 
 
-@pytest.mark.parametrize('num_proc', [1, 3])
-def test_skipped_rows_are_counted(num_proc, mixed, make_template, caplog):
+def test_skipped_rows_are_counted(mixed, make_template, caplog):
     caplog.set_level(logging.INFO, 'swift')
     template = make_template(60)
-    measured = measure_dataset(template, mixed, num_proc=num_proc, strict=False)
+    measured = measure_dataset(template, mixed, strict=False)
     assert [row[ROW_COLUMN] for row in measured] == ['train.jsonl:1', 'train.jsonl:4', 'train.jsonl:7']
     assert chunks_by_array(measured) == chunks_by_row(measured)
     for line in (2, 3, 5, 6):
         assert f'train.jsonl:{line}: ' in caplog.text
     assert 'measuring: 4 of 7 rows were skipped (mask-size: 2, image-unreadable: 1, MaxLengthError: 1)' in caplog.text
-    shuffled = measure_dataset(template, mixed.select([4, 3, 2, 0, 0]), num_proc=num_proc, strict=False)
+    shuffled = measure_dataset(template, mixed.select([4, 3, 2, 0, 0]), strict=False)
     assert [row[ROW_COLUMN] for row in shuffled] == ['train.jsonl:4', 'train.jsonl:1', 'train.jsonl:1']
 
 
@@ -153,16 +195,17 @@ def test_only_the_first_skips_are_logged(mixed, make_template, caplog, monkeypat
     assert caplog.text.count('further skipped rows are only counted') == 1 and '4 of 7 rows were skipped' in caplog.text
 
 
-@pytest.mark.parametrize('num_proc', [1, 2])
 @pytest.mark.parametrize(('rows', 'error', 'match'), [(range(7), RowError, 'train.jsonl:2: '),
                                                       ([3, 4, 5], MaxLengthError, 'train.jsonl:5: ')])
-def test_strict_run_ends_at_the_first_bad_row(num_proc, rows, error, match, mixed, make_template):
+def test_strict_run_ends_at_the_first_bad_row(rows, error, match, mixed, make_template):
     with pytest.raises(error, match=match):
-        measure_dataset(make_template(60), mixed.select(rows), num_proc=num_proc, strict=True)
+        measure_dataset(make_template(60), mixed.select(rows), strict=True)
 
 
 def test_all_rows_skipped(mixed, make_template):
-    assert len(measure_dataset(make_template(60), mixed.select([1, 2]), strict=False)) == 0
+    with pytest.raises(RowError, match=r'all 2 were skipped .*\(mask-size: 1, image-unreadable: 1\)') as error:
+        measure_dataset(make_template(60), mixed.select([1, 2]), strict=False)
+    assert 'train.jsonl:2: ' in str(error.value) and 'train.jsonl:3: ' in str(error.value)
 
 
 # ---- ranks

@@ -5,11 +5,15 @@ from support.closeness import assert_same_update
 from support.distributed.launcher import Launcher
 from support.distributed.precision import PRECISIONS
 from support.faults import Fault, Faults, write_lines
+from support.swift_run import run_sft
 
 from swift_citrusv.constants import IGNORE_INDEX, SKIPPED_KEY
 from swift_citrusv.encoding.skipped import split_skipped
 from swift_citrusv.errors import RowError
-from swift_citrusv.training.skipping import SkippingDataset
+from swift_citrusv.rows.skips import every_skip
+from swift_citrusv.training.jsonl_dataset import scan_jsonl
+from swift_citrusv.training.skipping import SkippingDataset, check_usable
+from swift_citrusv.training.stream_jsonl import stream_jsonl
 
 
 @pytest.fixture(scope='module')
@@ -18,8 +22,13 @@ def maker(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def fault(maker) -> Fault:
-    return next(fault for fault in maker.bad() if fault.name == 'JPEG cut short')
+def faults(maker) -> dict[str, Fault]:
+    return {fault.name: fault for fault in maker.bad()}
+
+
+@pytest.fixture(scope='module')
+def fault(faults) -> Fault:
+    return faults['JPEG cut short']
 
 
 @pytest.fixture(scope='module')
@@ -91,3 +100,50 @@ def test_a_rank_that_has_bad_rows_alone(precision, fault, maker, launcher, tiny_
     assert 'epoch 1: 5 rows were skipped (image-unreadable: 5)' in two.text
     # One of the five was on rank 0.
     assert two.text.count('skipped on rank 1: bad.jsonl:') == 4
+
+
+# flags -> how the rows are read
+READERS = {
+    'row by row': '',
+    'with workers': '--dataloader_num_workers 2',
+    'lengths first': '--lazy_tokenize false',
+    'packs': '--packing true --gradient_accumulation_steps 1',
+    'stream': '--streaming true --max_steps 2',
+    'stream of packs': '--streaming true --max_steps 2 --packing true --gradient_accumulation_steps 1',
+}
+
+
+@pytest.mark.parametrize('reader', READERS)
+def test_no_row_is_left(reader, maker, faults, tiny_checkpoint, tmp_path):
+    """The run stops before the first step, in training and evaluation: how many, why, and what to do."""
+    good = write_lines(tmp_path / 'good.jsonl', [json.dumps(row).encode() for row in maker.good(2)])
+    rows = [faults[name].row for name in ('JPEG cut short', 'PNG cut short', 'missing image')]
+    bad = write_lines(tmp_path / 'bad.jsonl', [json.dumps(row).encode() for row in rows])
+    # Only decoding the pixels shows a file that is cut short.
+    num_bad = 2 if reader in ('lengths first', 'packs') else 3
+    for what, files in (('training', [bad]), ('evaluation', [good, '--val_dataset', bad, '--eval_strategy', 'epoch'])):
+        with pytest.raises(RowError, match=f'all {num_bad} were skipped under --strict false') as error:
+            run_sft('--model', tiny_checkpoint, '--model_type', 'citrusv', '--output_dir', str(tmp_path / 'out'),
+                    '--num_train_epochs', '1', '--strict', 'false', *READERS[reader].split(), '--dataset', *files)
+        text = str(error.value)
+        assert text.startswith((f'{what} dataset: ', 'dataset: ')) and text.count('bad.jsonl:') == num_bad, text
+        assert 'citrusv check-data' in text
+
+
+def test_no_line_is_left(tmp_path):
+    bad = write_lines(tmp_path / 'bad.jsonl', [b'{', b'[]'] * 3)
+    for read in (lambda: scan_jsonl(bad, strict=False), lambda: stream_jsonl(bad, strict=False)):
+        with pytest.raises(RowError, match=r'bad.jsonl: no row is left: all 6 .*not-json') as error:
+            read()
+        assert str(error.value).count('bad.jsonl:') == 4
+    empty = write_lines(tmp_path / 'empty.jsonl', [])
+    for read in (lambda: scan_jsonl(empty, strict=True), lambda: stream_jsonl(empty, strict=False)):
+        with pytest.raises(RowError, match='empty.jsonl: the file has no row'):
+            read()
+
+
+def test_a_good_row_behind_bad_ones(fault, maker, template):
+    """It is found, and nothing is logged or counted twice."""
+    with every_skip() as skips:
+        check_usable(SkippingDataset([fault.row] * 3 + maker.good(1), template), 'training dataset')
+    assert not skips.counts

@@ -264,7 +264,7 @@ def test_not_strict_bad_rows_are_skipped_and_counted(num_workers, packs, ranks, 
         assert counts.skipped['MaxLengthError'] == 1 and counts.skipped['image-unreadable'] == 2
 
 
-@pytest.mark.parametrize('number, word', [(4, 'Raise --max_length'), (8, 'masks'), (9, 'broken.png'),
+@pytest.mark.parametrize('number, word', [(4, 'Use --max_length'), (8, 'masks'), (9, 'broken.png'),
                                           (12, 'nowhere.png')])
 def test_strict_bad_row_is_named(number, word, packs, tmp_path):
     path = _with_bad_rows(tmp_path)
