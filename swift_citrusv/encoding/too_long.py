@@ -60,7 +60,8 @@ class TooLong:
         """How long the row is, and what of it are images."""
         row = self.row
         videos = sum(medium.num_tokens for medium in row.media if not medium.is_image)
-        parts = [f'{row.num_image_tokens} of them of its {len(row.sizes)} images'] if row.sizes else []
+        images = 'image' if len(row.sizes) == 1 else f'{len(row.sizes)} images'
+        parts = [f'{row.num_image_tokens} of them of its {images}'] if row.sizes else []
         parts += [f'{videos} of its videos'] if videos else []
         return f'{row.num_tokens} tokens{", " + " and ".join(parts) + "," if parts else ""}'
 
@@ -108,7 +109,7 @@ class TooLong:
         flags.append('--strict false (skips the row)')
         text = f'Use {", or ".join(flags)}.'
         if row.has_seg:
-            return f'{text} (--truncation_strategy left and right cut off text, and {SEG_TOKEN} with it.)'
+            return f'{text} Not --truncation_strategy left or right: they may cut off {SEG_TOKEN}.'
         return text
 
     def max_pixels(self) -> int | None:

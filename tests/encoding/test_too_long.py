@@ -51,7 +51,7 @@ def error_of(template, row: dict[str, Any]) -> str:
 
 def settings_of(message: str) -> list[dict[str, Any]]:
     """The remedies of a message, in order, as settings of a template."""
-    text = message.partition('. Use ')[2].partition('(--truncation_strategy left')[0]
+    text = message.partition('. Use ')[2].partition(' Not --truncation')[0]
     found: list[dict[str, Any]] = []
     for remedy in text.split(', or '):
         flags = dict(re.findall(r'--(\w+) (\w+)', remedy))
@@ -80,9 +80,10 @@ def test_each_remedy_helps(strategy, rows, make_template):
                 continue
             message = error_of(template, row)
             assert message.startswith('train.jsonl:7: ') and f'{len(whole["input_ids"])} tokens' in message, message
-            assert ('images' in message.partition('. Use ')[0]) == bool(row.get('images')), message
+            assert (' of its ' in message.partition('. Use ')[0]) == bool(row.get('images')), message
             if row.get('images'):
-                assert f'{is_image} of them of its {len(row["images"])} images' in message
+                images = 'image' if len(row['images']) == 1 else f'{len(row["images"])} images'
+                assert f'{is_image} of them of its {images}' in message
             remedies = settings_of(message)
             first = 'max_pixels' if 2 * is_image > len(whole['input_ids']) else 'max_length'
             names = [list(flags)[0] for flags in remedies]
