@@ -17,7 +17,7 @@ from .wrapping import is_citrusv, wrap
 
 _MODEL_CLASS = 'CitrusVForConditionalGeneration'
 # The file with the model's modules, in the run's folder.
-MODEL_FILE = 'model.txt'
+MODEL_FILE = 'structure.txt'
 _EMPTY = {'None', '[]', '{}', ''}
 
 

@@ -143,9 +143,10 @@ def is_said_frozen(args: Any) -> bool:
     """
     if args is None:
         return True
-    names = [*args.freeze_parameters, *([args.freeze_parameters_regex] if args.freeze_parameters_regex else [])]
-    return (any(module in name or module.startswith(name) for name in names for module in SEGMENTATION_MODULES)
-            or args.freeze_parameters_ratio > 0 or Settings.from_env().seg_lr == 0)
+    named = any(module.startswith(name) or name.startswith(module) for name in args.freeze_parameters
+                for module in SEGMENTATION_MODULES)  # yapf: disable
+    return (named or bool(args.freeze_parameters_regex) or args.freeze_parameters_ratio > 0
+            or Settings.from_env().seg_lr == 0)
 
 
 def find_contradiction(rows: MaskCounts | StreamedMasks,
@@ -172,9 +173,8 @@ def find_contradiction(rows: MaskCounts | StreamedMasks,
         some = f'{rows.with_masks:,} of the {rows.rows:,}' if isinstance(rows, MaskCounts) else 'Some'
         train = ('take it out of what is frozen'
                  if tuner_type == 'full' else f'--tuner_type lora does, with --modules_to_save {modules}')
-        return (
-            f'{some} rows of --dataset have masks, but nothing of segmentation ({modules}) is trained, and no flag '
-            f'says so. Train it ({train}), or say that it stays frozen: --freeze_parameters {modules}.')
+        return (f'{some} rows of --dataset have masks, but nothing of segmentation ({modules}) is trained, and no flag '
+                f'says so. Train it ({train}), or say that it stays frozen: --freeze_parameters {modules}.')
     return None
 
 
@@ -207,6 +207,9 @@ def report_start(trainer: Any, args: Any) -> None:
         ]
         logger.info('\n  '.join(lines))
     problem = find_contradiction(
-        training, segmentation, is_said=is_said_frozen(args), tuner_type=trainer.args.tuner_type or 'full')
+        training,
+        segmentation,
+        is_said=is_said_frozen(args),
+        tuner_type=getattr(trainer.args, 'tuner_type', None) or 'full')
     if problem is not None:
         raise ValueError(problem)

@@ -91,7 +91,7 @@ def test_swift_sft(way, dataset, tiny_checkpoint, tmp_path):
     assert 'what this run trains' in output and 'training set: rows: 12, with masks: 7, masks: 11' in output
     # The log is short, each fact stands in it once, and what was left out is in a file.
     assert len(output.splitlines()) < 150, output
-    assert output.count('attention: ') == 1 and 'SegProjector' in (tmp_path / 'out' / 'model.txt').read_text()
+    assert output.count('attention: ') == 1 and 'SegProjector' in (tmp_path / 'out' / 'structure.txt').read_text()
     for misleading in ('attn_impl: ', 'trust_remote_code', 'None of the inputs', '`torch_dtype` is deprecated'):
         assert misleading not in output, misleading
 
