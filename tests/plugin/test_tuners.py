@@ -9,13 +9,14 @@ from support.rows import Maker, write_jsonl
 from support.swift_run import run_sft
 from support.tuned import batch_of, loaded, outputs, sft_arguments, tuned
 from transformers import Qwen2_5_VLForConditionalGeneration
+from typing import Any
 
 from swift_citrusv.constants import SEGMENTATION_MODULES
 from swift_citrusv.pipeline import CitrusVPipeline
 from swift_citrusv.plugin import tuners
 
 # Flags that LoRA works with.
-LORA = {
+LORA: dict[str, dict[str, Any]] = {
     'lora': {},
     'dora': {'use_dora': True},
     'pissa': {'init_weights': 'pissa'},
