@@ -56,6 +56,9 @@ def check_loading(args: Any) -> None:
     trains = hasattr(args, 'trainable_parameters')
     works, verb = (EXPORTS, 'export') if exports else (TRAINS, 'train') if trains else (LOADS, 'load')
     if method in works:
+        if exports and args.adapters and not args.merge_lora:
+            raise ValueError(f'--quant_method {method} with --adapters would write the adapter alone, and no quantized '
+                             'model. Add --merge_lora true.')
         return
     if trains and method in LOADS:
         reason = f'weights that {method} has quantized cannot be trained, nor an adapter beside them'

@@ -105,6 +105,10 @@ def _check_lora(args: Any) -> None:
                          'projector and SAM2 alone, use --tuner_type full with these flags (stage 4).')
     if not everything:
         _refuse_set(args, 'freeze_llm', 'it restricts --target_modules all-linear only')
+    if args.target_parameters:
+        raise ValueError(
+            f'--target_parameters {" ".join(args.target_parameters)} would also match layers of SAM2, which '
+            'train whole. All layers of Qwen2.5-VL are modules: use --target_modules.')
     if args.init_weights not in _INIT_WEIGHTS:
         reason = ('its result is random and part of the frozen weights, so the saved adapter would not fit the model'
                   if str(args.init_weights).startswith('pissa_niter') else 'it needs a preparation that is not made')

@@ -83,6 +83,10 @@ def test_every_method_is_sorted(tiny_checkpoint, dataset, tmp_path, monkeypatch)
                 make(kind, method)
             assert f'--quant_method {method} cannot' in str(raised.value), (kind, method)
             assert str(raised.value).endswith(f'Use one of: {", ".join(works)}.'), (kind, method)
+    adapter = SimpleNamespace(
+        tuner_backend='peft', quant_method='bnb', quant_bits=4, quant_n_samples=1, adapters=['a'], merge_lora=False)
+    with pytest.raises(ValueError, match='would write the adapter alone.*Add --merge_lora true'):
+        quantization.check_loading(adapter)
     novel = SimpleNamespace(tuner_backend='peft', quant_method='novel', quant_bits=4)
     with pytest.raises(ValueError, match='novel cannot load a Citrus-V model: whether .* is not known. Use one of'):
         quantization.check_loading(novel)

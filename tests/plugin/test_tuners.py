@@ -168,6 +168,7 @@ REFUSED_FLAGS = (
     ({'init_weights': 'loftq'}, 'it needs a preparation'),
     ({'init_weights': 'lora-ga'}, 'it needs a preparation'),
     ({'init_weights': 'eva'}, 'Use true, false, gaussian, pissa'),
+    ({'target_parameters': ['q_proj.weight']}, '--target_parameters q_proj.weight would also match layers of SAM2'),
     ({'use_swift_lora': True}, '--use_swift_lora true'),
     ({'tuner_backend': 'unsloth'}, 'Use --tuner_backend peft'),
     ({'tuner_type': 'lora_llm', 'use_dora': True}, '--use_dora True has no effect with --tuner_type lora_llm'),
