@@ -11,6 +11,7 @@ from ..model.modeling import CitrusVForConditionalGeneration
 from ..model.published_layout import TEXT_REMEDY, missing_text_parts
 from ..model.sam2_weights import Sam2Source, resolve_sam2
 from ..settings import SettingError, Settings
+from .devices import check_devices, one_device
 from .models import loaded_next
 
 logger = get_logger()
@@ -56,9 +57,11 @@ class CitrusVLoader(Qwen2_5VLLoader):
         if self.auto_model_cls is None:
             self.auto_model_cls: Any = CitrusVForConditionalGeneration
         settings = Settings.from_env()
+        model_kwargs['device_map'] = one_device(model_kwargs.get('device_map'))
         with ignore_missing_segmentation_weights() if self.sam2 is not None else nullcontext():
             model = super().get_model(model_dir, config, processor, model_kwargs)
         if not self.return_dummy_model:
+            check_devices(model)
             if self.sam2 is not None:
                 finish_graft(model, self.sam2, config.seg_token_id, loaded_next())
                 model.has_new_segmentation = True
