@@ -1,7 +1,8 @@
 """The patches for inference: masks in the engine's answers, and in the output of `swift infer`.
 
 Replaces `_infer_full`, `_infer_stream` and `_infer` of `swift.infer_engine.transformers_engine.TransformersEngine`, and
-`_batch_infer`, `run`, `infer_single` and `infer_cli` of `swift.pipelines.infer.infer.SwiftInfer`.
+`_batch_infer`, `run`, `infer_single` and `infer_cli` of `swift.pipelines.infer.infer.SwiftInfer`, and
+`swift.trainers.Seq2SeqTrainer.__init__`.
 """
 import functools
 from collections.abc import Iterator
@@ -11,6 +12,26 @@ from ..errors import ROW_ERRORS
 from ..inference.infer_output import complete_row, mask_lines, note_error, unusable_image
 from ..settings import Settings
 from .wrapping import is_citrusv, wrap
+
+# An attribute of an engine whose answers are read as text alone.
+_TEXT_ONLY = '_citrusv_text_only'
+
+
+def patch_text_evaluation() -> None:
+    """Draws no masks in the evaluations of `--predict_with_generate true`, which score texts."""
+    from swift.trainers import Seq2SeqTrainer
+
+    # Why: it makes the engine that answers during evaluations.
+    def init(original):
+
+        def patched(self, *args, **kwargs):
+            original(self, *args, **kwargs)
+            if is_citrusv(self.template) and self.args.predict_with_generate:
+                setattr(self.infer_engine, _TEXT_ONLY, True)
+
+        return patched
+
+    wrap(Seq2SeqTrainer, '__init__', ('self', ), init)
 
 
 def patch_engine_masks() -> None:
@@ -23,6 +44,10 @@ def patch_engine_masks() -> None:
 
         def patched(self, inputs, **kwargs):
             if not is_citrusv(self.template):
+                return original(self, inputs, **kwargs)
+            # ms-swift collates this column of the rows, and `generate` would refuse it.
+            inputs.pop('channel', None)
+            if getattr(self, _TEXT_ONLY, False):
                 return original(self, inputs, **kwargs)
             masks = _answer_masks(self, inputs, **kwargs)
             responses = original(self, {**inputs, 'seg_states': masks.states}, **kwargs)
@@ -47,6 +72,7 @@ def patch_engine_masks() -> None:
             if not is_citrusv(self.template):
                 yield from original(self, inputs, **kwargs)
                 return
+            inputs.pop('channel', None)
             masks = _answer_masks(self, inputs, **kwargs)
             texts = [''] * len(masks.requests)
             try:

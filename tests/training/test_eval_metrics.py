@@ -57,9 +57,19 @@ def test_masks_score_as_in_citrusv_eval(files, tiny_checkpoint, tmp_path, monkey
         assert float(logged[f'eval_{name}']) == pytest.approx(found.scores[name].value, rel=1e-3), name
 
 
-def test_generated_text(files, talkative_checkpoint, tmp_path):
-    """`citrusv eval qa` scores the generated answers of predict.jsonl alike."""
-    dataset, rows = files
+def test_generated_text(files, talkative_checkpoint, tmp_path, monkeypatch):
+    """`citrusv eval qa` scores the generated answers of predict.jsonl alike; nothing reads masks, so none is drawn."""
+    from swift_citrusv.model.segmenter import Segmenter
+    forward = Segmenter.forward
+
+    def only_in_training(self, *args, **kwargs):
+        assert self.training
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(Segmenter, 'forward', only_in_training)
+    _, rows = files
+    # ms-swift's column for --enable_channel_loss reaches the generation.
+    dataset = write_jsonl(tmp_path / 'train.jsonl', [{**row, 'channel': 'a'} for row in rows])
     trainer = run_sft('--model', talkative_checkpoint,
                       '--model_type', 'citrusv', '--dataset', dataset, '--val_dataset', dataset, '--output_dir',
                       str(tmp_path / 'out'), '--eval_metric', 'citrusv_qa', '--predict_with_generate', 'true',
@@ -74,7 +84,7 @@ def test_generated_text(files, talkative_checkpoint, tmp_path):
     found = evaluate(task_class('qa')(), None, predictions, EvaluationSettings(repeats=0))
     for name in ('accuracy', 'f1', 'recall'):
         assert float(logged[f'eval_{name}']) == pytest.approx(found.scores[name].value, abs=1e-6)
-    assert logged['eval_answered'] > 0
+    assert logged['eval_answered'] > 0 and any('[SEG]' in line['response'] for line in lines)
 
 
 TABLE = '| name | result | reference | unit |\n|---|---|---|---|\n| Hb | 5 | 1-6 | g/L |'
