@@ -1,12 +1,18 @@
-"""The patches for the arguments of `swift sft`: defaults of a Citrus-V run, and packing without flash-attn.
+"""The patches for the arguments of ms-swift: defaults of a Citrus-V run, refused flags, and packing without flash-attn.
 
-Replaces `SftArguments._check_padding_free`, `DataArguments.__post_init__` and the default of `DataArguments.strict` in
-`swift.arguments`.
+Replaces `__post_init__` of `SftArguments`, `InferArguments`, `BaseArguments` and `DataArguments`,
+`SftArguments._check_padding_free`, `InferArguments._init_vllm_async_engine`, and the default of `DataArguments.strict`,
+in `swift.arguments`.
 """
 import sys
+from dataclasses import MISSING
+from typing import Any
 
 from ..constants import MODEL_TYPE, SEGMENTATION_MODULES
 from .datasets import patch_dataset_loading
+from .flags.check import check_flags
+from .flags.given import given_flags, noted, noting
+from .flags.names import check_names
 from .wrapping import incompatible, wrap
 
 # The score that chooses the best checkpoint, for each metric of generated text.
@@ -18,26 +24,41 @@ _MAIN_SCORES = {
 }
 
 
-def patch_arguments(before_parsing: bool = False) -> None:
-    """Sets the defaults of a Citrus-V run, and allows packing without flash-attn.
-
-    Args:
-        before_parsing: Whether ms-swift has not parsed the flags yet.
+def patch_arguments() -> None:
+    """Sets the defaults of a Citrus-V run, checks its flags and settings, and allows packing without flash-attn.
 
     Raises:
         CompatibilityError: ms-swift has changed.
     """
-    from swift.arguments import DataArguments, SftArguments
+    from swift.arguments import BaseArguments, DataArguments, InferArguments, SftArguments
+
+    # Why: the arguments of each command begin with one of them, before ms-swift fills in any default.
+    def note_flags(original):
+
+        def patched(self):
+            with noting(self):
+                original(self)
+
+        return patched
+
+    for cls in (SftArguments, InferArguments, BaseArguments):
+        wrap(cls, '__post_init__', ('self', ), note_flags)
 
     # Why: of the steps of SftArguments, only this one runs after the plugins are imported and the model type is known,
     # and before the trainer's arguments are made. It also refuses packing without flash-attn.
     def check_padding_free(original):
 
         def patched(self):
-            # RLHF has its own losses under the same flag.
-            if self.model_type != MODEL_TYPE or hasattr(self, 'rlhf_type'):
+            if self.model_type != MODEL_TYPE:
                 return original(self)
-            _apply_defaults(self)
+            from .flags.commands import rlhf_rules, training_rules
+            given = _given(self)
+            # RLHF has its own losses under the same flag.
+            if hasattr(self, 'rlhf_type'):
+                check_flags(self, given, rlhf_rules())
+                return original(self)
+            _apply_defaults(self, given)
+            check_flags(self, given, training_rules())
             if self.packing or self.padding_free:
                 self.padding_free = True
                 _choose_attention(self)
@@ -46,21 +67,32 @@ def patch_arguments(before_parsing: bool = False) -> None:
 
     wrap(SftArguments, '_check_padding_free', ('self', ), check_padding_free)
 
+    # Why: it is the first step of `swift infer` and `swift deploy` at which the model type is known.
+    def check_inference(original):
+
+        def patched(self):
+            if self.model_type == MODEL_TYPE:
+                from .flags.commands import inference_rules
+                check_flags(self, _given(self), inference_rules())
+            original(self)
+
+        return patched
+
+    wrap(InferArguments, '_init_vllm_async_engine', ('self', ), check_inference)
+
     # Why: ms-swift drops bad rows by default, and a dropped mask is a wrong result. With None as the default, an
     # explicit `--strict false` differs from no flag at all.
-    strict = DataArguments.__dataclass_fields__.get('strict')
-    if strict is None or strict.default not in (False, None):
-        raise incompatible('swift.arguments.DataArguments.strict is gone, or its default has changed')
-    strict.default = None
+    _set_default(DataArguments, 'strict', None)
 
     def post_init(original):
 
         def patched(self):
             citrusv = getattr(self, 'model_type', None) == MODEL_TYPE
-            if self.strict is None or not (self.strict or before_parsing or '--strict' in sys.argv):
-                # (An external plugin without the hook is imported after parsing, and finds False for no flag.)
-                self.strict = citrusv
+            if self.strict is None or _made_before(self) and '--strict' not in sys.argv:
+                # (Arguments that were made before the patch have False where nothing was given.)
+                self.strict = bool(self.strict) or citrusv
             if citrusv:
+                check_names(self)
                 patch_dataset_loading()
             original(self)
 
@@ -69,24 +101,42 @@ def patch_arguments(before_parsing: bool = False) -> None:
     wrap(DataArguments, '__post_init__', ('self', ), post_init)
 
 
-def _apply_defaults(args) -> None:
-    from swift.utils import get_logger
-    logger = get_logger()
-    if args.sequence_parallel_size > 1:
-        raise ValueError(f'--sequence_parallel_size {args.sequence_parallel_size} splits sequences, and would separate '
-                         'masks from their [SEG]. Leave it at 1 with --model_type citrusv.')
-    if args.enable_dft_loss:
-        raise ValueError('--enable_dft_loss replaces the token loss, and --loss_type citrusv would ignore it. Leave it '
-                         'off.')
-    if args.truncation_strategy == 'split' and not args.packing:
-        raise ValueError('--truncation_strategy split cuts rows into chunks for packs, and needs --packing true with '
-                         '--model_type citrusv.')
-    if args.packing and args.group_by_length:
-        raise ValueError('--group_by_length has no effect on packs, which all have the same length. Leave it off.')
+def _made_before(args: Any) -> bool:
+    """Whether arguments were made before this patch, by an external plugin without the import hook."""
+    return noted(args) is None
+
+
+def _given(args: Any) -> dict[str, Any]:
+    given = noted(args)
+    return given_flags(args, late=True) if given is None else given
+
+
+def _set_default(owner: type, name: str, default: Any) -> None:
+    """Sets the default of a field of a dataclass, for its subclasses too.
+
+    The command line takes it from the field; Python code takes it from `__init__`, which keeps the default of the time
+    when its class was defined.
+    """
+    spec = getattr(owner, '__dataclass_fields__', {}).get(name)
+    if spec is None or spec.default is MISSING or spec.default not in (False, None):
+        raise incompatible(f'{owner.__module__}.{owner.__name__}.{name} is gone, or its default has changed')
+    spec.default = default
+    classes = [owner]
+    for cls in classes:
+        classes += cls.__subclasses__()
+        init = vars(cls).get('__init__')
+        if init is None or getattr(cls, '__dataclass_fields__', {}).get(name) is not spec or not init.__defaults__:
+            continue
+        parameters = init.__code__.co_varnames[:init.__code__.co_argcount]
+        place = parameters.index(name) - len(parameters)
+        values = list(init.__defaults__)
+        values[place] = default
+        init.__defaults__ = tuple(values)
+
+
+def _apply_defaults(args: Any, given: dict[str, Any]) -> None:
     if args.loss_type is None:
         args.loss_type = MODEL_TYPE
-    elif args.loss_type != MODEL_TYPE:
-        logger.warning(f'--loss_type {args.loss_type} trains no masks: only --loss_type {MODEL_TYPE} has a mask loss.')
     if args.optimizer is None and not args.lorap_lr_ratio and not args.use_galore:
         args.optimizer = MODEL_TYPE
     if args.eval_metric is None and not args.predict_with_generate:
@@ -94,6 +144,9 @@ def _apply_defaults(args) -> None:
     elif args.metric_for_best_model == 'rouge-l' and args.eval_metric in _MAIN_SCORES:
         # ms-swift's default with --predict_with_generate; our metrics do not report it.
         args.metric_for_best_model = _MAIN_SCORES[args.eval_metric]
+    if str(args.metric_for_best_model).endswith('hd95') and 'greater_is_better' not in given:
+        # A distance. ms-swift takes everything for a score whose name has no "loss".
+        args.greater_is_better = False
     if MODEL_TYPE not in args.callbacks:
         args.callbacks = [*args.callbacks, MODEL_TYPE]
     if args.is_adapter:

@@ -81,7 +81,7 @@ def register_model() -> None:
             model_arch=get_model_arch('qwen2_vl').arch_name,
             architectures=['CitrusVForConditionalGeneration'],
             is_multimodal=True,
-            requires=['transformers>=4.49', 'qwen_vl_utils>=0.0.6', 'sam2'],
+            requires=['transformers>=5.19,<5.20', 'qwen-vl-utils>=0.0.14,<0.1', 'sam2>=1.1,<1.2'],
             tags=['vision', 'segmentation', 'medical']),
         exist_ok=True)
     models.patch_model_info()
@@ -130,15 +130,10 @@ def register_metric() -> None:
         eval_metrics_map[f'{MODEL_TYPE}_{name}'] = Deferred('training.eval_metrics', function)
 
 
-def apply_argument_patches(before_parsing: bool = False) -> None:
-    """Patches the arguments of `swift sft`, `swift rlhf`, `swift infer` and `swift deploy`.
-
-    Args:
-        before_parsing: Whether no flag has been parsed yet. True from the import hook; an external plugin is imported
-            after parsing.
-    """
+def apply_argument_patches() -> None:
+    """Patches the arguments of `swift sft`, `swift rlhf`, `swift infer` and `swift deploy`."""
     model_kwargs.patch_model_kwargs()
-    arguments.patch_arguments(before_parsing)
+    arguments.patch_arguments()
     streaming.patch_streaming_arguments()
     dataset_names.patch_dataset_names()
     models.patch_loading_arguments()
@@ -167,6 +162,7 @@ def apply_trainer_patches() -> None:
     trainer.patch_nonfinite()
     quiet.patch_frozen_checkpointing()
     resume.patch_resume_trainer()
+    infer.patch_text_evaluation()
 
 
 def apply_engine_patches() -> None:
@@ -183,7 +179,6 @@ def apply_app_patch() -> None:
 
 
 _APP = 'swift.pipelines.app.app'
-_ARGUMENTS = 'swift.arguments'
 _ACTIONS: dict[str, Callable[[], None]] = {
     'swift.model': register_model,
     'swift.template': register_template,
@@ -193,7 +188,7 @@ _ACTIONS: dict[str, Callable[[], None]] = {
     'swift.metrics': register_metric,
     # Not the package, which imports lazily: its own import ends before its classes can be imported.
     'swift.trainers.seq2seq_trainer': apply_trainer_patches,
-    _ARGUMENTS: apply_argument_patches,
+    'swift.arguments': apply_argument_patches,
     'swift.pipelines.train.sft': apply_pipeline_patches,
     'swift.pipelines.train.rlhf': rlhf.patch_rlhf_pipeline,
     # The leaf, for the same reason.
@@ -206,9 +201,7 @@ _ACTIONS: dict[str, Callable[[], None]] = {
 
 def on_import(module: str) -> None:
     """Applies the registration or patches for one module of ms-swift, right after its import (called by the hook)."""
-    if module == _ARGUMENTS:
-        apply_argument_patches(before_parsing=True)
-    elif module in _ACTIONS:
+    if module in _ACTIONS:
         _ACTIONS[module]()
 
 

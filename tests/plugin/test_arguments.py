@@ -94,6 +94,63 @@ def test_strict_as_an_external_plugin_alone(tiny_checkpoint, dataset, tmp_path):
     assert parsed(cases, dataset, tmp_path, plugin) == [True, False, True]
 
 
+# Makes arguments from Python code and from a command line, and compares all fields of the two.
+COMPARE = '''
+import json, sys
+model, dataset, output, cases = json.loads(sys.argv[1])
+sys.argv[1:] = []
+import swift.arguments
+if cases.pop(0):
+    from swift_citrusv.plugin.register import register
+    register()
+from dataclasses import dataclass, fields
+from swift.arguments import DataArguments, InferArguments, RLHFArguments, SftArguments
+from swift.utils import parse_args
+
+@dataclass
+class OwnArguments(SftArguments):
+    """A user's."""
+    more: int = 1
+
+found = []
+common = {'model': model, 'model_type': 'citrusv', 'torch_dtype': 'float32'}
+training = {'dataset': [dataset], 'output_dir': output, 'use_cpu': True, 'fp16': False, 'bf16': False,
+            'add_version': False, 'report_to': ['none']}
+for cls in (SftArguments, OwnArguments, InferArguments):
+    own = common if cls is InferArguments else common | training
+    for strict in cases:
+        given = own if strict is None else own | {'strict': strict}
+        flags = [text for name, value in given.items()
+                 for text in (f'--{name}', *map(str, value if isinstance(value, list) else [value]))]
+        python, parsed = cls(**given), parse_args(cls, flags)[0]
+        # Transformers' parser reads these two as lists of choices.
+        differing = [spec.name for spec in fields(cls) if spec.name not in ('debug', 'include_num_input_tokens_seen')
+                     and str(getattr(python, spec.name)) != str(getattr(parsed, spec.name))]
+        found.append([cls.__name__, strict, python.strict, differing])
+# Another model keeps ms-swift's default.
+found.append(['other', None, DataArguments(dataset=[dataset]).strict, []])
+print(json.dumps(found))
+'''
+
+
+@pytest.mark.parametrize('hook', [True, False])
+def test_the_same_defaults_from_python(hook, tiny_checkpoint, dataset, tmp_path):
+    """With the import hook, and with `register()` after ms-swift was imported."""
+    task = json.dumps([tiny_checkpoint, dataset, str(tmp_path / 'out'), [not hook, None, True, False]])
+    environment = {**os.environ, 'SWIFT_CITRUSV_DISABLE': '0' if hook else '1'}
+    done = subprocess.run([sys.executable, '-c', COMPARE, task],
+                          capture_output=True,
+                          text=True,
+                          env=environment,
+                          cwd=tmp_path,
+                          timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    expected = [[name, strict, strict is not False, []] for name in ('SftArguments', 'OwnArguments', 'InferArguments')
+                for strict in (None, True, False)]
+    assert found == [*expected, ['other', None, False, []]]
+
+
 def test_choice_of_attention_from_the_arguments(tiny_checkpoint, monkeypatch):
     register_transformers()
     messages: list[str] = []

@@ -183,3 +183,17 @@ def test_the_hook_watches_exactly_the_modules_with_an_action():
     from swift_citrusv._hook import WATCHED
     from swift_citrusv.plugin.register import _ACTIONS
     assert sorted(WATCHED) == sorted(_ACTIONS)
+
+
+def test_the_registry_asks_for_the_versions_of_the_package():
+    from configparser import ConfigParser
+
+    from swift.model import MODEL_MAPPING
+
+    from swift_citrusv.plugin.register import register
+    register()
+    setup = ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    required = setup['options']['install_requires'].split()
+    asked = MODEL_MAPPING['citrusv'].requires
+    assert len(asked) == 3 and set(asked) <= set(required), (asked, required)
