@@ -1,4 +1,4 @@
-"""`citrusv check-data`: finds every row of a JSONL file that training would reject."""
+"""`citrusv check-data`: finds every row of a dataset that training would reject."""
 import argparse
 import dataclasses
 import json
@@ -11,15 +11,18 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import positive_int, require_file
+from ..rows.columns import ColumnRules, parse_mapping
+from .options import positive_int
+from .row_input import named_files, placed_records, row_files
 
 if TYPE_CHECKING:
+    from ..rows.records import Record
     from .check_rows import CheckResult, RowChecker, RowFailure
 
 NAME = 'check-data'
-HELP = 'find every row of a JSONL file that training would reject'
+HELP = 'find every row of a dataset that training would reject'
 DESCRIPTION = (
-    'Reads the rows of a JSONL file, opens their images, decodes their masks and lists every row that fails. '
+    'Reads the rows of a file or folder, opens their images, decodes their masks and lists every row that fails. '
     'With --model it also encodes each row as training does, and counts tokens. Exit status: 0 if all rows '
     'are good, 1 if any row fails, 2 if the check cannot run.')
 # Rows per task of a worker process.
@@ -42,7 +45,12 @@ _LABELS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('file', metavar='FILE', help='the JSONL file')
+    parser.add_argument(
+        'file', metavar='FILE', help='a file (.jsonl, .json, .csv, .parquet, .arrow, .txt) or a folder of them')
+    parser.add_argument(
+        '--columns',
+        metavar='JSON',
+        help="as --columns of `swift sft`: new names of columns, e.g. '{\"segmentations\": \"masks\"}'")
     parser.add_argument('--model', metavar='DIR', help='a Citrus-V or Qwen2.5-VL directory; its weights are not read')
     parser.add_argument(
         '--max-length',
@@ -67,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    require_file(args.file)
+    args.files = row_files(args.file)
+    args.rules = ColumnRules.from_mapping(parse_mapping(args.columns) if args.columns else None)
     if args.max_length is not None and args.model is None:
         raise ValueError(f'--max-length {args.max_length} needs --model, because its tokenizer counts the tokens.')
     from ..settings import variable
@@ -80,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         report = _check_rows_of_file(args, failures)
         if args.pictures is not None:
             from .check_pictures import draw_rows
-            drawn = draw_rows(args.file, report.pop('mask_lines'), args.num_pictures, args.pictures)
+            drawn = draw_rows(args.files, report.pop('mask_lines'), args.num_pictures, args.pictures, args.rules)
             report['pictures'] = [str(path) for path in drawn]
         report.pop('mask_lines', None)
         _print_report(args, report, failures)
@@ -116,13 +125,13 @@ class FailureLog:
 
 
 def _check_rows_of_file(args: argparse.Namespace, failures: FailureLog) -> dict[str, Any]:
-    """Returns the report without the failures; 'mask_lines' has the line numbers of the good rows with masks."""
+    """Returns the report without the failures; 'mask_lines' has the places of the good rows with masks."""
     from tqdm import tqdm
 
     from .check_rows import RowCounts
     counts, lengths, image_keys, mask_lines = RowCounts(), Counter[int](), set[bytes](), array('Q')
     total, columns = _scan_columns(args)
-    checker_args = (args.file, args.model, args.max_length, columns)
+    checker_args = (named_files(args.files), args.model, args.max_length, columns, args.rules)
     with tqdm(desc=f'Checking {os.path.basename(args.file)}', unit=' rows', total=total) as progress:
         for result in _check_results(args, checker_args):
             counts.add(result.counts)
@@ -145,23 +154,22 @@ def _check_rows_of_file(args: argparse.Namespace, failures: FailureLog) -> dict[
     }
 
 
-def _limited_lines(args: argparse.Namespace) -> Iterator[tuple[int, str]]:
-    from ..rows.jsonl import read_lines
-    return islice(read_lines(args.file), args.limit)
+def _limited_records(args: argparse.Namespace) -> 'Iterator[tuple[int, Record]]':
+    return islice(placed_records(args.files), args.limit)
 
 
 def _scan_columns(args: argparse.Namespace) -> tuple[int, tuple[str, ...]]:
-    """Returns the number of rows and the columns of the file, which decide how ms-swift reads each row."""
+    """Returns the number of rows and the columns of the files, which decide how ms-swift reads each row."""
     from tqdm import tqdm
 
     from ..errors import RowError
-    from ..rows.jsonl import parse_line
+    from ..rows.records import parse_record
     columns: dict[str, None] = {}
     num_rows = 0
-    for _, line in tqdm(_limited_lines(args), desc='Reading the columns', unit=' rows'):
+    for _, record in tqdm(_limited_records(args), desc='Reading the columns', unit=' rows'):
         num_rows += 1
         try:
-            columns.update(dict.fromkeys(parse_line(line, '')))
+            columns.update(dict.fromkeys(parse_record(record, '', args.rules)))
         except RowError:
             # Training ignores the columns of such a row too. The check itself reports it.
             continue
@@ -169,8 +177,8 @@ def _scan_columns(args: argparse.Namespace) -> tuple[int, tuple[str, ...]]:
 
 
 def _check_results(args: argparse.Namespace, checker_args: tuple) -> Iterator['CheckResult']:
-    lines = _limited_lines(args)
-    chunks = iter(lambda: list(islice(lines, _CHUNK_ROWS)), [])
+    records = _limited_records(args)
+    chunks = iter(lambda: list(islice(records, _CHUNK_ROWS)), [])
     if args.num_proc == 1:
         checker = _make_checker(*checker_args)
         yield from map(checker.check, chunks)
@@ -192,12 +200,13 @@ def _check_results(args: argparse.Namespace, checker_args: tuple) -> Iterator['C
                 future.cancel()
 
 
-def _make_checker(path: str, model: str | None, max_length: int | None, columns: tuple[str, ...]) -> 'RowChecker':
+def _make_checker(names: list[str], model: str | None, max_length: int | None, columns: tuple[str, ...],
+                  rules: ColumnRules) -> 'RowChecker':
     from .check_rows import RowChecker
     if model is None:
-        return RowChecker(path, columns=columns)
+        return RowChecker(names, columns=columns, rules=rules)
     from .encoder import TrainingEncoder
-    return RowChecker(path, TrainingEncoder(model, max_length, columns), columns)
+    return RowChecker(names, TrainingEncoder(model, max_length, columns), columns, rules)
 
 
 # State of a worker process: the arguments of its checker, then the checker. It is made with the first chunk, because an
@@ -209,7 +218,7 @@ def _init_worker(*checker_args: Any) -> None:
     _worker['checker_args'] = checker_args
 
 
-def _check_in_worker(chunk: list[tuple[int, str]]) -> 'CheckResult':
+def _check_in_worker(chunk: 'list[tuple[int, Record]]') -> 'CheckResult':
     if 'checker' not in _worker:
         _worker['checker'] = _make_checker(*_worker['checker_args'])
         if _worker['checker_args'][1] is not None:

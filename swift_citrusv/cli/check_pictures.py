@@ -7,11 +7,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..files.images import open_image, to_rgb
 from ..files.orientation import ImageSize
+from ..rows.columns import ColumnRules
 from ..rows.contract import parse_row
 from ..rows.drawing import colour, overlay, tile
-from ..rows.jsonl import parse_line, read_lines
+from ..rows.layouts import standard_row
 from ..rows.masks import decode_mask, resize_mask
+from ..rows.records import Record, parse_record
 from .check_rows import media_references, seg_sentences
+from .row_input import named_files, place_name, placed_records, split_place
 
 _SIDE = 512
 _SHEET_SIDE = 256
@@ -24,15 +27,21 @@ _FONTS = ('NotoSansCJK-Regular.ttc', 'wqy-microhei.ttc', 'wqy-zenhei.ttc', 'Droi
 _Line = tuple[str, tuple[int, int, int]]
 
 
-def draw_rows(path: str, mask_lines: Sequence[int], num_rows: int, folder: Path) -> list[Path]:
-    """Draws rows of a file, evenly spaced among those with masks.
+def draw_rows(paths: Sequence[str],
+              mask_lines: Sequence[int],
+              num_rows: int,
+              folder: Path,
+              rules: ColumnRules = ColumnRules()) -> list[Path]:
+    """Draws rows of some files, evenly spaced among those with masks.
 
     Args:
-        path: The JSONL file.
-        mask_lines: Line numbers of the good rows with masks, ascending.
+        paths: The files.
+        mask_lines: Places of the good rows with masks (`row_input.placed_records`), ascending.
         num_rows: The maximum number of rows to draw.
-        folder: Output folder, created if needed. It gets 'row_<line>.png' for each row, 'sheet.png' with all rows, and
+        folder: Output folder, created if needed. It gets 'row_<line>.png' for each row
+            ('row_<file>-<line>.png' from the second file on), 'sheet.png' with all rows, and
             'captions.txt' with the sentences, for scripts that no installed font has.
+        rules: How the columns are read.
 
     Returns:
         The paths of the pictures; empty if no row has masks.
@@ -41,23 +50,23 @@ def draw_rows(path: str, mask_lines: Sequence[int], num_rows: int, folder: Path)
     if not wanted:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    paths, small, captions = [], [], []
-    name = Path(path).name
-    for number, line in read_lines(path):
-        if number not in wanted:
+    pictures, small, captions = [], [], []
+    names = named_files(paths)
+    for place, record in placed_records(paths):
+        if place not in wanted:
             continue
-        row_id = f'{name}:{number}'
-        panels = _panels(line, row_id)
+        file, number = split_place(place)
+        panels = _panels(record, place_name(place, names), rules)
         captions += [text for _, _, lines in panels for text, _ in lines]
-        paths.append(folder / f'row_{number}.png')
-        _grid([_panel(*panel, _SIDE) for panel in panels], len(panels)).save(paths[-1])
+        pictures.append(folder / (f'row_{file + 1}-{number}.png' if file else f'row_{number}.png'))
+        _grid([_panel(*panel, _SIDE) for panel in panels], len(panels)).save(pictures[-1])
         small += [_panel(*panel, _SHEET_SIDE) for panel in panels]
-        if len(paths) == len(wanted):
+        if len(pictures) == len(wanted):
             break
-    paths.append(folder / 'sheet.png')
-    _grid(small, min(_SHEET_COLUMNS, len(small))).save(paths[-1])
+    pictures.append(folder / 'sheet.png')
+    _grid(small, min(_SHEET_COLUMNS, len(small))).save(pictures[-1])
     (folder / 'captions.txt').write_text('\n'.join(captions) + '\n', encoding='utf-8')
-    return paths
+    return pictures
 
 
 def evenly_spaced(values: Sequence[int], count: int) -> list[int]:
@@ -69,9 +78,9 @@ def evenly_spaced(values: Sequence[int], count: int) -> list[int]:
     return [values[i * (len(values) - 1) // (count - 1)] for i in range(count)]
 
 
-def _panels(line: str, row_id: str) -> list[tuple[np.ndarray, list[np.ndarray], list[_Line]]]:
+def _panels(record: Record, row_id: str, rules: ColumnRules) -> list[tuple[np.ndarray, list[np.ndarray], list[_Line]]]:
     """For each image with masks: RGB pixels, masks, and the coloured text lines below the image."""
-    row = parse_line(line, row_id)
+    row = standard_row(parse_record(record, row_id, rules), row_id)
     sample = parse_row(row, row_id=row_id)
     references = media_references(row, 'image')
     sentences = seg_sentences(row['messages'])

@@ -1,9 +1,8 @@
 """The checks of `citrusv check-data` for each row, and their counts."""
 import dataclasses
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,13 @@ from ..errors import RowError
 from ..files.errors import IMAGE_ERRORS, file_repr, unreadable_file
 from ..files.images import checked_video, open_image, to_rgb
 from ..files.orientation import ImageSize
+from ..rows.columns import ColumnRules, check_columns, filled_columns
 from ..rows.contract import Sample, check_tags, count_seg_tokens, parse_row
-from ..rows.jsonl import check_columns, filled_columns, parse_line
+from ..rows.layouts import standard_row
 from ..rows.masks import decode_mask, resize_mask
+from ..rows.records import Record, parse_record
 from ..rows.target_image import infer_target_images
+from .row_input import place_name, split_place
 
 if TYPE_CHECKING:
     from .encoder import TrainingEncoder
@@ -31,7 +33,7 @@ class RowCounts:
     """The contents of a file or a part of it. All but the first two fields count good rows only.
 
     Attributes:
-        rows: Lines that are not blank.
+        rows: Rows of the file; blank lines are none.
         failing_rows: Rows that training would reject.
         ordinary_rows: Good rows without masks.
         mask_rows: Good rows with masks.
@@ -80,7 +82,7 @@ class CheckResult:
         lengths: The number of rows with each length in tokens.
         failures: The failing rows, in order.
         image_keys: Digests of the image references, to count distinct images.
-        mask_lines: Line numbers of the good rows with masks, in order.
+        mask_lines: Places of the good rows with masks, in order.
     """
     counts: RowCounts = field(default_factory=RowCounts)
     lengths: Counter[int] = field(default_factory=Counter)
@@ -93,41 +95,51 @@ class RowChecker:
     """Checks rows.
 
     Args:
-        path: The file; its name is part of the row names.
+        names: The names of the files, which are part of the row names.
         encoder: Encodes rows as training does. Without it, only images, video frames and masks are decoded.
-        columns: The columns of the whole file.
+        columns: The columns of the whole file, after `rules`.
+        rules: How the columns are read.
     """
 
-    def __init__(self, path: str, encoder: 'TrainingEncoder | None' = None, columns: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        encoder: 'TrainingEncoder | None' = None,
+        columns: tuple[str, ...] = (),
+        rules: ColumnRules = ColumnRules()
+    ) -> None:
         self.columns = columns
-        self.name = os.path.basename(path)
+        self.rules = rules
+        self.names = names
         self.encoder = encoder
         self.mask_side = MASK_SIDE if encoder is None else encoder.mask_side
 
-    def check(self, lines: Iterable[tuple[int, str]]) -> CheckResult:
-        """Checks numbered lines; every line that fails is in `failures`."""
+    def check(self, records: Iterable[tuple[int, Record]]) -> CheckResult:
+        """Checks records from `row_input.placed_records`; every row that fails is in `failures`."""
         result = CheckResult()
-        for number, line in lines:
+        for place, record in records:
             result.counts.rows += 1
-            row_id = f'{self.name}:{number}'
+            row_id = place_name(place, self.names)
             try:
-                self._check_row(number, line, row_id, result)
+                self._check_row(place, record, row_id, result)
             except RowError as error:
                 result.counts.failing_rows += 1
                 message = ' '.join(f'{error.problem} {error.remedy}'.split())
                 # PIL's message has a memory address, and two reports of one file should be equal.
                 message = re.sub(r' object at 0x[0-9a-f]+>', '>', message)
-                result.failures.append(RowFailure(number, row_id, error.kind, message))
+                result.failures.append(RowFailure(split_place(place)[1], row_id, error.kind, message))
         return result
 
-    def _check_row(self, number: int, line: str, row_id: str, result: CheckResult) -> None:
-        row = parse_line(line, row_id)
+    def _check_row(self, place: int, record: Record, row_id: str, result: CheckResult) -> None:
+        row: Mapping[str, Any] = parse_record(record, row_id, self.rules)
         check_columns(filled_columns(row), self.columns, row_id)
         if self.encoder is not None:
             # First, so that an error is the one that training would raise. Returns the row as ms-swift's
             # preprocessors leave it.
             row, length = self.encoder.encode(row, row_id, result.lengths)
-        sample = parse_row(row, row_id=row_id) if 'messages' in row else Sample(row_id, (), (), ())
+        else:
+            row = standard_row(row, row_id, self.columns)
+        sample = parse_row(row, row_id=row_id)
         images, num_videos = media_references(row, 'image'), len(media_references(row, 'video'))
         check_tags(row.get('messages') or (), num_images=len(images), num_videos=num_videos, row_id=row_id)
         sizes = image_sizes(images, row_id, decode=self.encoder is None)
@@ -148,7 +160,7 @@ class RowChecker:
         counts.images = len(images)
         counts.videos = num_videos
         if sample.masks:
-            result.mask_lines.append(number)
+            result.mask_lines.append(place)
             choices = infer_target_images(row['messages'], len(images))
             counts.elsewhere_masks = sum(choice is not None and choice.image != image
                                          for choice, image in zip(choices, sample.mask_images))

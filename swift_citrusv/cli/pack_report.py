@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_option, boolean, positive_int, require_file
+from .options import add_option, boolean, positive_int
+from .row_input import placed_records, row_files
 
 if TYPE_CHECKING:
     from .pack_plan import DatasetLengths, PackingPlan
@@ -77,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    require_file(args.file)
+    args.files = row_files(args.file)
     from ..settings import variable
     from .encoder import DEFAULT_SAM2, checking_environment, model_type_of
     plain = model_type_of(args.model) != 'citrusv'
@@ -110,7 +111,6 @@ def _build_report(args: argparse.Namespace) -> 'tuple[DatasetLengths, dict[str, 
     from swift.dataset import load_dataset
     from tqdm import tqdm
 
-    from ..rows.jsonl import read_lines
     from ..settings import Settings
     from .encoder import TrainingEncoder
     from .pack_plan import ROW_KINDS, DatasetLengths, cost_model, plan_packs, suggest_packing_length
@@ -149,7 +149,7 @@ def _build_report(args: argparse.Namespace) -> 'tuple[DatasetLengths, dict[str, 
         'rows':
         len(lengths),
         'skipped_rows':
-        sum(1 for _ in read_lines(args.file)) - len(lengths),
+        sum(1 for _ in placed_records(args.files)) - len(lengths),
         'tokens':
         int(lengths.sum()),
         'longest':

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .options import (add_adapters_option, add_device_options, add_model_option, add_option, boolean, load_pipeline,
                       positive_int, require_directory_or_hub_name, require_environment_variable, require_file)
+from .row_input import row_files
 
 if TYPE_CHECKING:
     from ..inference.text_client import ServedText, TextServer
@@ -100,9 +101,9 @@ def run(args: argparse.Namespace, pipe: 'CitrusVPipeline | None' = None) -> int:
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
-    for flag, name in (('--data', args.data), ('--text', args.text)):
-        if name is not None:
-            require_file(name, flag)
+    row_files(args.data, '--data')
+    if args.text is not None:
+        require_file(args.text, '--text')
     require_directory_or_hub_name(args.model, '--model')
     if args.api_key_env is not None:
         require_environment_variable(args.api_key_env, '--api-key-env')

@@ -1,8 +1,7 @@
 """Input and output files of `citrusv segment`: rows to answer, given answers, and results."""
 import hashlib
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,13 @@ from typing import Any
 from ..constants import ROW_COLUMN
 from ..errors import RowError
 from ..inference.text_client import ServedText
+from ..rows.cells import inline_images
 from ..rows.contract import check_tags, parse_row
-from ..rows.jsonl import parse_line, read_lines
+from ..rows.jsonl import read_lines
+from ..rows.layouts import standard_row
+from ..rows.names import RowNames, file_name
+from ..rows.records import Record, named_records, parse_record
+from .row_input import row_files
 
 # Columns that ms-swift reads as the system prompt.
 _SYSTEM_COLUMNS = ('system', 'system_prompt')
@@ -22,7 +26,7 @@ class RowRequest:
     """A row to answer. Its own answer, if any, is kept as the label.
 
     Attributes:
-        name: The row's name, e.g. 'rows.jsonl:12'.
+        name: The row's name, e.g. 'A/rows.jsonl:12'.
         row: A row of the row contract that ends with a user turn and has no masks.
         labels: The answer in the row, or None.
         targets: The row's masks and their images, as `label_masks` and `label_mask_images`, if it has them.
@@ -50,28 +54,25 @@ def _request_digest(messages: list[Any], row: dict[str, Any]) -> str:
 
 
 def read_requests(path: str) -> Iterator[RowRequest | RowError]:
-    """Yields the rows of a file in order, or the error of a bad row. Opens no media files."""
-    for number, line in read_lines(path):
-        name = f'{os.path.basename(path)}:{number}'
-        try:
-            yield parse_request(line, name)
-        except RowError as e:
-            yield e
+    """Yields the rows of a file or folder in order, or the error of a bad row. Opens no media files."""
+    for file in row_files(path):
+        for name, _, record in named_records(file):
+            try:
+                yield parse_request(record, name)
+            except RowError as e:
+                yield e
 
 
-def parse_request(line: str, name: str) -> RowRequest:
-    """Parses a line as a row to answer.
+def parse_request(record: Record, name: str) -> RowRequest:
+    """Parses a record as a row to answer.
 
     Raises:
         RowError: The line breaks the row contract, or has no question.
     """
-    row = parse_line(line, name)
-    for one, many in (('image', 'images'), ('video', 'videos')):
-        # As ms-swift does.
-        if one in row and many not in row:
-            row[many] = row.pop(one)
-        if isinstance(row.get(many), str):
-            row[many] = [row[many]]
+    row = dict(standard_row(parse_record(record, name), name))
+    for medium in ('images', 'videos'):
+        if isinstance(row.get(medium), (str, Mapping)):
+            row[medium] = [row[medium]]
     sample = parse_row(row, row_id=name)
     messages = list(row['messages'])
     num_images, num_videos = (len(row.get(key) or ()) for key in ('images', 'videos'))
@@ -90,7 +91,8 @@ def parse_request(line: str, name: str) -> RowRequest:
     targets: dict[str, Any] = {'label_masks': list(sample.masks)} if sample.masks else {}
     if targets and indices:
         targets['label_mask_images'] = list(sample.mask_images)
-    return RowRequest(name, {**row, 'messages': messages, ROW_COLUMN: name}, answer and answer['content'], targets)
+    row = inline_images({**row, 'messages': messages, ROW_COLUMN: name})
+    return RowRequest(name, row, answer and answer['content'], targets)
 
 
 # ---- answers from a file
@@ -110,9 +112,9 @@ def read_texts(path: str, names: list[str]) -> dict[str, ServedText]:
     """
     answers: dict[str, ServedText] = {}
     unnamed = []
-    known = set(names)
+    known = RowNames(names)
     for number, line in read_lines(path):
-        where = f'{os.path.basename(path)}:{number}'
+        where = f'{file_name(path)}:{number}'
         row = _parse_object(line, where)
         response, ids = row.get('response'), row.get('token_ids')
         if not isinstance(response, str):
@@ -125,11 +127,12 @@ def read_texts(path: str, names: list[str]) -> dict[str, ServedText]:
         name = row.get(ROW_COLUMN)
         if name is None:
             unnamed.append(text)
-        elif name not in known or name in answers:
-            why = 'no row of the data has' if name not in known else 'another line also has'
+            continue
+        found = known.find(str(name))
+        if found is None or found in answers:
+            why = 'no row of the data has' if found is None else 'another line also has'
             raise RowError(where, f'its {ROW_COLUMN!r} is {name!r}, which {why}.', 'Give one answer per row.', 'text')
-        else:
-            answers[name] = text
+        answers[found] = text
     if not unnamed:
         return answers
     if answers or len(unnamed) != len(names):
@@ -176,6 +179,7 @@ class ResultFile:
                     complete_bytes += len(line)
                     if line.strip():
                         self._add_line(line, f'{path}:{number}')
+        self._names = RowNames(self._digests)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, 'ab')
         self._file.truncate(complete_bytes)
@@ -199,7 +203,8 @@ class ResultFile:
         Raises:
             RowError: The row has changed since then.
         """
-        digest = self._digests.get(request.name)
+        name = self._names.find(request.name)
+        digest = None if name is None else self._digests.get(name)
         if digest is not None and digest != request.digest:
             raise RowError(request.name, f'{self.path} has an answer to another question under this row name.',
                            'The data has changed: give another --output.', 'output')
@@ -207,7 +212,8 @@ class ResultFile:
 
     def check_names(self, names: set[str]) -> None:
         """Raises a RowError if a result matches no row."""
-        other = next((name for name in self._digests if name not in names), None)
+        known = RowNames(names)
+        other = next((name for name in self._digests if known.find(name) is None), None)
         if other is not None:
             raise RowError(other, f'{self.path} has an answer to it, but the data has no such row.',
                            'The output is of other data: give another --output.', 'output')

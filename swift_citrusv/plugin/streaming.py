@@ -1,7 +1,7 @@
 """The patches for `--streaming true`.
 
-Replaces `swift.arguments.DataArguments.__post_init__`; `DatasetLoader._load_dataset_path` and
-`_inject_dataset_routing_tag` in `swift.dataset.loader`; `get_features_dataset` and `batched_preprocess` of
+Replaces `swift.arguments.DataArguments.__post_init__`; `_inject_dataset_routing_tag` in `swift.dataset.loader`;
+`get_features_dataset` and `batched_preprocess` of
 `swift.dataset.preprocessor.RowPreprocessor`; `IterablePackingDataset` and `EncodePreprocessor` in
 `swift.pipelines.train.sft`; and `SwiftMixin.__init__`, `DataLoaderMixin.get_train_dataloader` and
 `DataLoaderMixin.get_eval_dataloader` in `swift.trainers.mixin`.
@@ -41,30 +41,18 @@ def patch_dataloader_worker() -> None:
 
 
 def patch_reading() -> None:
-    """Reads JSONL streams with row numbers, in shards, and without inferring column types."""
+    """Keeps the columns of streams without inferring their types, and names the rows that are dropped.
+
+    `datasets.patch_dataset_loading` reads the files.
+    """
     from datasets import IterableDataset
     from swift.dataset import EncodePreprocessor
     from swift.dataset import loader as loader_module
     from swift.dataset.preprocessor import RowPreprocessor
 
     from ..training.jsonl_dataset import keep_columns
-    from ..training.stream_jsonl import add_dataset_name, stream_jsonl, with_untyped_columns
+    from ..training.stream_jsonl import add_dataset_name, with_untyped_columns
     keep_columns()
-
-    # Why: as for `datasets.patch_dataset_loading`.
-    def load_stream_path(original):
-
-        def patched(self, dataset_path, dataset_meta):
-            if not self.streaming or not str(dataset_path).endswith('.jsonl'):
-                return original(self, dataset_path, dataset_meta)
-            hf_load_dataset = loader_module.hf_load_dataset
-            loader_module.hf_load_dataset = lambda *args, **kwargs: stream_jsonl(dataset_path, strict=self.strict)
-            try:
-                return original(self, dataset_path, dataset_meta)
-            finally:
-                loader_module.hf_load_dataset = hf_load_dataset
-
-        return patched
 
     # Why: `datasets` would infer the types of a preprocessor's output from its first five rows, and cast the others.
     def features(original):
@@ -102,7 +90,6 @@ def patch_reading() -> None:
 
         return patched
 
-    wrap(loader_module.DatasetLoader, '_load_dataset_path', ('self', 'dataset_path', 'dataset_meta'), load_stream_path)
     wrap(loader_module, '_inject_dataset_routing_tag', ('dataset', 'ds_name'), routing_tag)
     wrap(RowPreprocessor, 'get_features_dataset', ('dataset', ), features)
     wrap(RowPreprocessor, 'batched_preprocess', ('self', 'batched_row', 'strict', 'ignore_max_length_error'),

@@ -1,14 +1,17 @@
-"""Reads JSONL files of rows, and checks each line and its columns."""
+"""Reads JSONL files of rows, and checks each line."""
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from math import isfinite
 from typing import Any
 
+from ..constants import SEG_TOKEN
 from ..errors import RowError
+from .columns import ColumnRules, check_columns, filled_columns
 from .contract import parse_row
+from .layouts import standard_row
+from .misnamed import check_misnamed
 
-# The columns that ms-swift reads the conversation from, by precedence.
-_CHAT_COLUMNS = ('messages', 'conversations', 'conversation')
+__all__ = ['check_columns', 'check_row', 'filled_columns', 'parse_line', 'read_lines']
 # Far more than a row needs, and far below the limits of the JSON and Arrow libraries.
 _MAX_DEPTH = 100
 
@@ -34,12 +37,16 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
                 yield number, line
 
 
-def parse_line(line: str, row_id: str) -> dict[str, Any]:
+def parse_line(line: str, row_id: str, rules: ColumnRules = ColumnRules()) -> dict[str, Any]:
     """Parses a line and checks the row contract; opens no file.
 
     Args:
         line: A line of `read_lines`.
-        row_id: The row's name in error messages, e.g. 'train.jsonl:12'.
+        row_id: The row's name in error messages, e.g. 'A/train.jsonl:12'.
+        rules: How the columns are read.
+
+    Returns:
+        The row in its own layout (see `layouts.standard_row`), with the user's names of columns.
 
     Raises:
         RowError: The line is not a JSON object, or breaks the contract.
@@ -68,14 +75,30 @@ def parse_line(line: str, row_id: str) -> dict[str, Any]:
         _check_finite(row, row_id)
     if '\\ud' in line or '\\uD' in line:
         _check_characters(row, row_id)
+    row = rules.rename(row, row_id)
+    check_row(row, row_id, rules, may_have_seg=SEG_TOKEN in line or '\\u' in line)
+    return row
+
+
+def check_row(row: dict[str, Any], row_id: str, rules: ColumnRules, *, may_have_seg: bool = True) -> None:
+    """Checks a row of any layout against the row contract; opens no file.
+
+    Raises:
+        RowError: The row breaks the contract.
+    """
     for key in row:
         if key.lower() in ('masks', 'mask_images') and key != key.lower():
             raise RowError(row_id, f'the row has the column {key!r}, which is not read.', f"Write '{key.lower()}'.",
                            'columns')
-    # ms-swift checks rows of its other layouts (query/response, ...); they cannot have masks.
-    if 'messages' in row or row.get('masks'):
-        parse_row(row, row_id=row_id)
-    return row
+    if rules.layout == 'own' or rules.layout == 'messages' and 'messages' not in row:
+        return
+    if 'messages' in row or row.get('masks') or may_have_seg:
+        standard = standard_row(row, row_id)
+        if may_have_seg:
+            check_misnamed(row, standard, row_id)
+        # ms-swift checks rows of its other layouts (query/response, ...), unless they have masks.
+        if 'messages' in row or row.get('masks'):
+            parse_row(standard, row_id=row_id)
 
 
 def _check_characters(row: Any, row_id: str) -> None:
@@ -109,34 +132,3 @@ def _check_depth(row: Any, line: str, row_id: str) -> None:
             child for part in level for child in (part.values() if isinstance(part, dict) else part)
             if isinstance(child, (dict, list))
         ]
-
-
-def filled_columns(row: Mapping[str, Any]) -> frozenset[str]:
-    """The columns in which a row has a value, for `check_columns`."""
-    return frozenset(key for key, value in row.items() if value)
-
-
-def check_columns(filled: Collection[str], columns: Collection[str], row_id: str) -> None:
-    """Rejects a row that ms-swift would silently drop or truncate because of other rows of the file.
-
-    ms-swift reads a file by the columns of all its rows. If any row has `messages`, it drops the rows without. It
-    renames `image` to `images` only if the file does not have both columns.
-
-    Args:
-        filled: The columns in which the row has a value.
-        columns: The columns of the whole file.
-        row_id: The row's name.
-
-    Raises:
-        RowError: The row would be dropped (kind 'messages'), or would lose its images ('images') or videos ('videos').
-    """
-    chat = next((name for name in _CHAT_COLUMNS if name in columns), None)
-    if chat is not None and chat not in filled:
-        raise RowError(row_id,
-                       f"the row has no '{chat}', but other rows of the file have it: ms-swift would drop the row.",
-                       f"Add '{chat}', or move the row to a separate file.", 'messages')
-    for one, many in (('image', 'images'), ('video', 'videos')):
-        if one in filled and many in columns:
-            raise RowError(
-                row_id, f"the row has '{one}', but the file also has the column '{many}', and ms-swift "
-                'would read only that one.', f"Write '{many}' in every row of the file.", many)

@@ -4,19 +4,30 @@ Only the byte offsets of the lines are in memory.
 """
 import json
 import os
+import tempfile
 from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..constants import ROW_COLUMN
 from ..errors import RowError
+from ..rows.cells import decode_cells, inline_images
+from ..rows.layouts import CHAT_COLUMNS, standard_row
+from ..rows.names import RowNames, file_name
+from ..rows.records import EXTENSIONS, Unreadable, extension_of, read_records
 from .cases import Pair
 
 # Columns that identify a row, in order of precedence.
 ID_COLUMNS = ('id', 'row_id', 'question_id', ROW_COLUMN)
 _MAX_EXAMPLES = 10
+# Marks a damaged row in the temporary copy of a file.
+_UNREADABLE = 'citrusv_unreadable'
+
+
+class _Copy(NamedTuple):
+    name: str
 
 
 @dataclass
@@ -43,16 +54,24 @@ class PredictionProblems:
 
 
 class JsonlLines:
-    """Random access to the non-blank lines of a JSONL file.
+    """Random access to the non-blank lines of a JSONL file, or to the rows of a file in another format.
 
     Args:
-        path: The file.
+        path: The file. If it is not JSONL, its rows are written to a temporary file, with `messages` in place of
+            `conversations`.
+        name: Its name in messages.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, name: str | None = None) -> None:
         self.path = path
-        self.name = os.path.basename(path)
+        self.name = name or os.path.basename(path)
         self.offsets, self.numbers = array('q'), array('q')
+        # Opened lazily: file handles cannot be pickled.
+        self._file: Any = None
+        self._copy: Any = None
+        if extension_of(path) in EXTENSIONS and extension_of(path) != '.jsonl':
+            self._copy = self._write_copy()
+            return
         with open(path, 'rb') as file:
             offset = 3 if file.read(3) == b'\xef\xbb\xbf' else 0
             file.seek(offset)
@@ -61,14 +80,27 @@ class JsonlLines:
                     self.offsets.append(offset)
                     self.numbers.append(number)
                 offset += len(line)
-        # Opened lazily: file handles cannot be pickled.
-        self._file: Any = None
+
+    def _write_copy(self) -> Any:
+        copy = tempfile.NamedTemporaryFile('wb', suffix='.jsonl')
+        for number, record in read_records(self.path):
+            self.offsets.append(copy.tell())
+            self.numbers.append(number)
+            if isinstance(record, Unreadable):
+                record = json.dumps({_UNREADABLE: record})
+            elif not isinstance(record, str):
+                record = json.dumps(inline_images(decode_cells(record)), default=str)
+            copy.write(record.replace('\n', ' ').encode('utf-8', 'surrogateescape') + b'\n')
+        copy.flush()
+        return copy
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_file': None}
+        # A worker process reads the temporary file by its name; its owner removes it.
+        copy = None if self._copy is None else _Copy(self._copy.name)
+        return {**self.__dict__, '_file': None, '_copy': copy}
 
     def row_id(self, index: int) -> str:
         """'test.jsonl:12'."""
@@ -81,7 +113,7 @@ class JsonlLines:
             RowError: The line is not a JSON object.
         """
         if self._file is None:
-            self._file = open(self.path, 'rb')
+            self._file = open(self.path if self._copy is None else self._copy.name, 'rb')
         self._file.seek(self.offsets[index])
         line = self._file.readline()
         try:
@@ -95,6 +127,11 @@ class JsonlLines:
             raise RowError(
                 self.row_id(index), f'the line holds a {type(row).__name__}, not an object.',
                 'Write one JSON object per line.', 'not-json')
+        if _UNREADABLE in row:
+            raise RowError(self.row_id(index), *row[_UNREADABLE])
+        # The layout with `query` and `response` is scored by the names of its columns.
+        if 'messages' not in row and any(column in row for column in CHAT_COLUMNS):
+            row = dict(standard_row(row, self.row_id(index)))
         return row
 
     def close(self) -> None:
@@ -127,8 +164,12 @@ class Pairs:
     """
 
     def __init__(self, references: str | None, predictions: str, id_column: str | None = None) -> None:
-        self.predictions = JsonlLines(predictions)
-        self.references = JsonlLines(references) if references is not None else self.predictions
+        files = [predictions] if references is None else [predictions, references]
+        names = [os.path.basename(path) for path in files]
+        if len(names) > len(set(names)):
+            names = [file_name(path) for path in files]
+        self.predictions = JsonlLines(predictions, names[0])
+        self.references = JsonlLines(references, names[-1]) if references is not None else self.predictions
         self.problems = PredictionProblems()
         # For each row the index of its prediction line, -1 for none.
         self.lines = array('q', [-1]) * len(self.references)
@@ -170,6 +211,7 @@ class Pairs:
 
     def _join(self, id_column: str | None) -> None:
         rows = self._named_rows(id_column)
+        names = RowNames(rows.get(ROW_COLUMN, ()))
         column = None
         order = array('q')
         for line in range(len(self.predictions)):
@@ -187,7 +229,8 @@ class Pairs:
                     self._join_in_order()
                     return
             name = prediction.get(column)
-            row = rows[column].get(str(name), -1)
+            key = names.find(str(name)) if column == ROW_COLUMN else str(name)
+            row = rows[column].get(str(key), -1)
             if name is None:
                 self.problems.add('malformed', f'{where}: it has no {column!r}.')
             elif row < 0:

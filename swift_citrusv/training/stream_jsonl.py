@@ -1,9 +1,8 @@
-"""Streams of rows (`--streaming true`): JSONL read in shards, columns without types, and rows split among readers.
+"""Streams of rows (`--streaming true`): files read in shards, columns without types, and rows split among readers.
 
 `datasets` infers the types of a stream's columns from its first rows and casts all other rows to them. That fails on
 masks of several formats, and silently drops keys that only later rows have. So every column is an `UntypedFeature`.
 """
-import codecs
 import copy
 import datasets as hf_datasets
 import functools
@@ -15,21 +14,20 @@ from datasets.iterable_dataset import (BufferShuffledExamplesIterable, ExamplesI
                                        TakeExamplesIterable)
 from itertools import islice
 from swift.utils import is_master
-from tqdm import tqdm
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..constants import CHUNKS_COLUMN, ROW_COLUMN
 from ..errors import RowError
-from ..rows.jsonl import check_columns, filled_columns, parse_line
+from ..rows.columns import ColumnRules, check_columns, filled_columns
+from ..rows.names import file_name
+from ..rows.records import declared_columns, parse_record, read_records
+from ..rows.shards import FileShards, read_shards, split_files
 from ..rows.skips import SkipCounter
 from .jsonl_dataset import TEXT_COLUMNS, text_columns
 
 _MEDIA_COLUMNS = {'images': 'image', 'videos': 'video'}
 # Rows at the start of a file that determine the file's columns.
 _HEAD_ROWS = 1000
-# Bytes of a shard.
-_SHARD_BYTES = 1 << 21
-_BLOCK = 1 << 23
 # Readers get whole shards where each gets at least this many, so that one more or less makes little difference.
 _SHARDS_PER_READER = 32
 
@@ -69,88 +67,28 @@ def add_dataset_name(dataset: hf_datasets.IterableDataset, name: str) -> hf_data
     return with_untyped_columns(dataset.map(functools.partial(_tag, name=name)))
 
 
-# ---- JSONL
+# ---- files
 
 
-class FileShards(NamedTuple):
-    """Byte ranges `[start, stop)` of a file, each of whole lines, and the number of its first line (from 1)."""
-    starts: list[int]
-    stops: list[int]
-    first_lines: list[int]
-
-    def take(self, indices: Sequence[int]) -> 'FileShards':
-        return FileShards(*([values[i] for i in indices] for values in self))
-
-
-def split_file(path: str) -> FileShards:
-    """Splits a file of lines into shards of about 2 MiB, after a pass over it to count its lines.
-
-    The shards depend on the file only, so a resumed run gets the same ones.
-    """
-    size = os.path.getsize(path)
-    num_shards = max(size // _SHARD_BYTES, 1)
-    starts, stops, first_lines = [], [], []
-    start = number = 0
-    with open(path, 'rb') as file, tqdm(
-            total=size,
-            desc=f'Counting lines of {os.path.basename(path)}',
-            unit='B',
-            unit_scale=True,
-            disable=not is_master()) as bar:
-        for i in range(1, num_shards + 1):
-            stop = size
-            if i < num_shards:
-                # From the byte before, so that a boundary at the start of a line stays where it is.
-                file.seek(max(size * i // num_shards, start, 1) - 1)
-                file.readline()
-                stop = file.tell()
-            file.seek(start)
-            starts.append(start)
-            stops.append(stop)
-            first_lines.append(number + 1)
-            for at in range(start, stop, _BLOCK):
-                number += file.read(min(_BLOCK, stop - at)).count(b'\n')
-            bar.update(stop - start)
-            start = stop
-    return FileShards(starts, stops, first_lines)
-
-
-def _lines(path: str, shards: FileShards) -> Iterator[tuple[int, str]]:
-    """As `rows.jsonl.read_lines`, for some shards."""
-    with open(path, 'rb') as file:
-        for start, stop, number in zip(*shards):
-            file.seek(start)
-            while start < stop:
-                line = file.readline()
-                if start == 0:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                if line.strip():
-                    yield number, line.decode('utf-8', 'surrogateescape')
-                start = file.tell()
-                number += 1
-
-
-def _read_head(path: str, strict: bool) -> list[str]:
-    """The columns of the first rows of a file, and those that every stream has."""
-    name = os.path.basename(path)
-    columns: dict[str, None] = dict.fromkeys(TEXT_COLUMNS)
+def _read_head(path: str, strict: bool, rules: ColumnRules) -> list[str]:
+    """The columns that a file declares, or those of its first rows."""
+    name = file_name(path)
+    columns: dict[str, None] = dict.fromkeys(rules.rename(dict.fromkeys(declared_columns(path)), name))
     num_rows, skips = 0, SkipCounter()
-    for number, line in islice(_lines(path, FileShards([0], [os.path.getsize(path)], [1])), _HEAD_ROWS):
+    for number, record in islice(read_records(path), _HEAD_ROWS):
         num_rows += 1
         try:
-            columns.update(dict.fromkeys(parse_line(line, f'{name}:{number}')))
+            columns.update(dict.fromkeys(parse_record(record, f'{name}:{number}', rules)))
         except RowError as e:
             # It is counted when it is read.
             if strict:
                 raise
             skips.count(e)
     if not num_rows:
-        raise RowError(name, 'the file has no row.', 'Write one JSON object a line.', 'empty')
+        raise RowError(name, 'it has no row.', 'Give a file with rows.', 'empty')
     if skips.counts.total() == num_rows:
         raise skips.none_left(f'the first {num_rows} rows of {name}')
-    # Where there are both `image` and `images`, ms-swift would read only one of them.
-    columns.update({many: None for many, one in _MEDIA_COLUMNS.items() if one not in columns})
-    return [key for key in columns if key not in (ROW_COLUMN, CHUNKS_COLUMN)]
+    return [*columns]
 
 
 def _check_known(row: dict[str, Any], columns: frozenset[str], row_id: str) -> None:
@@ -162,26 +100,32 @@ def _check_known(row: dict[str, Any], columns: frozenset[str], row_id: str) -> N
             'columns')
 
 
-class JsonlExamples(ExamplesIterable):
-    """The rows of some shards of a JSONL file, as a source of a `datasets.IterableDataset`.
+def _stamp(paths: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    return tuple((stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, paths))
+
+
+class RowExamples(ExamplesIterable):
+    """The rows of some shards of files, as a source of a `datasets.IterableDataset`.
 
     `IterableDataset.from_generator` would take O(n^2) time to split a source of n shards.
 
     Args:
-        path: The file.
-        columns: The columns of the file; a value in another column makes a bad row.
+        files: The files and their names in messages.
+        columns: The columns of the files; a value in another column makes a bad row.
         strict: Whether a bad row ends the run.
-        stamp: Size and modification time of the file at the start of the run.
-        shards: The part of the file to read.
+        rules: How the columns are read.
+        stamp: Sizes and modification times of the files at the start of the run.
+        shards: The parts of the files to read.
     """
     is_typed = True
 
-    def __init__(self, path: str, columns: tuple[str, ...], strict: bool, stamp: tuple[int, int],
-                 shards: FileShards) -> None:
-        super().__init__(_lines, {})
-        self.path = path
+    def __init__(self, files: tuple[tuple[str, str], ...], columns: tuple[str, ...], strict: bool, rules: ColumnRules,
+                 stamp: tuple[tuple[int, int], ...], shards: FileShards) -> None:
+        super().__init__(read_shards, {})
+        self.files = files
         self.columns = columns
         self.strict = strict
+        self.rules = rules
         self.stamp = stamp
         self.shards = shards
 
@@ -193,30 +137,31 @@ class JsonlExamples(ExamplesIterable):
     def num_shards(self) -> int:
         return len(self.shards.starts)
 
-    def shuffle_data_sources(self, generator: np.random.Generator) -> 'JsonlExamples':
+    def shuffle_data_sources(self, generator: np.random.Generator) -> 'RowExamples':
         return self._take(copy.deepcopy(generator).permutation(self.num_shards).tolist())
 
-    def shard_data_sources(self, num_shards: int, index: int, contiguous: bool = True) -> 'JsonlExamples':
+    def shard_data_sources(self, num_shards: int, index: int, contiguous: bool = True) -> 'RowExamples':
         return self._take(self.split_shard_indices_by_worker(num_shards, index, contiguous))
 
-    def reshard_data_sources(self) -> 'JsonlExamples':
+    def reshard_data_sources(self) -> 'RowExamples':
         return self
 
-    def _take(self, indices: Sequence[int]) -> 'JsonlExamples':
-        return JsonlExamples(self.path, self.columns, self.strict, self.stamp, self.shards.take(indices))
+    def _take(self, indices: Sequence[int]) -> 'RowExamples':
+        return RowExamples(self.files, self.columns, self.strict, self.rules, self.stamp, self.shards.take(indices))
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        stat = os.stat(self.path)
-        if self.stamp != (stat.st_size, stat.st_mtime_ns):
-            raise ValueError(
-                f'{self.path} has changed since the run started. Start the run again, and leave the file as it is.')
-        name, known = os.path.basename(self.path), frozenset((*self.columns, ROW_COLUMN, CHUNKS_COLUMN))
-        for number, line in _lines(self.path, self.shards):
-            row_id = f'{name}:{number}'
+        paths = [path for path, _ in self.files]
+        if self.stamp != _stamp(paths):
+            raise ValueError(f'{", ".join(paths)} changed since the run started. Start the run again, and leave the '
+                             'data as it is.')
+        known = frozenset((*self.columns, ROW_COLUMN, CHUNKS_COLUMN))
+        for file, number, record in read_shards(paths, self.shards):
+            row_id = f'{self.files[file][1]}:{number}'
             try:
-                row = parse_line(line, row_id)
+                row = parse_record(record, row_id, self.rules)
                 _check_known(row, known, row_id)
-                check_columns(filled_columns(row), known, row_id)
+                if self.rules.layout == 'auto':
+                    check_columns(filled_columns(row), known, row_id)
             except RowError as e:
                 if self.strict:
                     raise
@@ -226,27 +171,41 @@ class JsonlExamples(ExamplesIterable):
             yield row_id, {**{key: row.get(key) for key in self.columns}, ROW_COLUMN: row_id}
 
 
-def stream_jsonl(path: str, *, strict: bool) -> hf_datasets.IterableDataset:
-    """A JSONL file as a stream of rows that can be split among ranks and DataLoader workers.
+def stream_rows(paths: Sequence[str], *, strict: bool,
+                rules: ColumnRules = ColumnRules()) -> hf_datasets.IterableDataset:
+    """Files of rows as a stream that can be split among ranks and DataLoader workers.
 
     Args:
-        path: The file.
+        paths: The files, in any format of `rows.records`.
         strict: Whether the first bad row ends the run; otherwise it is skipped, and counted.
+        rules: How the columns are read.
 
     Returns:
-        The columns of the first 1,000 rows, `images` and `videos`, `masks` and `mask_images` as JSON text, and
-        `ROW_COLUMN` with "file.jsonl:line". They are untyped, and the same in every row. A later row with a value in
-        another column is a bad row, because ms-swift's preprocessors would drop the value.
+        The columns that the files declare or their first 1,000 rows have, `images` and `videos`, `masks` and
+        `mask_images` as JSON text, and `ROW_COLUMN` with "A/file.jsonl:line". They are untyped, and the same in every
+        row. A later row with a value in another column is a bad row, because ms-swift's preprocessors would drop the
+        value.
 
     Raises:
-        RowError: One of the first 1,000 rows is bad, with `strict`, or all of them are. Later bad rows are found when
-            they are read.
+        RowError: One of the first 1,000 rows of a file is bad, with `strict`, or all of them are. Later bad rows are
+            found when they are read.
     """
-    path = os.path.abspath(path)
-    columns = _read_head(path, strict)
-    stat = os.stat(path)
-    lines = JsonlExamples(path, tuple(columns), strict, (stat.st_size, stat.st_mtime_ns), split_file(path))
-    return hf_datasets.IterableDataset(lines, info=hf_datasets.DatasetInfo(features=lines.features))
+    paths = [os.path.abspath(path) for path in paths]
+    columns: dict[str, None] = dict.fromkeys(TEXT_COLUMNS)
+    for path in paths:
+        columns.update(dict.fromkeys(_read_head(path, strict, rules)))
+    # Where there are both `image` and `images`, ms-swift would read only one of them.
+    columns.update({many: None for many, one in _MEDIA_COLUMNS.items() if one not in columns})
+    rows = RowExamples(
+        tuple((path, file_name(path)) for path in paths),
+        tuple(key for key in columns if key not in (ROW_COLUMN, CHUNKS_COLUMN)), strict, rules, _stamp(paths),
+        split_files(paths, quiet=not is_master()))
+    return hf_datasets.IterableDataset(rows, info=hf_datasets.DatasetInfo(features=rows.features))
+
+
+def stream_jsonl(path: str, *, strict: bool) -> hf_datasets.IterableDataset:
+    """As `stream_rows`, for one file."""
+    return stream_rows([path], strict=strict)
 
 
 # ---- splitting among readers

@@ -10,7 +10,7 @@ from typing import Any
 from swift_citrusv.cli.check_data import FailureLog, length_percentiles
 from swift_citrusv.cli.check_rows import RowFailure
 from swift_citrusv.cli.main import main
-from swift_citrusv.training.jsonl_dataset import scan_jsonl
+from swift_citrusv.training.jsonl_dataset import scan_rows
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +41,8 @@ def test_every_bad_row_is_named(mixed, tmp_path):
     assert report['failing_rows'] == len(report['failures']) == len(bad)
     assert report['failures_by_kind'] == Counter(bad.values())
     listing = out.partition('Failing rows:\n')[2].splitlines()
-    assert [line.split('  ')[:2] for line in listing] == [[f'mixed.jsonl:{n}', f'[{kind}]'] for n, kind in bad.items()]
+    assert [line.split('  ')[:2] for line in listing] == [[f'{file.parent.name}/mixed.jsonl:{n}', f'[{kind}]']
+                                                          for n, kind in bad.items()]
     for line, failure in zip(listing, report['failures']):
         # The row once, then the problem and the remedy.
         assert line.endswith(failure['message']) and line.count('mixed.jsonl') == 1
@@ -64,9 +65,10 @@ def test_processes_change_nothing(mixed, tmp_path):
 def test_errors_equal_those_of_training(mixed, tmp_path, caplog):
     file, _ = mixed
     with caplog.at_level('WARNING'):
-        columns, bad, num_rows = scan_jsonl(str(file), strict=False)
+        scan = scan_rows([str(file)], strict=False)
+    bad, = scan.bad
     _, report, _ = check(tmp_path, file)
-    assert report['rows'] == num_rows and {'messages', 'masks'} <= set(columns)
+    assert report['rows'] == scan.num_rows and {'messages', 'masks'} <= set(scan.columns)
     failures = {failure['line']: f'{failure["row"]}: {failure["message"]}' for failure in report['failures']}
     assert len(bad) > 12 and set(bad) < set(failures)
     skips = [record.getMessage().partition(' so far): ')[2] for record in caplog.records]
@@ -124,7 +126,7 @@ def test_length_percentiles(lengths):
 
 @pytest.mark.parametrize('arguments, message', [
     (['{tmp}/none.jsonl'], '{tmp}/none.jsonl: no such file'),
-    (['{tmp}'], '{tmp}: not a file'),
+    (['{tmp}/nothing'], '{tmp}/nothing: '),
     (['{tmp}/rows.jsonl', '--max-length', '8'], '--max-length 8 needs --model'),
     (['{tmp}/rows.jsonl', '--model', '{tmp}/none'], '--model {tmp}/none holds no config.json'),
     (['{tmp}/rows.jsonl', '--model', '{tmp}/llama'], 'holds a llama'),
@@ -134,6 +136,7 @@ def test_length_percentiles(lengths):
 ])
 def test_command_line_errors(arguments, message, tmp_path, tiny_checkpoint, capsys):
     write_lines(tmp_path / 'rows.jsonl', [Maker(tmp_path).row('Hello?', 'Hello.')])
+    (tmp_path / 'nothing').mkdir()
     config = Path(tiny_checkpoint, 'config.json').read_text()
     for name, text in (('llama', '{"model_type": "llama"}'), ('broken', '{'), ('no_tokenizer', config)):
         (tmp_path / name).mkdir()

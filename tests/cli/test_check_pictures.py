@@ -35,7 +35,7 @@ def test_masks_are_drawn_at_their_place(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         ['row_1.png', 'row_3.png', 'row_7.png', 'sheet.png', 'captions.txt'])
     assert (folder / 'captions.txt').read_text(encoding='utf-8').splitlines()[3:6] == [
-        'rows.jsonl:3, 120 x 60', 'masks[0]: Left [SEG], 右 [ ].', 'masks[1]: Left [ ], 右 [SEG].'
+        f'{tmp_path.name}/rows.jsonl:3, 120 x 60', 'masks[0]: Left [SEG], 右 [ ].', 'masks[1]: Left [ ], 右 [SEG].'
     ]
     picture = np.array(Image.open(folder / 'row_1.png').convert('RGB')).astype(int)
     assert picture.shape[1] == 512 and 512 < picture.shape[0] < 700

@@ -5,7 +5,7 @@ from typing import Any
 
 from swift_citrusv.errors import RowError
 from swift_citrusv.rows.jsonl import parse_line, read_lines
-from swift_citrusv.training.jsonl_dataset import load_jsonl, scan_jsonl
+from swift_citrusv.training.jsonl_dataset import load_jsonl, scan_rows
 
 TALK = {'messages': [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': 'b'}]}
 QUERY = {'query': 'a', 'response': 'b'}
@@ -80,14 +80,15 @@ def test_columns_that_ms_swift_would_lose(name, tmp_path, monkeypatch):
     path.write_text('\n'.join(map(json.dumps, rows)))
     skipped: list[Any] = []
     monkeypatch.setattr(datasets.SkipCounter, 'add', lambda _, error: skipped.append(error))
-    _, bad, num_rows = scan_jsonl(str(path), strict=False)
-    assert (bad, num_rows) == (lines, len(rows))
-    assert [(error.row, error.kind) for error in skipped] == [(f'rows.jsonl:{n}', k) for n, k in zip(lines, kinds)]
+    scan = scan_rows([str(path)], strict=False)
+    assert (scan.bad, scan.num_rows) == ((tuple(lines), ), len(rows))
+    assert [(error.row, error.kind) for error in skipped] == [(f'{tmp_path.name}/rows.jsonl:{n}', k)
+                                                              for n, k in zip(lines, kinds)]
     if not lines:
-        scan_jsonl(str(path), strict=True)
+        scan_rows([str(path)], strict=True)
         return
-    with pytest.raises(RowError, match=f'^rows.jsonl:{lines[0]}: .*file') as error:
-        scan_jsonl(str(path), strict=True)
+    with pytest.raises(RowError, match=f'/rows.jsonl:{lines[0]}: .*file') as error:
+        scan_rows([str(path)], strict=True)
     assert error.value.kind == kinds[0] and error.value.remedy.endswith('.')
 
 
@@ -97,13 +98,13 @@ def test_a_good_file_is_checked_once_until_it_changes(tmp_path, monkeypatch):
     row = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
     path.write_text(2 * row)
     scans: list[Any] = []
-    scan = datasets.scan_jsonl
+    scan = datasets.scan_rows
 
     def counted(*args):
         scans.append(args)
         return scan(*args)
 
-    monkeypatch.setattr(datasets, 'scan_jsonl', counted)
+    monkeypatch.setattr(datasets, 'scan_rows', counted)
     for _ in range(2):
         assert len(load_jsonl(str(path), strict=True, cache_dir=str(tmp_path / 'cache'))) == 2
     assert len(scans) == 1

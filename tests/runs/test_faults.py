@@ -16,7 +16,7 @@ from swift_citrusv.cli.main import main
 from swift_citrusv.constants import ROW_COLUMN
 from swift_citrusv.encoding.row_length import measure
 from swift_citrusv.errors import RowError
-from swift_citrusv.training.jsonl_dataset import scan_jsonl
+from swift_citrusv.training.jsonl_dataset import scan_rows
 
 MAX_LENGTH = 1024
 
@@ -103,7 +103,7 @@ def test_every_fault_is_found_where_it_shows(bad, template, tmp_path):
         if fault.found == 'line' and not fault.needs_model:
             line = fault.row if isinstance(fault.row, bytes) else json.dumps(fault.row).encode()
             with pytest.raises(RowError) as error:
-                scan_jsonl(write_lines(tmp_path / 'rows.jsonl', [line]), strict=True)
+                scan_rows([write_lines(tmp_path / 'rows.jsonl', [line])], strict=True)
         elif fault.found != 'line':
             assert isinstance(fault.row, dict)
             row = {**fault.row, ROW_COLUMN: name}

@@ -20,8 +20,9 @@ def patched():
 
 @pytest.fixture
 def small_shards(monkeypatch):
+    from swift_citrusv.rows import shards
     from swift_citrusv.training import stream_jsonl
-    monkeypatch.setattr(stream_jsonl, '_SHARD_BYTES', 100)
+    monkeypatch.setattr(shards, '_SHARD_BYTES', 100)
     monkeypatch.setattr(stream_jsonl, '_SHARDS_PER_READER', 12)
 
 
@@ -42,8 +43,8 @@ def ids(rows) -> list[str]:
 
 
 def test_shards_have_the_lines_of_the_file(tmp_path, monkeypatch):
+    from swift_citrusv.rows import shards as shards_module
     from swift_citrusv.rows.jsonl import read_lines
-    from swift_citrusv.training import stream_jsonl
     path = tmp_path / 'lines.jsonl'
     for text in (
             'a\nb\nc\n',
@@ -58,20 +59,20 @@ def test_shards_have_the_lines_of_the_file(tmp_path, monkeypatch):
         path.write_bytes(text.encode())
         expected = [(number, line.strip()) for number, line in read_lines(str(path))]
         for shard_bytes in (1, 7, 50, 1 << 14):
-            monkeypatch.setattr(stream_jsonl, '_SHARD_BYTES', shard_bytes)
-            shards = stream_jsonl.split_file(str(path))
-            lines = [(number, line.strip()) for number, line in stream_jsonl._lines(str(path), shards)]
+            monkeypatch.setattr(shards_module, '_SHARD_BYTES', shard_bytes)
+            shards = shards_module.split_files([str(path)])
+            lines = [(number, line.strip()) for _, number, line in shards_module.read_shards([str(path)], shards)]
             assert lines == expected, (text, shard_bytes)
             assert shards.starts == [0, *shards.stops[:-1]], (text, shard_bytes)
             assert shards.stops[-1] == len(text.encode()), (text, shard_bytes)
 
 
 def test_size_of_shards(tmp_path, monkeypatch):
-    from swift_citrusv.training import stream_jsonl
-    monkeypatch.setattr(stream_jsonl, '_SHARD_BYTES', 1000)
+    from swift_citrusv.rows import shards as shards_module
+    monkeypatch.setattr(shards_module, '_SHARD_BYTES', 1000)
     path = tmp_path / 'lines.jsonl'
     path.write_bytes(b'123456789 12345\n' * 4321)
-    shards = stream_jsonl.split_file(str(path))
+    shards = shards_module.split_files([str(path)])
     sizes = [stop - start for start, stop in zip(shards.starts, shards.stops)]
     assert len(sizes) == 69 and min(sizes) > 950 and max(sizes) < 1050
     assert shards.first_lines == [start // 16 + 1 for start in shards.starts]
@@ -92,7 +93,7 @@ def test_same_rows_as_without_streaming(tmp_path):
     assert len(streamed) == len(whole) == len(rows)
     assert streamed == whole
     assert sum(row['masks'] is not None for row in streamed) == 8
-    assert ids(streamed) == [f'a.jsonl:{i + 1}' for i in range(len(rows))]
+    assert ids(streamed) == [f'{tmp_path.name}/a.jsonl:{i + 1}' for i in range(len(rows))]
     assert streamed[25]['messages'][1]['loss'] is True
 
 
@@ -242,7 +243,8 @@ def test_limited_number_of_rows(tmp_path, small_shards):
     from swift_citrusv.training.stream_jsonl import rows_of_reader
     stream = load(write_jsonl(tmp_path / 'a.jsonl', text_rows(40)) + '#10', streaming=True)
     parts = [ids(rows_of_reader(stream, slot, 4, 0)) for slot in range(4)]
-    assert sorted(sum(parts, []), key=lambda name: int(name.split(':')[1])) == [f'a.jsonl:{i + 1}' for i in range(10)]
+    names = sorted(sum(parts, []), key=lambda name: int(name.split(':')[1]))
+    assert names == [f'{tmp_path.name}/a.jsonl:{i + 1}' for i in range(10)]
 
 
 def test_a_stream_can_be_pickled(tmp_path):

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tqdm import tqdm
@@ -18,11 +18,16 @@ from typing import Any, Literal
 
 from ...constants import ROW_COLUMN
 from ...errors import RowError
+from ...rows.cells import decode_cells, inline_images
 from ...rows.jsonl import parse_line, read_lines
+from ...rows.names import RowNames
+from ...rows.records import Unreadable, is_row_file, named_records
 from ...settings import SettingError
 from ..options import require_file
 
 _ID = 'id'
+# The end of the name of a file whose rows were written as JSONL.
+_AS_JSONL = '.rows.jsonl'
 # Batches per rank between two writes: the most that a kill loses.
 _BATCHES_PER_WRITE = 4
 _POLL_SECONDS = 0.5
@@ -44,7 +49,7 @@ def predict(data: str,
     """Answers the rows of a file that have no answer yet.
 
     Args:
-        data: JSONL rows; a final assistant turn is not shown to the model.
+        data: Rows in any format; a final assistant turn is not shown to the model.
         output: The output file: one line per row in row order, as `swift infer` writes them, with `citrusv_row` and
             the row's `id` if it has one. A row that cannot be answered gets `error`, and is not retried while that
             line exists.
@@ -91,7 +96,7 @@ def predict(data: str,
 
 def _answer_rest(request: dict[str, Any], data: str, output: str, work: Path, *, model: str, ranks: int,
                  batch_size: int) -> None:
-    lines = dict(_numbered_rows(data))
+    lines = dict(_named_lines(data))
     answers = _AnswerFile(output, [*lines], _row_ids(lines.values()))
     part = work / 'part.jsonl'
     # From a run that was killed.
@@ -103,9 +108,12 @@ def _answer_rest(request: dict[str, Any], data: str, output: str, work: Path, *,
     todo = [name for name in lines if name not in answers]
     print(f'{len(lines):,} rows, {len(lines) - len(todo):,} of them already answered', flush=True)
     if todo:
-        # Same file name and line numbers as the data, because results name them: answered rows become blank lines.
-        remaining = work / os.path.basename(data)
-        remaining.write_text(_with_blank_lines(data, set(todo)), encoding='utf-8', errors='surrogateescape')
+        # Same folder, file name and line numbers as the data, because results name them: answered rows become blank
+        # lines.
+        folder = work / os.path.basename(os.path.dirname(os.path.abspath(data)))
+        folder.mkdir(exist_ok=True)
+        remaining = folder / _jsonl_name(data)
+        remaining.write_text(_with_blank_lines(lines, set(todo)), encoding='utf-8', errors='surrogateescape')
         environment = {**os.environ, **({'NPROC_PER_NODE': str(ranks)} if ranks > 1 else {})}
         command = _command(request, model, str(remaining), str(part), batch_size, ranks)
         _run_program(command, environment, part, work / 'log.txt', len(todo))
@@ -142,6 +150,7 @@ class _AnswerFile:
 
     def __init__(self, path: str, names: list[str], ids: list[Any]) -> None:
         self.path, self._names, self._ids = Path(path), names, dict(zip(names, ids))
+        self._known = RowNames(names)
         self._lines: dict[str, str] = {}
         for line in _parsed_lines(self.path):
             self._add_line(line)
@@ -150,8 +159,11 @@ class _AnswerFile:
         return name in self._lines
 
     def _add_line(self, line: dict[str, Any]) -> None:
-        if line.get(ROW_COLUMN) in self._ids:
-            self.add(line[ROW_COLUMN], line)
+        # The rows of another format have been written as JSONL.
+        given = str(line.get(ROW_COLUMN))
+        name = self._known.find(given) or self._known.find(given.replace(f'{_AS_JSONL}:', ':'))
+        if name is not None:
+            self.add(name, line)
 
     def add(self, name: str, line: dict[str, Any]) -> None:
         """Adds an answer, unless the row has one."""
@@ -188,9 +200,19 @@ def _parsed_lines(path: Path) -> Iterable[dict[str, Any]]:
             yield line
 
 
-def _numbered_rows(data: str) -> Iterable[tuple[str, str]]:
-    base = os.path.basename(data)
-    return ((f'{base}:{number}', line) for number, line in read_lines(data))
+def _jsonl_name(data: str) -> str:
+    name = os.path.basename(data)
+    return f'{name}{_AS_JSONL}' if is_row_file(data) and not name.endswith('.jsonl') else name
+
+
+def _named_lines(data: str) -> Iterable[tuple[str, str]]:
+    """The rows of a file as lines of JSONL, by name; a row that is damaged becomes a line that is not JSON."""
+    for name, _, record in named_records(data):
+        if isinstance(record, Unreadable):
+            line = f'{record.problem} {record.remedy}'
+        else:
+            line = record if isinstance(record, str) else json.dumps(inline_images(decode_cells(record)), default=str)
+        yield name, line.replace('\r', ' ').replace('\n', ' ') + '\n'
 
 
 def _row_ids(lines: Iterable[str]) -> list[Any]:
@@ -205,10 +227,13 @@ def _row_ids(lines: Iterable[str]) -> list[Any]:
     return found
 
 
-def _with_blank_lines(data: str, names: set[str]) -> str:
-    base = os.path.basename(data)
-    with open(data, encoding='utf-8-sig', errors='surrogateescape') as file:
-        return ''.join(line if f'{base}:{number}' in names else '\n' for number, line in enumerate(file, 1))
+def _with_blank_lines(lines: Mapping[str, str], names: set[str]) -> str:
+    text, next_number = [], 1
+    for name, line in lines.items():
+        number = int(name.rpartition(':')[2])
+        text.append('\n' * (number - next_number) + (line if name in names else '\n'))
+        next_number = number + 1
+    return ''.join(text)
 
 
 def _file_digest(path: str) -> str:
