@@ -36,6 +36,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
+def own_row_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgets the files of other tests, with which a file of this test could share its folder and name."""
+    monkeypatch.setattr('swift_citrusv.rows.names._owners', {})
+
+
+@pytest.fixture(autouse=True)
 def own_environ() -> Iterator[None]:
     """Removes after each test what ms-swift wrote into the environment, such as settings of `--model_kwargs`."""
     environ, before = os.environ, dict(os.environ)

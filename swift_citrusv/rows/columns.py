@@ -6,8 +6,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ..errors import RowError
-from .layouts import CHAT_COLUMNS, column_plan
-from .mask_format import short_repr
+from .layouts import CHAT_COLUMNS, column_plan, no_conversation
 
 
 def is_filled(value: Any) -> bool:
@@ -121,8 +120,7 @@ def _check_question_and_answer(filled: Collection[str], columns: Collection[str]
         return
     rivals = {name: [key for key in columns if key.lower() in usual] for name, usual in plan.usual_names.items()}
     if not any(rivals.values()) and 'history' not in columns:
-        raise RowError(row_id, f'the columns are {short_repr(sorted(columns))}, and ms-swift finds no conversation in '
-                       'any.', "Write 'messages', or name yours: --columns '{\"chat\": \"messages\"}'.", 'columns')
+        raise no_conversation(row_id, columns)
     for name, keys in rivals.items():
         lost = [key for key in keys if key in filled]
         if len(keys) > 1 and name not in columns and lost:

@@ -43,7 +43,9 @@ def _has_lines(path: str) -> bool:
     first = [line.strip() for _, line in islice(read_lines(path), 2)]
     if not first or not first[0].startswith('{'):
         return False
-    return first[0].endswith('}') or len(first) > 1 and first[1].startswith('{')
+    # A damaged first line of JSONL ends anyhow, but not where an object goes on in the next line.
+    goes_on = first[0].endswith(('{', '[', ',', ':'))
+    return first[0].endswith('}') or len(first) > 1 and first[1].startswith('{') and not goes_on
 
 
 def _skip_space(text: str, position: int) -> int:

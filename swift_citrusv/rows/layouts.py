@@ -8,7 +8,7 @@ test compares the two.
 import ast
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,7 +25,6 @@ _RESPONSE_NAMES = ('response', 'answer', 'output', 'targets', 'target', 'answer_
 _ROLES = {'human': 'user', 'gpt': 'assistant', 'bot': 'assistant', 'function_call': 'tool_call'}
 _ROLES.update(dict.fromkeys(('function_response', 'observation', 'observations'), 'tool_response'))
 _STANDARD_ROLES = ('user', 'assistant', 'system', 'tool', 'tool_call', 'tool_response')
-_LAYOUT_REMEDY = "Compare the row with ms-swift's data format, or write it with 'messages'."
 
 
 class ColumnPlan(NamedTuple):
@@ -89,6 +88,12 @@ def standard_row(row: Mapping[str, Any], row_id: str, columns: Collection[str] |
     return new
 
 
+def no_conversation(row_id: str, columns: Iterable[str]) -> RowError:
+    """The error for a row without any column that ms-swift reads a conversation from."""
+    return RowError(row_id, f'ms-swift finds no conversation in the columns {short_repr(sorted(columns))}.',
+                    "Write 'messages', or name yours: --columns '{\"chat\": \"messages\"}'.", 'columns')
+
+
 # ---- messages
 
 
@@ -98,8 +103,7 @@ def _is_standard(messages: Any) -> bool:
     for message in messages:
         if not isinstance(message, dict) or message.get('role') not in _STANDARD_ROLES:
             return False
-        content = message.get('content')
-        if not isinstance(content, str) and (isinstance(content, list) or 'tool_calls' in message):
+        if 'tool_calls' in message or isinstance(message.get('content'), list):
             return False
     return bool(messages)
 
@@ -232,6 +236,5 @@ def _convert_pair(row: dict[str, Any], layout: str, row_id: str) -> None:
         messages += [{'role': role, 'content': text} for role, text in zip(('user', 'assistant'), pair)
                      if text is not None]  # yapf: disable
     if not messages:
-        raise RowError(row_id, f'no column of the row has a conversation: {short_repr(sorted(row))}.', _LAYOUT_REMEDY,
-                       'layout')
+        raise no_conversation(row_id, row)
     row['messages'] = messages

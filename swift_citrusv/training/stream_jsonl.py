@@ -52,7 +52,10 @@ def with_untyped_columns(dataset: hf_datasets.IterableDataset) -> hf_datasets.It
     Raises:
         ValueError: The stream is empty.
     """
+    # These rows are read again, and counted then.
+    counts = reading_skips.counts.copy()
     head = next(dataset.iter(batch_size=5), None)
+    reading_skips.counts = counts
     if head is None:
         raise ValueError('The stream has no row that can be used: see the warnings above, if any.')
     return dataset.map(features=hf_datasets.Features({name: UntypedFeature() for name in head}))

@@ -4,6 +4,7 @@ import pytest
 from collections import Counter
 from pathlib import Path
 from support.check_data import GOOD_COUNTS, bad_rows, check, good_rows, write_lines
+from support.row_formats import FORMATS, write
 from support.rows import Maker
 from typing import Any
 
@@ -146,3 +147,47 @@ def test_command_line_errors(arguments, message, tmp_path, tiny_checkpoint, caps
     assert status == 2
     last = captured.err.splitlines()[-1]
     assert last.startswith('citrusv: error: ') and message.replace('{tmp}', str(tmp_path)) in last
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_every_format(name, tmp_path):
+    """The report of a file of any format is that of JSONL, and so is that of a folder."""
+    maker = Maker(tmp_path / 'images')
+    rows = [row for row in maker.every_kind() if not ('structs' in name and row.get('videos'))]
+    rows[1] = {**rows[1], 'images': ['none.png']}
+    rows[2] = {**rows[2], 'masks': 2 * rows[2]['masks']}
+    status, wanted, _ = check(tmp_path, write_lines(tmp_path / 'rows.jsonl', rows))
+    path = write(tmp_path / 'A', name, rows)
+    assert status == 1 and wanted['failing_rows'] == 2
+    for file in (path, path.parent):
+        found, report, out = check(tmp_path, file, '--pictures', tmp_path / 'pictures')
+        assert found == 1 and [failure['row']
+                               for failure in report['failures']] == [f'A/{path.name}:{i}' for i in (2, 3)]
+        same = {key: value for key, value in wanted.items() if key not in ('file', 'failures')}
+        assert {key: report[key] for key in same} == same
+        assert len(report['pictures']) == report['mask_rows'] + 1
+
+
+def test_folder_of_several_files(tmp_path):
+    maker = Maker(tmp_path / 'images')
+    for i in range(2):
+        (tmp_path / 'data').mkdir(exist_ok=True)
+        write_lines(tmp_path / 'data' / f'train-{i}.jsonl', [*maker.every_kind(), 'no row'])
+    _, report, _ = check(tmp_path, tmp_path / 'data', '--pictures', tmp_path / 'pictures', '--num-proc', 2)
+    assert [failure['row'] for failure in report['failures']] == ['data/train-0.jsonl:13', 'data/train-1.jsonl:13']
+    names = [Path(path).name for path in report['pictures']]
+    assert report['rows'] == 26 and names[0] == 'row_3.png' and names[-2] == 'row_2-10.png'
+
+
+def test_columns_of_the_command_line(tmp_path, capsys):
+    maker = Maker(tmp_path / 'images')
+    rows = [{('found' if key == 'masks' else key): value for key, value in row.items()} for row in maker.every_kind()]
+    file = write_lines(tmp_path / 'rows.jsonl', rows)
+    assert check(tmp_path, file, '--columns', '{"found": "masks"}')[1]['mask_rows'] == 7
+    file = write_lines(tmp_path / 'rows.jsonl', [{**row, 'mask': row.pop('found', None)} for row in rows])
+    status, report, _ = check(tmp_path, file)
+    assert status == 1 and report['failures_by_kind'] == {'columns': 7}
+    assert '--columns \'{"mask": "masks"}\'' in report['failures'][0]['message']
+    for bad in ('masks', '["masks"]', '{"a": 1}'):
+        assert main(['check-data', str(file), '--columns', bad]) == 2
+        assert f'--columns {bad!r} is no' in capsys.readouterr().err
