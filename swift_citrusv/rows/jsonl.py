@@ -9,7 +9,7 @@ from ..errors import RowError
 from .columns import ColumnRules, check_columns, filled_columns
 from .contract import parse_row
 from .layouts import standard_row
-from .misnamed import check_misnamed
+from .misnamed import USUAL_COLUMNS, check_misnamed
 
 __all__ = ['check_columns', 'check_row', 'filled_columns', 'parse_line', 'read_lines']
 # Far more than a row needs, and far below the limits of the JSON and Arrow libraries.
@@ -75,7 +75,8 @@ def parse_line(line: str, row_id: str, rules: ColumnRules = ColumnRules()) -> di
         _check_finite(row, row_id)
     if '\\ud' in line or '\\uD' in line:
         _check_characters(row, row_id)
-    row = rules.rename(row, row_id)
+    if rules.renames:
+        row = rules.rename(row, row_id)
     check_row(row, row_id, rules, may_have_seg=SEG_TOKEN in line or '\\u' in line)
     return row
 
@@ -86,18 +87,21 @@ def check_row(row: dict[str, Any], row_id: str, rules: ColumnRules, *, may_have_
     Raises:
         RowError: The row breaks the contract.
     """
-    for key in row:
+    has_others = not row.keys() <= USUAL_COLUMNS
+    for key in row if has_others else ():
         if key.lower() in ('masks', 'mask_images') and key != key.lower():
             raise RowError(row_id, f'the row has the column {key!r}, which is not read.', f"Write '{key.lower()}'.",
                            'columns')
     if rules.layout == 'own' or rules.layout == 'messages' and 'messages' not in row:
         return
-    if 'messages' in row or row.get('masks') or may_have_seg:
+    # ms-swift checks rows of its other layouts (query/response, ...), unless they have masks.
+    has_contract = 'messages' in row or bool(row.get('masks'))
+    may_be_misnamed = has_others and may_have_seg
+    if has_contract or may_be_misnamed:
         standard = standard_row(row, row_id)
-        if may_have_seg:
+        if may_be_misnamed:
             check_misnamed(row, standard, row_id)
-        # ms-swift checks rows of its other layouts (query/response, ...), unless they have masks.
-        if 'messages' in row or row.get('masks'):
+        if has_contract:
             parse_row(standard, row_id=row_id)
 
 

@@ -13,10 +13,11 @@ from ..errors import RowError
 from .contract import count_seg_tokens
 from .mask_format import short_repr
 
-# Columns of ms-swift and of this package's own results, which are none of these.
-_OTHERS = frozenset(('messages', 'images', 'image', 'videos', 'video', 'audios', 'audio', 'masks', 'mask_images',
-                     'label_masks', 'label_mask_images', 'attention_mask', 'loss_mask', 'padding_mask',
-                     'token_type_ids', 'position_ids', 'tasks', 'task'))
+# Columns of ms-swift, of this package's own results, and others that are none of these.
+USUAL_COLUMNS = frozenset(
+    ('messages', 'conversations', 'conversation', 'query', 'response', 'system', 'images', 'image', 'videos', 'video',
+     'audios', 'audio', 'masks', 'mask_images', 'label_masks', 'label_mask_images', 'objects', 'tools', 'citrusv_row',
+     'id', 'dataset', 'attention_mask', 'loss_mask', 'padding_mask', 'token_type_ids', 'position_ids', 'task', 'tasks'))
 _MASK_PARTS = ('mask', 'segment', 'polygon', 'contour')
 _MASK_WORDS = frozenset(('seg', 'segs', 'rle', 'rles', 'msk', 'msks', 'poly', 'polys'))
 # Words that make `mask_id` or `segmentation_model` something else.
@@ -32,7 +33,7 @@ _FILE_WORDS = frozenset(('path', 'paths', 'file', 'files', 'filename', 'name', '
 @lru_cache(maxsize=4096)
 def meant_column(key: str) -> str | None:
     """The column that a name probably means, 'masks', 'mask_images' or 'images'; None for any other name."""
-    if key in _OTHERS:
+    if key in USUAL_COLUMNS:
         return None
     words = [word.lower() for word in re.findall(r'[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+', key)]
     name = ''.join(words)

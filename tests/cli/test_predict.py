@@ -56,8 +56,8 @@ def lines_of(path):
 
 def test_answers_are_those_of_swift_infer(whole, rows, talkative_checkpoint, dataset, tmp_path):
     from support.infer_run import swift_infer
-    assert [line['citrusv_row'] for line in whole] == [
-        *(f'rows.jsonl:{i}' for i in range(1, len(rows) + 1)), f'rows.jsonl:{len(rows) + 2}']  # yapf: disable
+    numbers = [*range(1, len(rows) + 1), len(rows) + 2]
+    assert [line['citrusv_row'] for line in whole] == [f'{Path(dataset).parent.name}/rows.jsonl:{i}' for i in numbers]
     plain = swift_infer(talkative_checkpoint, tmp_path / 'plain.jsonl', '--val_dataset', dataset, '--strict', 'false',
                         '--max_new_tokens', '12', '--max_batch_size', '2')
     by_row = {line['citrusv_row']: line for line in plain}
@@ -242,3 +242,36 @@ def test_from_the_command_line(rows, talkative_checkpoint, tmp_path, capsys):
             scores.append((found['scores'], found['flags']))
             assert (tmp_path / name / 'report.html').is_file()
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize('name', ['json', 'csv', 'parquet of structs'])
+def test_rows_of_other_formats(name, tmp_path, monkeypatch):
+    """Written as JSONL for the program, and named as in their file."""
+    from support.row_formats import write
+
+    from swift_citrusv.rows.records import named_records, parse_record
+    maker = Maker(tmp_path / 'images')
+    rows = [{'id': f'r{i}', **row} for i, row in enumerate(row for row in maker.every_kind() if 'videos' not in row)]
+    rows[3] = {**rows[3], 'masks': rows[3]['masks'][:1]}
+    asked: list[list[str]] = []
+
+    def program(command, environment, part, log, total):
+        """Answers two rows, as a program that was killed would."""
+        data = command[command.index('--val_dataset') + 1]
+        found = [(row_id, parse_record(record, row_id)) for row_id, _, record in named_records(data)]
+        asked.append([row['messages'][0]['content'] for _, row in found])
+        assert len(found) == total
+        write_jsonl(part, [{'response': row['id'], 'citrusv_row': row_id} for row_id, row in found[:2]])
+        if len(asked) == 1:
+            raise RuntimeError('killed')
+
+    monkeypatch.setattr(predicting, '_run_program', program)
+    path, output = write(tmp_path / 'A', name, rows), str(tmp_path / 'out.jsonl')
+    with pytest.raises(RuntimeError, match='killed'):
+        predict(str(path), output, model='a/b', **ASKED)
+    lines = lines_of(predict(str(path), output, model='a/b', **ASKED))
+    assert [line['citrusv_row'] for line in lines] == [f'A/{path.name}:{i + 1}' for i in range(len(rows))]
+    assert [line['id'] for line in lines] == [row['id'] for row in rows]
+    assert [line.get('response') for line in lines[:3]] == ['r0', 'r1', 'r2'] and 'mask' in lines[3]['error']
+    questions = [row['messages'][0]['content'] for i, row in enumerate(rows) if i != 3]
+    assert asked == [questions, questions[2:]]

@@ -1,9 +1,17 @@
 """Input and output files of `citrusv segment`: given answers, and results of other data."""
+import json
+import pyarrow as pa
 import pytest
+from pathlib import Path
+from pyarrow import parquet
+from support.row_formats import FORMATS, write
 from support.rows import Maker, write_jsonl
 from support.segment import lines_of, segment, segment_given_texts
 
+from swift_citrusv.cli.segment_rows import read_requests
 from swift_citrusv.errors import RowError
+from swift_citrusv.files.images import open_image
+from swift_citrusv.rows.names import RowNames
 
 
 def test_answers_from_a_file(pipe, segment_data, one_pass, tmp_path):
@@ -38,3 +46,37 @@ def test_results_of_other_data_are_rejected(pipe, tmp_path):
     with pytest.raises(RowError, match='out.jsonl:1: .*not a result'):
         output.write_text('{}\n')
         segment(pipe, str(data), output, *flags)
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_rows_of_every_format(name, tmp_path):
+    rows = [row for row in Maker(tmp_path / 'images').every_kind() if not ('structs' in name and row.get('videos'))]
+    rows[1] = {**rows[1], 'images': [], 'image': rows[1]['images'][0]} if name == 'json' else rows[1]
+    wanted = list(read_requests(write_jsonl(tmp_path / 'rows.jsonl', rows)))
+    path = write(tmp_path / 'A', name, rows)
+    for source in (path, path.parent):
+        found = list(read_requests(str(source)))
+        assert [request.name for request in found] == [f'A/{path.name}:{i + 1}' for i in range(len(rows))]
+        for ours, other in zip(found, wanted):
+            assert (ours.digest, ours.labels, ours.targets) == (other.digest, other.labels, other.targets)
+            json.dumps(ours.line(response='x'))
+
+
+def test_other_layouts_and_images_in_the_file(tmp_path):
+    file = Path(Maker(tmp_path / 'images').image())
+    rows = [{'query': '<image>Segment.', 'response': '[SEG]', 'image': {'bytes': file.read_bytes(), 'path': 'a.png'},
+             'masks': '[[[1, 1, 40, 1, 40, 50]]]'}]  # yapf: disable
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / 'a.parquet')
+    request, = read_requests(str(tmp_path / 'a.parquet'))
+    assert request.row['messages'] == [{'role': 'user', 'content': '<image>Segment.'}] and request.labels == '[SEG]'
+    assert request.targets == {'label_masks': [[[1, 1, 40, 1, 40, 50]]]}
+    image, = json.loads(json.dumps(request.line(response='x')))['images']
+    assert open_image(image).tobytes() == open_image(str(file)).tobytes()
+
+
+def test_rows_are_found_by_name():
+    names = RowNames(['A/x.jsonl:1', 'B/x.jsonl:1', 'A/x.jsonl:2'])
+    cases = {'B/x.jsonl:1': 'B/x.jsonl:1', 'x.jsonl:1': None, 'C/x.jsonl:1': None, 'x.jsonl:2': 'A/x.jsonl:2',
+             'y/C/x.jsonl:2': 'A/x.jsonl:2', 'x.jsonl:3': None}  # yapf: disable
+    for given, found in cases.items():
+        assert names.find(given) == found, given

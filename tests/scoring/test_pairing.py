@@ -4,6 +4,7 @@ import numpy as np
 import pickle
 import pytest
 import random
+from support.row_formats import FORMATS
 
 from swift_citrusv.errors import RowError
 from swift_citrusv.scoring.pairing import Pairs, _longest_increasing
@@ -134,3 +135,47 @@ def test_longest_increasing():
                     if values[j] < values[i]:
                         best[i] = max(best[i], best[j] + 1)
             assert _longest_increasing(values) == best.max(initial=0)
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_references_of_every_format(name, tmp_path):
+    from support.row_formats import write as write_rows
+    talk = [{'role': 'user', 'content': 'What?'}, {'role': 'assistant', 'content': 'A cell.'}]
+    rows = [{'messages': talk, 'masks': [{'size': [2, 3], 'counts': '05010'}], 'study': f's{i}'} for i in range(4)]
+    references = write_rows(tmp_path / 'A', name, rows)
+    predictions = [{'citrusv_row': f'A/{references.name}:{i}', 'response': str(i)} for i in (1, 2, 4)]
+    pairs = Pairs(str(references), write(tmp_path / 'pred.jsonl', predictions))
+    assert responses_of(pairs) == ['1', '2', None, '4'] and pairs.how == "by 'citrusv_row'"
+    copied = pickle.loads(pickle.dumps(pairs))
+    pair = copied.pair(3)
+    assert pair.name == f'{references.name}:4'
+    assert {key: pair.reference[key] for key in rows[3]} == rows[3]
+    copied.close()
+
+
+def test_conversations_and_damaged_rows(tmp_path):
+    talk = [{'from': 'human', 'value': 'What?'}, {'from': 'gpt', 'value': 'A cell.'}]
+    references = write(tmp_path / 'ref.jsonl', [{'conversations': talk}])
+    pairs = Pairs(references, write(tmp_path / 'pred.jsonl', [{'response': 'A cell.'}]))
+    assert pairs.pair(0).reference['messages'][1] == {'role': 'assistant', 'content': 'A cell.'}
+    (tmp_path / 'ref.csv').write_text('id,answer\n1,a\n2,b,c\n')
+    with pytest.raises(RowError, match='^ref.csv:2: .*3 cells, but the header 2'):
+        Pairs(str(tmp_path / 'ref.csv'), write(tmp_path / 'pred.jsonl', [{'id': 1, 'response': 'a'}]))
+
+
+def test_names_of_rows_whose_file_was_elsewhere(tmp_path):
+    """By folder and name; by the name alone where that is enough, as in files of earlier releases."""
+    rows = [{'answer': str(i)} for i in range(3)]
+    for folder in ('A', 'B'):
+        (tmp_path / folder).mkdir()
+    references = write(tmp_path / 'A' / 'x.jsonl', rows)
+    for names in ('A/x.jsonl:{}', 'x.jsonl:{}', 'elsewhere/x.jsonl:{}'):
+        predictions = [{'citrusv_row': names.format(i), 'response': str(i)} for i in (3, 1)]
+        pairs = Pairs(references, write(tmp_path / 'B' / 'x.jsonl', predictions))
+        assert responses_of(pairs) == ['1', None, '3'], names
+        # The two files share a name.
+        assert (pairs.pair(0).name, pairs.predictions.row_id(0)) == ('A/x.jsonl:1', 'B/x.jsonl:1')
+    merged = [{'citrusv_row': f'{folder}/x.jsonl:1', 'answer': folder} for folder in ('A', 'B')]
+    references = write(tmp_path / 'merged.jsonl', merged)
+    predictions = [{'citrusv_row': f'{folder}/x.jsonl:1', 'response': folder} for folder in ('B', 'A')]
+    assert responses_of(Pairs(references, write(tmp_path / 'pred.jsonl', predictions))) == ['A', 'B']
