@@ -14,7 +14,7 @@ from ..files.errors import IMAGE_ERRORS, file_repr, unreadable_file
 from ..files.images import checked_video, open_image, to_rgb
 from ..files.orientation import ImageSize
 from ..rows.columns import ColumnRules, check_columns, filled_columns
-from ..rows.contract import Sample, check_tags, count_seg_tokens, parse_row
+from ..rows.contract import check_tags, count_seg_tokens, parse_row
 from ..rows.layouts import standard_row
 from ..rows.masks import decode_mask, resize_mask
 from ..rows.records import Record, parse_record

@@ -221,7 +221,7 @@ def save_overlays(folder: str, name: str | None, images: Sequence[Image.Image],
         appended to a name that exists, also if another process wrote it.
     """
     os.makedirs(folder, exist_ok=True)
-    stem = re.sub(r'[^\w.()-]+', '-', name or f'answer-{time.strftime("%Y%m%d-%H%M%S")}')[:120]
+    stem = re.sub(r'[^\w.()-]+', '-', name or f'answer-{time.strftime("%Y%m%d-%H%M%S")}')[-120:]
     written = []
     for index in sorted({mask.image_index for mask in masks}):
         here = [(number, mask) for number, mask in enumerate(masks, 1) if mask.image_index == index]

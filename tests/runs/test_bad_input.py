@@ -55,7 +55,7 @@ def test_bad_row(name, template, files, tmp_path, monkeypatch):
     with pytest.raises((RowError, MaxLengthError)) as error:
         _train(path, template)
     message = str(error.value)
-    assert message.startswith('train.jsonl:2: ')
+    assert message.startswith(f'{tmp_path.name}/train.jsonl:2: ')
     for word in words:
         assert word in message, message
     # It ends with a remedy.

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from support.infer_run import COMMON, MAX_TOKENS, swift_infer
+from support.row_names import bare
 from support.rows import Maker, write_jsonl
 from support.serving import assert_same, build_adapter, of_stream
 from swift.pipelines import infer_main
@@ -65,7 +66,7 @@ def assert_lines(lines: list[dict[str, Any]], rows: list[dict[str, Any]], expect
         labels = [message['content'] for message in row['messages'][-1:] if message['role'] == 'assistant']
         assert line['labels'] == (labels[0] if labels else None)
         assert line['label_masks'] == row.get('masks') and line['label_mask_images'] == row.get('mask_images')
-        assert line['citrusv_row'] == f'rows.jsonl:{number}' and 'mask_images' not in line
+        assert bare(line['citrusv_row']) == f'rows.jsonl:{number}' and 'mask_images' not in line
         assert line['messages'][-1]['content'] == line['response']
 
 
@@ -92,7 +93,7 @@ def test_a_dataset(talkative_checkpoint, dataset, rows, expected, tmp_path):
         assert_overlays(line, row)
         for overlay in line['overlays']:
             number = line['citrusv_row'].partition(':')[2]
-            assert os.path.basename(overlay['path']).startswith(f'rows.jsonl-{number}_image')
+            assert os.path.basename(overlay['path']).partition('-rows.jsonl-')[2].startswith(f'{number}_image')
     written = [overlay['path'] for line in lines for overlay in line['overlays']]
     assert len(set(written)) == len(written) == len(list(folder.iterdir())) > 3
 

@@ -8,6 +8,7 @@ from accelerate.utils import DistributedType
 from contextlib import nullcontext
 from pathlib import Path
 from support.distributed.launcher import Launcher, RankError
+from support.row_names import bare
 from support.rows import Maker, box_mask, rle, write_jsonl
 from support.swift_run import Watch, run_sft
 from types import SimpleNamespace
@@ -107,7 +108,7 @@ def test_stop_names_the_rows_of_the_batch(batching, accompanied, files, tiny_che
         train(tiny_checkpoint, files['bad'], tmp_path, OVERFLOW, *batching)
     step, = noted(tmp_path)
     batch, = (batch for batch in step['batches'] if not math.isfinite(float(batch['loss'])))
-    assert sorted(batch['rows']) == [f'train.jsonl:{line}' for line in sorted([BAD + 1, *accompanied])]
+    assert sorted(map(bare, batch['rows'])) == [f'train.jsonl:{line}' for line in sorted([BAD + 1, *accompanied])]
     assert not step['skipped']
 
 
@@ -126,7 +127,8 @@ def test_a_skipped_step_leaves_no_trace(files, tiny_checkpoint, tmp_path, monkey
     # The logged rate is that of the next step.
     assert rates[0][BAD - 1] < rates[0][BAD] and rates[1] == [*rates[0][:BAD], rates[0][BAD - 1], *rates[0][BAD:]]
     step, = noted(tmp_path / 'bad')
-    assert step['step'] == BAD + 1 and step['skipped'] and step['batches'][0]['rows'] == [f'train.jsonl:{BAD + 1}']
+    assert step['step'] == BAD + 1 and step['skipped'] and list(map(
+        bare, step['batches'][0]['rows'])) == [f'train.jsonl:{BAD + 1}']
     assert not (tmp_path / 'good' / STEPS_FILE).exists()
     # The batch is not part of the logged means.
     assert all(math.isfinite(log['loss_token']) for log in skipped.logs if 'loss_token' in log)
@@ -148,7 +150,7 @@ def test_a_gradient_that_overflows_behind_a_finite_loss(files, tiny_checkpoint, 
     with pytest.raises(NonFiniteError) as error:
         train(tiny_checkpoint, files['good'], tmp_path, '', '--gradient_accumulation_steps', '2', *FROZEN)
     assert 'every loss is finite, but the gradient norm is' in str(error.value)
-    assert 'the rows of the step are train.jsonl:1, train.jsonl:2.' in str(error.value)
+    assert 'the rows of the step are good/train.jsonl:1, good/train.jsonl:2.' in str(error.value)
 
 
 # ---- two ranks
@@ -173,13 +175,13 @@ def test_all_ranks_skip_or_stop_together(engine, launcher, tiny_checkpoint, tmp_
     assert [log.get('skipped_steps') for log in skipped.steps] == [None, 1, None]
     step, = noted(launcher.folder / f'run_{launcher.num_runs - 1}' / 'output')
     assert step['step'] == 2 and step['skipped']
-    assert [(batch['rank'], batch['loss'], batch['rows']) for batch in step['batches']
+    assert [(batch['rank'], batch['loss'], list(map(bare, batch['rows']))) for batch in step['batches']
             if not math.isfinite(float(batch['loss']))] == [(1, 'inf', ['bad.jsonl:4'])]
     if engine:
         return
     with pytest.raises(RankError) as error:
         launcher.run(2, [*common, f'{{{OVERFLOW}}}', '--dataset', bad])
-    assert 'NonFiniteError: step 2: the loss is inf in the batch of bad.jsonl:4.' in str(error.value)
+    assert f'NonFiniteError: step 2: the loss is inf in the batch of {tmp_path.name}/bad.jsonl:4.' in str(error.value)
     assert 'no output from any rank' not in str(error.value)
 
 
