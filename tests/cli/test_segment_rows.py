@@ -7,6 +7,7 @@ from pyarrow import parquet
 from support.row_formats import FORMATS, write
 from support.rows import Maker, write_jsonl
 from support.segment import lines_of, segment, segment_given_texts
+from typing import Any
 
 from swift_citrusv.cli.segment_rows import read_requests
 from swift_citrusv.errors import RowError
@@ -51,10 +52,10 @@ def test_results_of_other_data_are_rejected(pipe, tmp_path):
 @pytest.mark.parametrize('name', FORMATS)
 def test_rows_of_every_format(name, tmp_path):
     rows = [row for row in Maker(tmp_path / 'images').every_kind() if not ('structs' in name and row.get('videos'))]
-    wanted = list(read_requests(write_jsonl(tmp_path / 'rows.jsonl', rows)))
+    wanted: list[Any] = list(read_requests(write_jsonl(tmp_path / 'rows.jsonl', rows)))
     path = write(tmp_path / 'A', name, rows)
     for source in (path, path.parent):
-        found = list(read_requests(str(source)))
+        found: list[Any] = list(read_requests(str(source)))
         assert [request.name for request in found] == [f'A/{path.name}:{i + 1}' for i in range(len(rows))]
         for ours, other in zip(found, wanted):
             assert (ours.digest, ours.labels, ours.targets) == (other.digest, other.labels, other.targets)
@@ -66,6 +67,7 @@ def test_other_layouts_and_images_in_the_file(tmp_path):
     rows = [{'query': '<image>Segment.', 'response': '[SEG]', 'image': {'bytes': file.read_bytes(), 'path': 'a.png'},
              'masks': '[[[1, 1, 40, 1, 40, 50]]]'}]  # yapf: disable
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / 'a.parquet')
+    request: Any
     request, = read_requests(str(tmp_path / 'a.parquet'))
     assert request.row['messages'] == [{'role': 'user', 'content': '<image>Segment.'}] and request.labels == '[SEG]'
     assert request.targets == {'label_masks': [[[1, 1, 40, 1, 40, 50]]]}

@@ -126,7 +126,7 @@ def test_images_in_the_file_itself(tmp_path):
     from swift_citrusv.files.images import open_image
     maker = Maker(tmp_path / 'images')
     files = [Path(maker.image()) for _ in range(5)]
-    images = [[{'bytes': file.read_bytes(), 'path': None}] for file in files]
+    images: list[Any] = [[{'bytes': file.read_bytes(), 'path': None}] for file in files]
     images[3] = [{'bytes': None, 'path': str(files[3])}]
     rows = [{'messages': TALK, 'images': image, 'masks': '[[[1, 1, 40, 1, 40, 50]]]'} for image in images]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / 'a.parquet', row_group_size=2)
@@ -167,6 +167,17 @@ def test_text_files(tmp_path):
             'content': text
         }] for text in ('One.', '  12', 'null')]
         assert [row['citrusv_row'].split(':')[1] for row in rows] == ['1', '3', '4']
+
+
+def test_masks_under_another_name_stop_a_run(tmp_path):
+    rows = [{'messages': TALK, 'images': ['a.png'], 'mask': [{'path': 'm.png'}]}]
+    paths = [write(tmp_path / 'A', name, rows) for name in ('json', 'csv', 'parquet')]
+    paths.append(Path(write_jsonl(tmp_path / 'A' / 'rows.jsonl', rows)))
+    for path in paths:
+        for streaming in (False, True):
+            with pytest.raises(RowError, match=f"^A/{path.name}:1: .* no 'masks', but the column 'mask'"):
+                load(path, streaming=streaming)
+            assert len(plain(load(path, streaming=streaming, columns={'mask': 'masks'}))[0]['masks']) == 1
 
 
 def test_two_files_of_one_name(tmp_path):

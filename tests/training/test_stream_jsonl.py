@@ -61,7 +61,7 @@ def test_shards_have_the_lines_of_the_file(tmp_path, monkeypatch):
         for shard_bytes in (1, 7, 50, 1 << 14):
             monkeypatch.setattr(shards_module, '_SHARD_BYTES', shard_bytes)
             shards = shards_module.split_files([str(path)])
-            lines = [(number, line.strip()) for _, number, line in shards_module.read_shards([str(path)], shards)]
+            lines = [(number, str(line).strip()) for _, number, line in shards_module.read_shards([str(path)], shards)]
             assert lines == expected, (text, shard_bytes)
             assert shards.starts == [0, *shards.stops[:-1]], (text, shard_bytes)
             assert shards.stops[-1] == len(text.encode()), (text, shard_bytes)
