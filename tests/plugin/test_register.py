@@ -187,7 +187,6 @@ def test_the_hook_watches_exactly_the_modules_with_an_action():
 
 def test_the_registry_asks_for_the_versions_of_the_package():
     from configparser import ConfigParser
-
     from swift.model import MODEL_MAPPING
 
     from swift_citrusv.plugin.register import register
