@@ -100,7 +100,7 @@ def scan_rows(paths: Sequence[str], strict: bool, rules: ColumnRules = ColumnRul
     shown = file_name(paths[0]) if len(paths) == 1 else f'{file_name(paths[0])} and {len(paths) - 1} more files'
     skips.report(shown, num_rows)
     if not num_rows:
-        raise RowError(shown, 'it has no row.', 'Give a file with rows.', 'empty')
+        raise RowError(shown, 'the file has no row.', 'Give a file with rows.', 'empty')
     if sum(map(len, bad)) == num_rows:
         raise skips.none_left(shown)
     return Scan(tuple(columns), tuple(binary), tuple(tuple(sorted(numbers)) for numbers in bad), num_rows)

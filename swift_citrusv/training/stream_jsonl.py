@@ -88,7 +88,7 @@ def _read_head(path: str, strict: bool, rules: ColumnRules) -> list[str]:
                 raise
             skips.count(e)
     if not num_rows:
-        raise RowError(name, 'it has no row.', 'Give a file with rows.', 'empty')
+        raise RowError(name, 'the file has no row.', 'Give a file with rows.', 'empty')
     if skips.counts.total() == num_rows:
         raise skips.none_left(f'the first {num_rows} rows of {name}')
     return [*columns]

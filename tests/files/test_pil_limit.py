@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 from support.faults import Faults
+from typing import Any
 
 from swift_citrusv.files.images import open_image, to_rgb
 from swift_citrusv.files.pil_limit import own_pil_limit, pil_limit
@@ -13,7 +14,8 @@ from swift_citrusv.files.pil_limit import own_pil_limit, pil_limit
 def test_two_threads_that_overlap():
     """The order of events that lost the limit: A enters, B enters, A leaves, B leaves."""
     before = Image.MAX_IMAGE_PIXELS
-    entered, leave, seen = threading.Event(), threading.Event(), []
+    entered, leave = threading.Event(), threading.Event()
+    seen: list[Any] = []
 
     def first() -> None:
         with pil_limit(None):

@@ -146,8 +146,9 @@ def test_the_same_defaults_from_python(hook, tiny_checkpoint, dataset, tmp_path)
                           timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    expected = [[name, strict, strict is not False, []] for name in ('SftArguments', 'OwnArguments', 'InferArguments')
-                for strict in (None, True, False)]
+    expected: list[list] = [[name, strict, strict is not False, []]
+                            for name in ('SftArguments', 'OwnArguments', 'InferArguments')
+                            for strict in (None, True, False)]
     assert found == [*expected, ['other', None, False, []]]
 
 

@@ -27,8 +27,8 @@ from swift_citrusv.plugin.flags.sorts import NO_MATTER, WORKS
 from swift_citrusv.settings import SettingError, Settings, variable
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAINING = [*sorts.SORTS.values(), tuner_rules.SORTS, *rules.RULES.values(), tuner_rules.RULES]
-INFERENCE = [*inference_rules.SORTS.values(), *list(inference_rules.RULES.values())[:-1]]
+TRAINING: list[Any] = [*sorts.SORTS.values(), tuner_rules.SORTS, *rules.RULES.values(), tuner_rules.RULES]
+INFERENCE: list[Any] = [*inference_rules.SORTS.values(), *list(inference_rules.RULES.values())[:-1]]
 INFERENCE_RULES = [
     rule for group in inference_rules.RULES.values() for rule in group
     if not isinstance(rule, setting_rules.SettingRule)
@@ -90,7 +90,8 @@ def value_of(cls: type, name: str) -> str:
         return next(str(choice) for choice in choices if choice != spec.default)
     kinds = (spec.type, *choices)
     if int in kinds or float in kinds:
-        return str((spec.default or 0) + 1 if int in kinds else (spec.default or 0) + .25)
+        default: Any = spec.default or 0
+        return str(default + (1 if int in kinds else .25))
     return '1' if choices and int in typing.get_args(choices[0]) else 'x'
 
 
@@ -106,8 +107,8 @@ def test_every_flag_is_sorted():
                                                                              INFERENCE)):
         known = {spec.name for cls in commands for spec in fields(cls)}
         assert names_of(groups) == known, (known - names_of(groups), names_of(groups) - known)
-    for groups in (sorts.SORTS.values(), inference_rules.SORTS.values()):
-        listed = [name for group in groups for entry in group for name in entry.flags.split()]
+    for sorted_groups in (sorts.SORTS, inference_rules.SORTS):
+        listed = [name for group in sorted_groups.values() for entry in group for name in entry.flags.split()]
         assert len(listed) == len(set(listed)), sorted(name for name in listed if listed.count(name) > 1)
 
 
@@ -133,7 +134,8 @@ def problem_of(cls: type, rule: Rule, name: str, base: list[str], untouched: Any
         else:
             return f'{flags} is not refused'
     # The rule alone, without reading the model again.
-    args, given = copy.copy(untouched), {name: ONLY_FROM_PYTHON.get(name)}
+    args = copy.copy(untouched)
+    given: dict[str, Any] = {name: ONLY_FROM_PYTHON.get(name)}
     if name not in ONLY_FROM_PYTHON:
         raw = vars(parser.parse_args([*base, *flags]))
         given = {flag[2:]: raw[flag[2:]] for flag in flags if flag.startswith('--')}
@@ -220,6 +222,9 @@ def test_settings_of_training_in_an_inference(base, warnings):
     with mock.patch.dict(os.environ, {variable('seg_lr'): '1e-4'}):
         parse_args(InferArguments, [*run, '{"overlay_dir": null}'])
     assert len(warnings) == 1
+    with mock.patch.dict(os.environ):
+        parse_args(InferArguments, [*run, '{"sam2": "tiny"}'])
+    assert len(warnings) == 2 and warnings[1].startswith('The setting sam2=tiny'), warnings
 
 
 def test_unknown_settings(base, tiny_mllm, tmp_path):

@@ -19,7 +19,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_every_flag(folder):
     for flag, good, bad in (
-        ('dataset', 'train.jsonl#5', 'trian.jsonl#5'),
+        ('dataset', 'train.jsonl#5', 'trainn.jsonl#5'),
         ('val_dataset', 'train.jsonl', 'train.jsonll'),
         ('dataset', 'ms::swift/some-dataset', 'some/where/train.jsonl'),
         ('dataset', 'hf::owner/train:subset#100', 'train:subset#100'),
@@ -34,7 +34,7 @@ def test_every_flag(folder):
             check_names(SimpleNamespace(**{flag: [good, bad]}))
         assert bad.partition('#')[0].partition(':')[0] in str(error.value), bad
     with pytest.raises(FileNotFoundError) as error:
-        check_names(SimpleNamespace(dataset=['trian.jsonl', 'train.jsonl'], val_dataset='vla.jsonl'))
+        check_names(SimpleNamespace(dataset=['trainn.jsonl', 'train.jsonl'], val_dataset='vla.jsonl'))
     assert str(error.value).count('there is no such file') == 2
 
 
@@ -43,8 +43,8 @@ def test_the_arguments_of_a_run(folder, tiny_checkpoint):
     from swift.arguments import SftArguments
     common = {'model': tiny_checkpoint, 'model_type': 'citrusv', 'check_model': False, 'use_cpu': True,
               'output_dir': str(folder / 'out'), 'add_version': False}  # yapf: disable
-    with pytest.raises(FileNotFoundError, match='--dataset trian.jsonl: .*Did you mean train.jsonl'):
-        SftArguments(dataset=['trian.jsonl'], **common)
+    with pytest.raises(FileNotFoundError, match='--dataset trainn.jsonl: .*Did you mean train.jsonl'):
+        SftArguments(dataset=['trainn.jsonl'], **common)
     assert not (folder / 'out').exists()
     for name in ('train.jsonl', 'nowhere.jsonl'):
         info = folder / f'info_{name}.json'

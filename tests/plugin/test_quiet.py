@@ -5,6 +5,7 @@ import pytest
 import torch
 from swift.arguments import SftArguments
 from types import SimpleNamespace
+from typing import Any
 
 from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
 from swift_citrusv.plugin import quiet
@@ -28,7 +29,7 @@ def arguments(tiny_checkpoint, tmp_path_factory):
         tuner_type='full')  # yapf: disable
 
 
-def _record(message: str) -> logging.LogRecord:
+def _record(message: Any) -> logging.LogRecord:
     return logging.LogRecord('swift', logging.INFO, __file__, 1, message, (), None)
 
 
@@ -55,14 +56,14 @@ def test_the_arguments(arguments):
 def test_what_the_filter_changes(arguments, model):
     start = StartFilter()
     start.model_file = '/out/model.txt'
-    assert 'have their defaults' in _filtered(start, f'args: {arguments}')
+    assert 'have their defaults' in (_filtered(start, f'args: {arguments}') or '')
     assert _filtered(start, f'model: {model}') == 'model: CitrusVForConditionalGeneration. Its modules: /out/model.txt'
     adapter = f'PeftModelForCausalLM(\n  (base_model): LoraModel(\n    (model): {model}\n  )\n)'
     assert _filtered(start, f'model: {adapter}') == 'model: PeftModelForCausalLM. Its modules: /out/model.txt'
     info = f"model_info: ModelInfo(model_type='citrusv', model_dir='x', config={model.config}, task_type='causal_lm')"
     assert _filtered(start, info) == ("model_info: ModelInfo(model_type='citrusv', model_dir='x', "
                                       "config=its config.json, task_type='causal_lm')")  # yapf: disable
-    assert '\n' not in _filtered(start, f'model.generation_config: {model.generation_config}')
+    assert '\n' not in (_filtered(start, f'model.generation_config: {model.generation_config}') or '')
     # The attention is named once, by the line that knows the kernel; without that line, by ms-swift's.
     assert _filtered(start, 'attn_impl: sdpa') == 'attn_impl: sdpa'
     named = 'attention: sdpa, sample by sample (packing); vision tower: sdpa, window by window'
@@ -81,12 +82,12 @@ def test_what_passes_unchanged(arguments, monkeypatch):
     # With LOG_LEVEL=DEBUG.
     logger = logging.getLogger('swift')
     monkeypatch.setattr(logger, 'level', logging.DEBUG)
-    logger.manager._clear_cache()
+    logger.manager._clear_cache()  # type: ignore[attr-defined]
     try:
         assert _filtered(start, f'args: {arguments}') == f'args: {arguments}'
     finally:
         monkeypatch.undo()
-        logger.manager._clear_cache()
+        logger.manager._clear_cache()  # type: ignore[attr-defined]
 
 
 def test_the_filter_is_installed_once():

@@ -86,9 +86,10 @@ def test_lossless_files_keep_the_old_rule(tmp_path):
     """All pixels that are not 0, with exact labels, also in formats that may be lossy."""
     labels = np.zeros((100, 120), np.uint8)
     labels[10:50, 10:50], labels[60:90, 20:60], labels[5, 100] = 1, 40, 255
-    for name, options in {
+    formats: dict[str, dict[str, Any]] = {
             'PNG': {}, 'WEBP': {'lossless': True}, 'JPEG2000': {}, 'TIFF': {'compression': 'tiff_lzw'}, 'GIF': {},
-            'BMP': {}}.items():  # yapf: disable
+            'BMP': {}}  # yapf: disable
+    for name, options in formats.items():
         path = save(tmp_path / 'm.img', labels, name, **options)
         assert np.array_equal(decode({'path': path}, labels.shape), labels > 0), name
         if name not in ('WEBP', 'GIF'):

@@ -26,7 +26,8 @@ SUFFIXES = {'JPEG': 'jpg', 'WEBP': 'webp', 'TIFF': 'tif', 'MPO': 'jpg', 'AVIF': 
 
 def encoded(image: Image.Image, name: str, turn: int) -> bytes:
     """A file of one of `FORMATS`, whose stored pixels are those of `image`."""
-    file, options = io.BytesIO(), {}
+    file = io.BytesIO()
+    options: dict[str, Any] = {}
     if name.startswith('TIFF'):
         options = {'tiffinfo': oriented_tiff(turn)} | ({'compression': 'tiff_lzw'} if 'LZW' in name else {})
     elif name != 'PNG behind the pixels':

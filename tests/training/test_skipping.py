@@ -11,7 +11,7 @@ from swift_citrusv.constants import IGNORE_INDEX, SKIPPED_KEY
 from swift_citrusv.encoding.skipped import split_skipped
 from swift_citrusv.errors import RowError
 from swift_citrusv.rows.skips import every_skip
-from swift_citrusv.training.jsonl_dataset import scan_jsonl
+from swift_citrusv.training.jsonl_dataset import scan_rows
 from swift_citrusv.training.skipping import SkippingDataset, check_usable
 from swift_citrusv.training.stream_jsonl import stream_jsonl
 
@@ -132,12 +132,12 @@ def test_no_row_is_left(reader, maker, faults, tiny_checkpoint, tmp_path):
 
 def test_no_line_is_left(tmp_path):
     bad = write_lines(tmp_path / 'bad.jsonl', [b'{', b'[]'] * 3)
-    for read in (lambda: scan_jsonl(bad, strict=False), lambda: stream_jsonl(bad, strict=False)):
+    for read in (lambda: scan_rows([bad], strict=False), lambda: stream_jsonl(bad, strict=False)):
         with pytest.raises(RowError, match=r'bad.jsonl: no row is left: all 6 .*not-json') as error:
             read()
         assert str(error.value).count('bad.jsonl:') == 4
     empty = write_lines(tmp_path / 'empty.jsonl', [])
-    for read in (lambda: scan_jsonl(empty, strict=True), lambda: stream_jsonl(empty, strict=False)):
+    for read in (lambda: scan_rows([empty], strict=True), lambda: stream_jsonl(empty, strict=False)):
         with pytest.raises(RowError, match='empty.jsonl: the file has no row'):
             read()
 

@@ -7,6 +7,7 @@ from peft import LoraConfig, get_peft_model
 from swift.model.model_arch import get_model_arch
 from transformers import TrainingArguments
 from types import SimpleNamespace
+from typing import Any
 
 from swift_citrusv.model.losses import LossWeights
 from swift_citrusv.model.modeling import CitrusVForConditionalGeneration
@@ -16,7 +17,7 @@ from swift_citrusv.training.optimizer import CitrusVOptimizerCallback
 from swift_citrusv.training.start_report import (Trained, find_contradiction, is_said_frozen, learning_rates,
                                                  report_start, seg_embedding, segmentation_trained)
 
-NO_FLAGS = {'freeze_parameters': [], 'freeze_parameters_regex': None, 'freeze_parameters_ratio': 0.}
+NO_FLAGS: dict[str, Any] = {'freeze_parameters': [], 'freeze_parameters_regex': None, 'freeze_parameters_ratio': 0.}
 
 
 @pytest.fixture(scope='module')
@@ -112,7 +113,7 @@ def test_the_report(model, every_kind, make_trainer, caplog):
 def test_the_embedding_of_seg(model):
     """Frozen, whole, by LoRA in each of its ways; and a token that is not [SEG]."""
     seg = model.config.seg_token_id
-    rates = {}
+    rates: dict[int, float] = {}
 
     def of(settings, token=seg):
         return seg_embedding(_lora(copy.deepcopy(model), **settings), token, rates)
@@ -173,10 +174,10 @@ def test_contradictions():
         problem = find_contradiction(rows, trained, is_said=said)
         assert (problem is not None) is stops, (rows, trained, said)
         if stops:
-            assert '--freeze_parameters seg_projector segmenter' in problem, problem
-    assert 'none of the 12 rows' in find_contradiction(NONE, TRAINED)
-    assert '7 of the 12 rows' in find_contradiction(SOME, FROZEN)
-    assert '--tuner_type lora' in find_contradiction(SOME, FROZEN, tuner_type='lora_llm')
+            assert '--freeze_parameters seg_projector segmenter' in (problem or ''), problem
+    assert 'none of the 12 rows' in (find_contradiction(NONE, TRAINED) or '')
+    assert '7 of the 12 rows' in (find_contradiction(SOME, FROZEN) or '')
+    assert '--tuner_type lora' in (find_contradiction(SOME, FROZEN, tuner_type='lora_llm') or '')
 
 
 def test_what_says_that_segmentation_is_frozen(monkeypatch):

@@ -1,7 +1,7 @@
 """What becomes of the flags of `swift infer` and `swift deploy` (and `swift app`, which deploys)."""
 from ...constants import MODEL_TYPE
 from .rule import REFUSED, WARNED, Rule, Run
-from .setting_rules import SettingRule
+from .setting_rules import SettingRule, has_sam2
 from .sorts import NO_MATTER, WORKS, Sort
 
 _TRAINING = ('packing packing_length packing_num_proc packing_strategy padding_free loss_scale is_binary_loss_scale '
@@ -18,7 +18,9 @@ _SGLANG = ('sglang_tp_size sglang_pp_size sglang_dp_size sglang_ep_size sglang_e
            'sglang_speculative_num_draft_tokens')
 _LMDEPLOY = ('lmdeploy_tp lmdeploy_session_len lmdeploy_cache_max_entry_count lmdeploy_quant_policy '
              'lmdeploy_vision_batch_size')
-_TRAINING_SETTINGS = 'seg_lr mask_grad_scale token_weight dice_weight bce_weight pack_images pack_buffer eval_pictures'
+_TRAINING_SETTINGS = (
+    'seg_lr mask_grad_scale token_weight dice_weight bce_weight pack_images pack_buffer eval_pictures '
+    'nonfinite')
 
 SORTS: dict[str, list[Sort]] = {
     'Model': [
@@ -109,6 +111,13 @@ RULES: dict[str, list[Rule]] = {
             'It is for training.',
             'Remove it.',
             when=lambda run: _in_model_kwargs(run)),
+        SettingRule(
+            WARNED,
+            'sam2 sam2_preset',
+            'with a model that has its SAM2',
+            'The model has its own SAM2.',
+            'Remove it.',
+            when=has_sam2),
     ],
 }
 

@@ -33,7 +33,7 @@ def _frozen_mllm(run: Run) -> bool:
         args.trainable_parameters_regex)
 
 
-def _has_sam2(run: Run) -> bool:
+def has_sam2(run: Run) -> bool:
     """Whether the model directory has its own SAM2."""
     try:
         with open(os.path.join(run.args.model_dir, 'config.json'), encoding='utf-8') as file:
@@ -56,7 +56,7 @@ SETTING_RULES: dict[str, list[Rule]] = {
         _rule('mask_grad_scale', 'with a frozen MLLM', _frozen_mllm, 'The MLLM is frozen and gets no gradient.',
               'Unfreeze a part of it (--freeze_llm false), or remove it.',
               '--tuner_type full --freeze_llm true --freeze_vit true --freeze_aligner true'),
-        _rule('sam2 sam2_preset', 'with a model that has its SAM2', _has_sam2, 'The model has its own SAM2.',
+        _rule('sam2 sam2_preset', 'with a model that has its SAM2', has_sam2, 'The model has its own SAM2.',
               'Remove it; or put another SAM2 into a new directory with `citrusv build`.', ''),
         _rule('token_weight dice_weight bce_weight', 'with another loss_type',
               lambda run: run.args.loss_type != MODEL_TYPE, 'Only --loss_type citrusv has these weights.',
