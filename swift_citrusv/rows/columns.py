@@ -106,9 +106,10 @@ def check_columns(filled: Collection[str], columns: Collection[str], row_id: str
                        f"the row has no '{chat}', but other rows of the file have it: ms-swift would drop the row.",
                        f"Add '{chat}', or move the row to a separate file.", 'messages')
     for one, many in (('image', 'images'), ('video', 'videos')):
-        if one in filled and many in columns:
+        lost = next((key for key in filled if key.lower() == one), None)
+        if lost is not None and any(key.lower() == many for key in columns):
             raise RowError(
-                row_id, f"the row has '{one}', but the file also has the column '{many}', and ms-swift "
+                row_id, f"the row has '{lost}', but the file also has the column '{many}', and ms-swift "
                 'would read only that one.', f"Write '{many}' in every row of the file.", many)
     if chat is None:
         _check_question_and_answer(filled, columns, row_id)

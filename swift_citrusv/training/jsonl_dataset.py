@@ -87,12 +87,12 @@ def scan_rows(paths: Sequence[str], strict: bool, rules: ColumnRules = ColumnRul
             num_rows += 1
             try:
                 row = parse_record(record, f'{name}:{number}', rules)
+                if not isinstance(record, str):
+                    binary.update(dict.fromkeys(_binary_columns(row, f'{name}:{number}')))
             except RowError as e:
                 skip(file, number, e)
                 continue
             columns.update(dict.fromkeys(row))
-            if not isinstance(record, str):
-                binary.update({key: None for key in _IMAGE_COLUMNS if _holds_bytes(row.get(key))})
             layouts.setdefault((file, filled_columns(row)), array('Q')).append(number)
     if rules.layout == 'auto':
         for file, number, error in _column_errors(layouts, columns, paths):
@@ -119,6 +119,16 @@ def _column_errors(layouts: dict[tuple[int, frozenset[str]], array], columns: Co
             else:
                 break
     return [(*place, error) for place, error in sorted(errors.items())]
+
+
+def _binary_columns(row: Mapping[str, Any], row_id: str) -> list[str]:
+    """The columns of images that are bytes."""
+    found = [key for key, value in row.items() if _holds_bytes(value)]
+    for key in found:
+        if key.lower() not in _IMAGE_COLUMNS and key.lower() in (*RowPreprocessor.standard_keys, 'video', 'audio'):
+            raise RowError(row_id, f'{key!r} holds bytes.', 'Only images may be in the file itself: write the names of '
+                           'files.', 'columns')
+    return [key for key in found if key.lower() in _IMAGE_COLUMNS]
 
 
 def _holds_bytes(value: Any) -> bool:

@@ -198,7 +198,8 @@ def stream_rows(paths: Sequence[str], *, strict: bool,
     for path in paths:
         columns.update(dict.fromkeys(_read_head(path, strict, rules)))
     # Where there are both `image` and `images`, ms-swift would read only one of them.
-    columns.update({many: None for many, one in _MEDIA_COLUMNS.items() if one not in columns})
+    lower = {key.lower() for key in columns}
+    columns.update({many: None for many, one in _MEDIA_COLUMNS.items() if not lower & {one, many}})
     rows = RowExamples(
         tuple((path, file_name(path)) for path in paths),
         tuple(key for key in columns if key not in (ROW_COLUMN, CHUNKS_COLUMN)), strict, rules, _stamp(paths),

@@ -132,7 +132,12 @@ def test_images_in_the_file_itself(tmp_path):
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / 'a.parquet', row_group_size=2)
     single = [{'query': '<image>?', 'response': 'A cell.', 'image': image[0], 'thumbnail': b'x'} for image in images]
     parquet.write_table(pa.Table.from_pylist(single), tmp_path / 'b.parquet')
-    for path in ('a.parquet', 'b.parquet'):
+    capital = [{('Image' if key == 'image' else key): value for key, value in row.items()} for row in single]
+    parquet.write_table(pa.Table.from_pylist(capital), tmp_path / 'c.parquet')
+    parquet.write_table(pa.Table.from_pylist([{**single[0], 'videos': [b'x']}]), tmp_path / 'd.parquet')
+    with pytest.raises(RowError, match="d.parquet:1: 'videos' holds bytes"):
+        load(tmp_path / 'd.parquet')
+    for path in ('a.parquet', 'b.parquet', 'c.parquet'):
         for streaming in (False, True):
             read = load(tmp_path / path, streaming=streaming)
             assert [open_image(row['images'][0]).tobytes() for row in read] == [

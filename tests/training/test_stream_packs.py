@@ -39,7 +39,7 @@ def path(tmp_path_factory) -> str:
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     from swift_citrusv.training import stream_jsonl
-    monkeypatch.setattr(stream_jsonl, '_SHARD_BYTES', 100)
+    monkeypatch.setattr('swift_citrusv.rows.shards._SHARD_BYTES', 100)
     monkeypatch.setattr(stream_jsonl, '_SHARDS_PER_READER', 12)
     monkeypatch.setenv('CITRUSV_PACK_BUFFER', '10')
     monkeypatch.setenv('CITRUSV_PACK_IMAGES', '2')

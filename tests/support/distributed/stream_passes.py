@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from swift_citrusv.constants import ROWS_KEY
+from swift_citrusv.rows import shards
 from swift_citrusv.training import stream_jsonl
 from swift_citrusv.training.stream_dataloader import PackedStreamLoader
 
@@ -14,7 +15,7 @@ def record(folder: str) -> None:
 
     Evaluation, which takes its batches one by one, is not recorded.
     """
-    setattr(stream_jsonl, '_SHARD_BYTES', 100)
+    setattr(shards, '_SHARD_BYTES', 100)
     setattr(stream_jsonl, '_SHARDS_PER_READER', 2)
     read = PackedStreamLoader.__iter__
 
