@@ -44,9 +44,10 @@ def test_the_row_is_shown():
 @pytest.mark.parametrize('page', PAGES)
 def test_commands_are_understood(page):
     """By the parsers themselves: of `citrusv` all of it, of `swift` the names of its flags."""
-    from swift.arguments import AppArguments, DeployArguments, ExportArguments, InferArguments, SftArguments
-    classes = {'sft': SftArguments, 'infer': InferArguments, 'deploy': DeployArguments, 'app': AppArguments,
-               'export': ExportArguments}  # yapf: disable
+    from swift.arguments import (AppArguments, DeployArguments, ExportArguments, InferArguments, RLHFArguments,
+                                 SftArguments)
+    classes = {'sft': SftArguments, 'rlhf': RLHFArguments, 'infer': InferArguments, 'deploy': DeployArguments,
+               'app': AppArguments, 'export': ExportArguments}  # yapf: disable
     for command in commands_of(page):
         if command.program == 'citrusv' and command.words[1] != '--version':
             # In prose a command is shortened to what is spoken of.
