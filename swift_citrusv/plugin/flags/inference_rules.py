@@ -33,7 +33,7 @@ SORTS: dict[str, list[Sort]] = {
         Sort(
             WORKS, 'quant_method quant_bits hqq_axis bnb_4bit_compute_dtype bnb_4bit_quant_type '
             'bnb_4bit_use_double_quant bnb_4bit_quant_storage',
-            'See [quantisation and tuner types](#quantisation-and-tuner-types).'),
+            'See [quantization and tuner types](#quantization-and-tuner-types).'),
         Sort(NO_MATTER, 'rope_scaling max_model_len init_strategy', 'Passed on to Transformers.'),
         Sort(
             NO_MATTER, 'use_hf hub_token download_mode local_repo_path enable_npu_model_patch external_plugins '

@@ -1,5 +1,5 @@
 """The flags of `swift sft` that are refused or warned of with Citrus-V, and when."""
-from ...constants import MODEL_TYPE
+from ...constants import MODEL_TYPE, SEGMENTATION_MODULES
 from . import evaluation_rules, loss_rules
 from .rule import REFUSED, WARNED, Rule, Run
 
@@ -23,6 +23,13 @@ def _spreads_over_gpus(run: Run) -> bool:
     return not run.args.use_cpu and is_mp()
 
 
+def _freezes_other_parts(run: Run) -> bool:
+    names = run.given.get('freeze_parameters') or ()
+    return not _is_full(run) and not all(str(name).startswith(SEGMENTATION_MODULES) for name in names)
+
+
+_FULL_ONLY = 'ms-swift reads it with --tuner_type full only, so it would have no effect.'
+_LORA_REMEDY = 'Choose what LoRA adapts with --target_modules, --freeze_llm, --freeze_vit and --freeze_aligner.'
 _OTHER_TASKS = 'It is for other task types than causal_lm.'
 
 # Of `swift rlhf` too.
@@ -114,11 +121,19 @@ RULES: dict[str, list[Rule]] = {
     ],
     'What trains': [
         Rule(
-            REFUSED, 'freeze_parameters freeze_parameters_regex freeze_parameters_ratio trainable_parameters '
-            'trainable_parameters_regex',
+            REFUSED,
+            'freeze_parameters',
+            'with a tuner, other than segmenter and seg_projector',
+            _FULL_ONLY,
+            _LORA_REMEDY,
+            '--tuner_type lora --{}',
+            when=_freezes_other_parts),
+        Rule(
+            REFUSED,
+            'freeze_parameters_regex freeze_parameters_ratio trainable_parameters trainable_parameters_regex',
             'with a tuner',
-            'ms-swift reads it with --tuner_type full only, so it would have no effect.',
-            'Choose what LoRA adapts with --target_modules, --freeze_llm, --freeze_vit and --freeze_aligner.',
+            _FULL_ONLY,
+            _LORA_REMEDY,
             '--tuner_type lora --{}',
             when=lambda run: not _is_full(run)),
         Rule(

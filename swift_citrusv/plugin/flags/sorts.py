@@ -60,17 +60,20 @@ SORTS: dict[str, list[Sort]] = {
         Sort(WORKS, 'max_pixels', 'Scales the images of the MLLM; SAM2 and the masks keep their own size.'),
         Sort(WORKS, 'padding_side padding_free packing packing_length packing_strategy',
              'See [packing.md](packing.md).'),
-        Sort(WORKS, 'loss_scale is_binary_loss_scale', 'Weights of the token loss.'),
+        Sort(WORKS, 'loss_scale is_binary_loss_scale',
+             'Weights of the token loss. A [SEG] without weight trains no mask.'),
         Sort(NO_MATTER, 'template_backend', 'swift, the default.'),
         Sort(NO_MATTER, 'enable_thinking preserve_thinking add_non_thinking_prefix disable_ignore_empty_think',
              'Qwen2.5-VL has no thinking mode.'),
     ],
     'What trains': [
-        Sort(WORKS, 'tuner_type', 'See [quantisation and tuner types](#quantisation-and-tuner-types).'),
+        Sort(WORKS, 'tuner_type', 'See [quantization and tuner types](#quantization-and-tuner-types).'),
         Sort(WORKS, 'freeze_llm freeze_vit freeze_aligner', 'The parts of the MLLM, with full or LoRA.'),
         Sort(
             WORKS, 'freeze_parameters freeze_parameters_regex freeze_parameters_ratio trainable_parameters '
-            'trainable_parameters_regex', 'With --tuner_type full.'),
+            'trainable_parameters_regex',
+            'With --tuner_type full; freeze_parameters takes segmenter and seg_projector with '
+            'a tuner too, for runs on text alone.'),
         Sort(WORKS, 'gradient_checkpointing gradient_checkpointing_kwargs vit_gradient_checkpointing',
              'For the MLLM; SAM2 works through its images in chunks (seg_chunk).'),
         Sort(WORKS, 'neftune_noise_alpha', 'Noise on the embeddings of the MLLM.'),

@@ -1,12 +1,12 @@
-"""The flags of quantisation and of ms-swift's tuners: which work, and which would be ignored."""
+"""The flags of quantization and of ms-swift's tuners: which work, and which would be ignored."""
 from collections.abc import Callable
 
 from .rule import REFUSED, WARNED, Rule, Run
 from .sorts import WORKS, Sort
 
-TITLE = 'Flags of quantisation and tuners'
+TITLE = 'Flags of quantization and tuners'
 # Given with --tuner_type full, ms-swift ignores them.
-_LORA = ('target_modules target_regex target_parameters modules_to_save lora_rank lora_alpha lora_dropout lora_bias '
+_LORA = ('target_modules target_regex modules_to_save lora_rank lora_alpha lora_dropout lora_bias '
          'lora_dtype use_rslora use_dora init_weights')
 _LORA_GA = ('lora_ga_batch_size lora_ga_iters lora_ga_max_length lora_ga_direction lora_ga_scale '
             'lora_ga_stable_gamma')
@@ -35,7 +35,7 @@ def _rule(flags: str, values: str, when: Callable[[Run], bool], reason: str, rem
 
 
 SORTS: list[Sort] = [
-    Sort(WORKS, 'quant_method quant_bits hqq_axis', 'See [above](#quantisation-and-tuner-types).'),
+    Sort(WORKS, 'quant_method quant_bits', 'See [above](#quantization-and-tuner-types).'),
     Sort(WORKS, _BNB, 'With --quant_method bnb.'),
     Sort(WORKS, 'tuner_backend', 'peft, the default.'),
     Sort(WORKS, _LORA, 'LoRA on the MLLM; the projector, SAM2 and the embedding of [SEG] train whole beside it.'),
@@ -50,6 +50,8 @@ RULES: list[Rule] = [
         'Leave it out.',
         '--{} unsloth',
         when=lambda run: run.args.tuner_backend == 'unsloth'),
+    Rule(REFUSED, 'target_parameters', '', 'It would also match layers of SAM2, which train whole.',
+         'Use --target_modules.', '--tuner_type lora --{} x'),
     Rule(REFUSED, 'use_swift_lora', '', "ms-swift's old LoRA does not build on this model.", 'Leave it out.'),
     _rule(_LORA, 'with tuner_type full', lambda run: run.args.tuner_type == 'full', 'Full training has no adapter.',
           'Leave it out, or use --tuner_type lora.', '--tuner_type full --{}'),
@@ -57,10 +59,9 @@ RULES: list[Rule] = [
           'Leave it out.'),
     *(_rule(flags, f'without tuner_type {tuner}', _without(tuner), f'Only --tuner_type {tuner} reads it.',
             'Leave it out.') for tuner, flags in _OWN.items()),
-    _rule('quant_bits', 'without quant_method', lambda run: not run.args.quant_method, 'Nothing is quantised.',
+    _rule('quant_bits', 'without quant_method', lambda run: not run.args.quant_method, 'Nothing is quantized.',
           'Add --quant_method, or leave it out.', '--{} 4'),
-    _rule('hqq_axis', 'without quant_method hqq', lambda run: run.args.quant_method != 'hqq', 'Only HQQ reads it.',
-          'Leave it out.'),
+    Rule(WARNED, 'hqq_axis', '', 'Only HQQ reads it, which is refused.', 'Leave it out.'),
     _rule(_BNB, 'without quant_method bnb', lambda run: run.args.quant_method != 'bnb', 'Only bitsandbytes reads it.',
           'Leave it out.'),
 ]
