@@ -31,7 +31,8 @@ def build_checkpoint(mllm: str,
                      multimask_output: bool = False,
                      dtype: torch.dtype | None = None,
                      corpus: Iterable[str] = CORPUS,
-                     seed: int = 0) -> CitrusVForConditionalGeneration:
+                     seed: int = 0,
+                     max_pixels: int | None = None) -> CitrusVForConditionalGeneration:
     """Builds and saves a checkpoint: model, processor, tokenizer with `[SEG]`.
 
     Args:
@@ -43,6 +44,7 @@ def build_checkpoint(mllm: str,
         dtype: Dtype of the MLLM; that of its checkpoint by default. The segmentation parts stay float32.
         corpus: Texts to train the tokenizer of 'tiny' on.
         seed: Seed of the random initialisation.
+        max_pixels: The most pixels of an image that the vision encoder of 'tiny' sees.
 
     Returns:
         The model that was saved.
@@ -55,7 +57,7 @@ def build_checkpoint(mllm: str,
     source = resolve_sam2(sam2, sam2_preset)
     with tempfile.TemporaryDirectory() as folder:
         if mllm == 'tiny':
-            build_tiny_mllm(folder, corpus, seed)
+            build_tiny_mllm(folder, corpus, seed, max_pixels=max_pixels)
             mllm = folder
         refuse_remote_code(mllm)
         refuse_published(PreTrainedConfig.get_config_dict(mllm)[0], mllm)

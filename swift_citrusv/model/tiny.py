@@ -44,7 +44,11 @@ def train_tokenizer(corpus: Iterable[str] = CORPUS, vocab_size: int = 1024) -> P
         additional_special_tokens=list(SPECIAL_TOKENS[1:]))
 
 
-def build_tiny_mllm(output_dir: str, corpus: Iterable[str] = CORPUS, seed: int = 0, hidden_size: int = 128) -> None:
+def build_tiny_mllm(output_dir: str,
+                    corpus: Iterable[str] = CORPUS,
+                    seed: int = 0,
+                    hidden_size: int = 128,
+                    max_pixels: int | None = None) -> None:
     """Writes a random Qwen2.5-VL of about 1 M parameters, with its processor, to `output_dir`.
 
     Args:
@@ -52,6 +56,8 @@ def build_tiny_mllm(output_dir: str, corpus: Iterable[str] = CORPUS, seed: int =
         corpus: Texts to train the tokenizer on.
         seed: Seed of the random weights.
         hidden_size: Width of the language model, a multiple of 32.
+        max_pixels: Larger images are shrunk to about this number of pixels for the vision encoder (default: 28 * 28 *
+            1280).
     """
     tokenizer = train_tokenizer(corpus)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
@@ -95,7 +101,7 @@ def build_tiny_mllm(output_dir: str, corpus: Iterable[str] = CORPUS, seed: int =
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(config)
-    pixels = {'shortest_edge': 56 * 56, 'longest_edge': 28 * 28 * 1280}
+    pixels = {'shortest_edge': 56 * 56, 'longest_edge': max_pixels or 28 * 28 * 1280}
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size=pixels),
         tokenizer=tokenizer,

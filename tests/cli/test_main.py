@@ -15,7 +15,7 @@ from swift_citrusv.cli.main import _parser, main
 LIGHT_COMMANDS = [
     ['--help'], ['--version'], ['templates'], ['templates', 'stage4'],
     *([name, '--help'] for name in ('app', 'build', 'convert', 'check-data', 'estimate', 'eval', 'compare',
-                                    'pack-report', 'segment', 'templates', 'volume')),
+                                    'pack-report', 'segment', 'templates', 'try', 'volume')),
     *(['eval', task, '--help'] for task in ('segmentation', 'detection', 'qa', 'documents', 'reports', 'grounding')),
 ]  # yapf: disable
 

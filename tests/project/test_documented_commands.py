@@ -1,34 +1,34 @@
 """Every command and every Python block of the README and the docs runs.
 
-`citrusv` and Python: here, in a folder with the files that they name. `swift`: by the laptop block below, by the
-scripts in `examples/`, or by the tests of `swift infer`, `deploy` and `app`, with the same flags. `make`: by CI.
+`citrusv` and Python: here, in a folder with the files that they name; `citrusv try` and the README's Python by
+`tests/runs/test_try.py`. `swift`: by the scripts in `examples/`, or by the tests of `swift infer`, `deploy` and `app`,
+with the same flags. `make`: by CI.
 `pip`: by the packaging tests.
 """
 import ast
-import os
 import pytest
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from support.docs import PAGES, ROOT, Command, blocks_of, commands_of
 from support.docs_workspace import STAND_INS, make_workspace
-from support.rows import Maker, write_jsonl
 from support.serving import answering
 
 from swift_citrusv import __version__
 from swift_citrusv.cli.main import main
 
 ALL = [command for page in PAGES for command in commands_of(page)]
-CITRUSV = {command.words: command for command in ALL if command.program == 'citrusv' and command.whole}
+CITRUSV = {command.words: command for command in ALL
+           if command.program == 'citrusv' and command.whole and command.words[1] != 'try'}  # yapf: disable
 PYTHON = [(page, text) for page in PAGES if page != 'README.md' for language, text in blocks_of(page)
           if language == 'python']  # yapf: disable
 SERVER = 'http://host:8000'
 # Only in prose, and run by tests of their own.
 PAGE, VERSION = 'citrusv app --model DIR'.split(), 'citrusv --version'.split()
+# What runs `citrusv try`, whole, and gives it its flags.
+TRY_TESTS = ('tests/runs/test_try.py', 'tests/cli/test_try_rows.py')
 # Which files run a subcommand of `swift`, and give it its flags.
 SWIFT_TESTS = {
     'infer': ('tests/support/infer_run.py', 'tests/runs/test_infer.py'),
@@ -95,24 +95,6 @@ def test_python(page, text, inside):
     exec(compile(text, page, 'exec'), {})
 
 
-def test_laptop_block(tmp_path):
-    """The commands and the Python of "Your own rows in ten minutes", as they stand."""
-    maker = Maker(tmp_path / 'images')
-    write_jsonl(tmp_path / 'rows.jsonl', [row for row in maker.every_kind() if 'videos' not in row])
-    Path(maker.image()).rename(tmp_path / 'image.png')
-    environment = {**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
-    for command in (['bash', '-euc', laptop_block()], [sys.executable, '-c', dict(blocks_of('README.md'))['python']]):
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, errors='replace')
-        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert list((tmp_path / 'pictures').glob('*.png'))
-    assert list((tmp_path / 'output' / 'first' / 'images').glob('eval_step_*.png'))
-    assert list((tmp_path / 'output' / 'first' / 'runs').glob('*tfevents*'))
-
-
-def laptop_block() -> str:
-    return next(text for language, text in blocks_of('README.md') if language == 'bash' and 'swift sft' in text)
-
-
 # ---- who runs a command
 
 
@@ -129,6 +111,9 @@ def runner_of(command: Command) -> str | None:
     """Who runs a command with all of its flags; None: nobody."""
     program, first = command.words[:2]
     if program == 'citrusv':
+        if command.words[1] == 'try':
+            given = {word for file in TRY_TESTS for word in string_words((ROOT / file).read_text(encoding='utf-8'))}
+            return ', '.join(TRY_TESTS) if command.flags <= given else None
         runs = [*CITRUSV, tuple(PAGE), tuple(VERSION)]
         return next(('this file' for run in runs if covers(run, command)), None)
     if program == 'swift':
@@ -155,8 +140,7 @@ def covers(run: tuple[str, ...], command: Command) -> bool:
 
 def swift_runner(command: Command) -> str | None:
     name = command.words[1]
-    # The laptop block is run as it stands.
-    lines = [line for text in [laptop_block(), *map(Path.read_text, (ROOT / 'examples').glob('*.sh'))]
+    lines = [line for text in map(Path.read_text, (ROOT / 'examples').glob('*.sh'))
              for line in text.replace('\\\n', ' ').splitlines()]  # yapf: disable
     for line in lines:
         match = re.match(rf'(?:\w+=\S+\s+)*swift {name} .*', line.strip())
@@ -206,7 +190,8 @@ def is_installable(name: str) -> bool:
 
 def test_unknown_commands_are_found():
     """The checks above can fail."""
-    lines = ('citrusv eval segmentation --model DIR --nothing 1', 'citrusv nothing', 'swift infer --nothing 1',
+    lines = ('citrusv eval segmentation --model DIR --nothing 1', 'citrusv nothing',
+             'citrusv try rows.jsonl --nothing 1', 'swift infer --nothing 1',
              'swift rlhf --model DIR', 'swift sft --nothing 1', 'make nothing', 'bash examples/nothing.sh',
              'pip install swift-citrusv[nothing]', 'pytest tests/nothing')  # yapf: disable
     for line in lines:

@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ('encoding', 'scoring'),
     ('training', 'inference'),
     ('plugin', 'app'),
-    ('pipeline', 'register', '_hook'),
+    ('pipeline', 'register', '_hook', 'tryout'),
     ('cli', ),
 )
 # Never import ms-swift: they stay usable, and testable, without it.
