@@ -1,139 +1,100 @@
-"""Scores the answers of a checkpoint to the demo's held-out questions, and draws its masks."""
-import json
+"""Scores the demo's held-out answers by kind of question and by structure, and draws its masks."""
 import numpy as np
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from PIL import Image, ImageDraw
-from pycocotools import mask as coco
 from typing import Any
 
 from swift_citrusv.model.overlap_metrics import dice_score
 from swift_citrusv.rows.drawing import captioned, colour, overlay, tile
+from swift_citrusv.tryout.answers import Drawn
 
 TILE_SIDE = 224
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
-
-
-def _mask(entry: dict[str, Any]) -> np.ndarray:
-    return coco.decode({'size': entry['size'], 'counts': entry['counts'].encode()})
-
-
-def _mean(values: list[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     return round(float(np.mean(values)), 4) if values else float('nan')
 
 
-def answered(rows: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Joins rows with their answers from `swift infer`, line by line.
-
-    An answer without exactly one `[SEG]` to a question about one structure gives an empty mask, which scores 0.
+def by_kind(rows: list[dict[str, Any]], lines: list[dict[str, Any]], evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Scores of `swift infer` on all held-out rows, by kind of row.
 
     Args:
-        rows: The rows of the held-out file.
-        lines: Of the result file: `response`, `masks` (the answer's) and `label_masks` (the row's).
+        rows: The held-out rows.
+        lines: Of the result file.
+        evaluation: The scores of `citrusv eval segmentation` by `kind`: a mask that is missing, surplus, or on another
+            image scores 0.
     """
-    results = []
+    kinds: dict[str, list[tuple[bool, bool, int]]] = defaultdict(list)
     for row, line in zip(rows, lines, strict=True):
-        entries = row.get('masks') or []
-        # Masks of earlier turns belong to the question.
-        first = max(len(entries) - row['messages'][-1]['content'].count('[SEG]'), 0)
-        targets = [_mask(entry) for entry in entries[first:]]
-        masks = [_mask(mask['rle']) for mask in line['masks']]
-        result = {
-            'kind': row['kind'],
-            'right_text': line['response'] == row['messages'][-1]['content'],
-            'wanted': (row.get('mask_images') or [0] * len(entries))[first:],
-            'chosen': [mask['image_index'] for mask in line['masks']],
-            'targets': targets,
-            'predictions': masks,
-        }
-        if row['kind'] == 'single':
-            right = len(masks) == 1
-            result |= {
-                'image': row['images'][0],
-                'source': row['source'],
-                'structure': row['structure'][0],
-                'answered': right,
-                'target': targets[0],
-                'prediction': masks[0] if right else np.zeros_like(targets[0]),
-            }
-        results.append(result)
-    return results
-
-
-def free_running(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Scores of `swift infer` on all held-out rows, by kind.
-
-    Answers are generated, so a `[SEG]` may be missing, surplus, or on another image; such a mask scores 0.
-    """
-    kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for result in results:
-        kinds[result['kind']].append(result)
-        kinds['all'].append(result)
-
-    def dice(group: list[dict[str, Any]]) -> list[float]:
-        values = []
-        for result in group:
-            drawn = list(zip(result['predictions'], result['chosen']))
-            for i, (target, image) in enumerate(zip(result['targets'], result['wanted'])):
-                same = i < len(drawn) and drawn[i][1] == image
-                values.append(dice_score(drawn[i][0], target) if same else 0.)
-            # A surplus mask scores 0.
-            values += [0.] * max(len(drawn) - len(result['targets']), 0)
-        return values
-
+        answer = row['messages'][-1]['content']
+        num_masks = answer.count('[SEG]') if row.get('masks') else 0
+        result = (len(line['masks']) == num_masks, line['response'] == answer, num_masks)
+        for kind in (row['kind'], 'all'):
+            kinds[kind].append(result)
+    dice = {kind: scores['dice']['value'] for kind, scores in evaluation['groups']['kind'].items()}
+    dice['all'] = evaluation['scores']['dice']['value']
+    asked = {kind: sum(num_masks for *_, num_masks in group) for kind, group in kinds.items()}
     return {
         kind: {
             'rows': len(group),
-            'masks': sum(len(result['targets']) for result in group),
-            'right_number_of_seg': _mean([float(len(r['predictions']) == len(r['targets'])) for r in group]),
-            'dice': _mean(dice(group)) if any(result['targets'] for result in group) else None,
-            'word_for_word': _mean([float(result['right_text']) for result in group]),
+            'masks': asked[kind],
+            'right_number_of_seg': _mean([float(right) for right, _, _ in group]),
+            'dice': round(dice[kind], 4) if asked[kind] else None,
+            'word_for_word': _mean([float(same) for _, same, _ in group]),
         }
         for kind, group in sorted(kinds.items())
     }
 
 
-def scores(results: list[dict[str, Any]]) -> dict[str, Any]:
+def single_masks(rows: list[dict[str, Any]], masks: list[Drawn]) -> list[Drawn]:
+    """The masks of the questions about one structure."""
+    return [mask for mask in masks if rows[mask.row]['kind'] == 'single']
+
+
+def scores(masks: list[Drawn]) -> dict[str, Any]:
     """Dice overall and by structure, and Dice of predictions against another structure's mask on the same image."""
     by_structure: dict[str, list[float]] = defaultdict(list)
-    by_image: dict[str, dict[str, Any]] = defaultdict(dict)
-    for result in results:
-        by_structure[result['structure']].append(dice_score(result['prediction'], result['target']))
-        by_image[result['image']][result['structure']] = result
+    by_image: dict[str, dict[str, Drawn]] = defaultdict(dict)
+    for mask in masks:
+        by_structure[mask.name].append(mask.dice)
+        by_image[mask.image][mask.name] = mask
     swapped = [
-        dice_score(first['prediction'], second['target']) for group in by_image.values()
+        0. if first.prediction is None else dice_score(first.prediction, second.target) for group in by_image.values()
         for name, first in group.items() for other, second in group.items() if name != other
     ]
-    everything = [value for values in by_structure.values() for value in values]
     return {
         'held_out_dice': {
-            'overall': _mean(everything),
+            'overall': _mean([mask.dice for mask in masks]),
             'by_structure': {
                 name: _mean(values)
                 for name, values in sorted(by_structure.items())
             },
         },
         'prompt_swap_dice': _mean(swapped),
-        'num_held_out_masks': len(everything),
+        'num_held_out_masks': len(masks),
         'num_held_out_tiles': len(by_image),
         'num_swapped_pairs': len(swapped),
-        'answers_with_one_seg': _mean([float(r['answered']) for r in results]),
-        'answers_word_for_word': _mean([float(r['right_text']) for r in results]),
+        'answers_with_one_seg': _mean([float(mask.answer.count('[SEG]') == 1) for mask in masks]),
     }
 
 
-def draw(results: list[dict[str, Any]], path: Path, tiles_per_source: int = 2) -> None:
-    """Draws image, targets and predictions of a few held-out tiles of each source, one colour per structure."""
-    groups: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for result in results:
-        groups[result['source']][result['image']].append(result)
+def draw(masks: list[Drawn], sources: dict[str, str], path: Path, tiles_per_source: int = 2) -> None:
+    """Draws image, targets and predictions of a few held-out tiles of each source, one colour per structure.
+
+    Args:
+        masks: The masks of the questions about one structure.
+        sources: The source of each image.
+        path: The picture.
+        tiles_per_source: Tiles of each source.
+    """
+    groups: dict[str, dict[str, list[Drawn]]] = defaultdict(lambda: defaultdict(list))
+    for mask in masks:
+        groups[sources[mask.image]][mask.image].append(mask)
     pictures = []
     for source in sorted(groups):
-        names = sorted({r['structure'] for group in groups[source].values() for r in group})
+        names = sorted({mask.name for group in groups[source].values() for mask in group})
         # Tiles with the most structures, spread evenly over the file.
         full = max(len(group) for group in groups[source].values())
         chosen = [item for item in groups[source].items() if len(item[1]) == full]
@@ -143,20 +104,23 @@ def draw(results: list[dict[str, Any]], path: Path, tiles_per_source: int = 2) -
     tile(pictures, columns=3 * tiles_per_source).save(path, optimize=True)
 
 
-def _row(image: Image.Image, source: str, names: list[str], group: list[dict[str, Any]]) -> list[Image.Image]:
+def _row(image: Image.Image, source: str, names: list[str], group: list[Drawn]) -> list[Image.Image]:
     pixels = np.array(image.resize((TILE_SIDE, TILE_SIDE), Image.Resampling.BICUBIC))
-    dice = {r['structure']: dice_score(r['prediction'], r['target']) for r in group}
+    dice = {mask.name: mask.dice for mask in group}
     captions = {
         'target': 'targets',
         'prediction': 'predictions, Dice ' + ' '.join(f'{dice[name]:.2f}' for name in names if name in dice),
     }
     columns = [captioned(pixels, f'held-out tile, {source}')]
     for key, caption in captions.items():
-        masks = [np.zeros((TILE_SIDE, TILE_SIDE), np.uint8) for _ in names]
-        for result in group:
-            enlarged = Image.fromarray(result[key]).resize((TILE_SIDE, TILE_SIDE), Image.Resampling.NEAREST)
-            masks[names.index(result['structure'])] |= np.array(enlarged)
-        picture = captioned(overlay(pixels, masks, opacity=0.3), caption)
+        shown = [np.zeros((TILE_SIDE, TILE_SIDE), np.uint8) for _ in names]
+        for mask in group:
+            array = getattr(mask, key)
+            if array is not None:
+                small = Image.fromarray(array.astype(np.uint8))
+                enlarged = small.resize((TILE_SIDE, TILE_SIDE), Image.Resampling.NEAREST)
+                shown[names.index(mask.name)] |= np.array(enlarged)
+        picture = captioned(overlay(pixels, shown, opacity=0.3), caption)
         if key == 'target':
             _add_legend(picture, names)
         columns.append(picture)
