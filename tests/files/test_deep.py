@@ -69,15 +69,15 @@ def test_windows_of_the_name_and_of_the_setting(paths, monkeypatch):
             named = f'{path}#window={window}'
             assert close(shown(named), grey, tolerance), named
             # The name takes precedence over the setting.
-            monkeypatch.setenv('IMAGE_WINDOW', '7,9')
+            monkeypatch.setenv('CITRUSV_IMAGE_WINDOW', '7,9')
             assert close(shown(named), grey, tolerance), named
-            monkeypatch.setenv('IMAGE_WINDOW', window)
+            monkeypatch.setenv('CITRUSV_IMAGE_WINDOW', window)
             content = io.BytesIO()
             Image.open(path).save(content, Image.open(path).format)
             url = f'data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}'
             for reference in (path, content.getvalue(), url, Image.open(path)):
                 assert close(shown(reference), grey, tolerance), (window, path)
-            monkeypatch.delenv('IMAGE_WINDOW')
+            monkeypatch.delenv('CITRUSV_IMAGE_WINDOW')
             assert close(shown(f'{url}#window={window}'), grey, tolerance), (window, path)
 
 
@@ -93,7 +93,7 @@ def test_what_has_no_window(paths, tmp_path, monkeypatch, caplog):
     assert raised_by(FileError, open_label_map, f'{paths["png"]}#window=auto').kind == 'image-fragment'
     # The setting does not reach 8-bit images and masks; a preset of it is for CT.
     for window in ('100,50', 'lung'):
-        monkeypatch.setenv('IMAGE_WINDOW', window)
+        monkeypatch.setenv('CITRUSV_IMAGE_WINDOW', window)
         assert np.array_equal(shown(eight), VALUES.astype(np.uint8))
         assert np.array_equal(np.asarray(open_label_map(paths['png'])), VALUES)
     assert np.array_equal(shown(paths['png']), VALUES >> 8)
@@ -106,7 +106,7 @@ def test_mllm_and_sam2_see_the_same_pixels(template, paths, tmp_path, monkeypatc
     Image.fromarray(linear(VALUES, 2048, 4096).astype(np.uint8)).save(plain)
     turned = str(tmp_path / 'turned.png')
     Image.fromarray(VALUES.T).save(turned, exif=orientation(5))
-    monkeypatch.setenv('IMAGE_WINDOW', '2048,4096')
+    monkeypatch.setenv('CITRUSV_IMAGE_WINDOW', '2048,4096')
     rows = []
     for path in (plain, paths['png'], paths['float.tif'], turned):
         row = {**ask(path), 'masks': [[[3, 5, 30, 5, 30, 20, 3, 20]]]}

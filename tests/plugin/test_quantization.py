@@ -185,7 +185,7 @@ def test_qlora_trains_and_loads(method, tiny_mllm, dataset, row, tmp_path, monke
         for part in ('lora_B', 'trainable_tokens', 'seg_projector.modules_to_save', 'segmenter.modules_to_save'):
             assert any(part in key for key in trained), (tuner, part)
         assert not any('base_layer' in key for key in trained)
-        monkeypatch.setenv('SAM2', 'tiny')
+        monkeypatch.setenv('CITRUSV_SAM2', 'tiny')
         # ms-swift reads method and bits from args.json.
         model, template = loaded('--adapters', str(output / 'checkpoint-2'))
         found = dict(model.named_parameters())
@@ -193,7 +193,7 @@ def test_qlora_trains_and_loads(method, tiny_mllm, dataset, row, tmp_path, monke
             assert torch.equal(found[key], watch.after[key]), key
         assert model.get_base_model().hf_quantizer is not None
         assert outputs(model, batch_of(template, row))[0].std() > 1e-3
-        monkeypatch.delenv('SAM2')
+        monkeypatch.delenv('CITRUSV_SAM2')
 
 
 def test_an_exported_model_has_its_own_sam2(tiny_checkpoint, plain, row, tmp_path):
@@ -233,7 +233,7 @@ def test_a_quantized_qwen_gets_a_head(tiny_mllm, dataset, row, tmp_path, monkeyp
     assert outputs(again, batch_of(template, row))[0].std() > 1e-3
     with pytest.raises(ValueError, match='--tuner_type full cannot train weights that are quantized .bnb.'):
         sft_arguments(str(tmp_path / 'built'), dataset, str(tmp_path / 'out'), tuner_type='full')
-    monkeypatch.setenv('SAM2', 'tiny')
+    monkeypatch.setenv('CITRUSV_SAM2', 'tiny')
     model = tuned(sft_arguments(str(mllm), dataset, str(tmp_path / 'out'), tuner_type='lora'))
     assert any('segmenter.modules_to_save' in name and parameter.requires_grad
                for name, parameter in model.named_parameters())

@@ -75,7 +75,7 @@ def seg_rows(model, seg: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_lora_trains_saves_and_loads(tied, tiny_mllm, untied_mllm, rows, dataset, tmp_path, monkeypatch):
     """From a plain Qwen2.5-VL: the new head is random, and another one at each loading unless it is saved."""
     mllm = tiny_mllm if tied else untied_mllm
-    monkeypatch.setenv('SAM2', 'tiny')
+    monkeypatch.setenv('CITRUSV_SAM2', 'tiny')
     for name, flags in LORA.items() if tied else [(name, LORA[name]) for name in ('lora', 'embedding', 'lora_llm')]:
         args = sft_arguments(mllm, dataset, str(tmp_path / 'out'), **{'tuner_type': 'lora', **flags})
         start, _ = args.get_model_processor()
@@ -101,7 +101,7 @@ def test_lora_trains_saves_and_loads(tied, tiny_mllm, untied_mllm, rows, dataset
 @pytest.mark.parametrize('name', ['embedding', 'lora_llm', 'pissa'])
 def test_merging_keeps_text_and_masks(name, tiny_mllm, rows, dataset, tmp_path, monkeypatch):
     from swift.pipelines import export_main
-    monkeypatch.setenv('SAM2', 'tiny')
+    monkeypatch.setenv('CITRUSV_SAM2', 'tiny')
     args = sft_arguments(tiny_mllm, dataset, str(tmp_path / 'out'), **{'tuner_type': 'lora', **LORA[name]})
     model = tuned(args)
     adapter = save(model, args, tmp_path / 'adapter')
@@ -126,7 +126,7 @@ def test_lora_llm_in_a_run_and_in_the_engine(tiny_mllm, dataset, rows, tmp_path,
     for part in ('lora_B', 'trainable_tokens', 'model.visual', *(f'{part}.modules_to_save'
                                                                  for part in SEGMENTATION_MODULES)):
         assert any(part in key for key in trained), part
-    monkeypatch.setenv('SAM2', 'tiny')
+    monkeypatch.setenv('CITRUSV_SAM2', 'tiny')
     adapter = str(output / 'checkpoint-2')
     model, template = loaded('--adapters', adapter)
     found = dict(model.named_parameters())
@@ -157,7 +157,7 @@ def test_refused_types(tiny_checkpoint, dataset, tmp_path, monkeypatch):
 
 # Flags without an effect, or with a wrong one: (flags, what the message says).
 REFUSED_FLAGS = (
-    ({'freeze_parameters': ['segmenter']}, '--freeze_parameters segmenter has no effect with --tuner_type lora'),
+    ({'freeze_parameters': ['segmenter', 'visual']}, '--freeze_parameters segmenter visual has no effect'),
     ({'freeze_parameters_ratio': 0.5}, '--freeze_parameters_ratio 0.5 has no effect'),
     ({'freeze_parameters_regex': '.*'}, '--freeze_parameters_regex .* has no effect'),
     ({'trainable_parameters': ['lm_head']}, '--trainable_parameters lm_head has no effect'),
@@ -198,7 +198,7 @@ def test_an_adapter_without_segmentation_is_refused(tiny_mllm, tiny_checkpoint, 
     """LoRA of a plain Qwen2.5-VL: masks would not train, and a new head would be lost."""
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_mllm)
     get_peft_model(model, LoraConfig(target_modules=['q_proj'])).save_pretrained(tmp_path)
-    monkeypatch.setenv('SAM2', 'tiny')
+    monkeypatch.setenv('CITRUSV_SAM2', 'tiny')
     for base in (tiny_mllm, tiny_checkpoint):
         args = sft_arguments(base, dataset, str(tmp_path / 'out'), tuner_type='lora', adapters=[str(tmp_path)])
         with pytest.raises(ValueError, match='has no seg_projector and no segmenter.*swift export --adapters'):
@@ -211,7 +211,7 @@ def test_the_template_of_a_model_that_ms_swift_trained(tiny_mllm, dataset, tmp_p
     folder = tmp_path / 'trained'
     shutil.copytree(tiny_mllm, folder)
     (folder / 'args.json').write_text(json.dumps({'template': 'qwen2_5_vl', 'model_type': 'qwen2_5_vl'}))
-    monkeypatch.setenv('SAM2', 'tiny')
+    monkeypatch.setenv('CITRUSV_SAM2', 'tiny')
     assert sft_arguments(str(folder), dataset, str(tmp_path / 'out'), tuner_type='lora').template == 'citrusv'
     pipe = CitrusVPipeline(str(folder), device='cpu', dtype=torch.float32)
     assert pipe.engine.template.template_meta.template_type == 'citrusv'

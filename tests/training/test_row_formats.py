@@ -106,7 +106,7 @@ def test_damaged_rows_of_tables(tmp_path):
         'twice.csv': ('a,a\n1,2\n', "twice.csv: the header has the column 'a' 2 times"),
         'no.parquet': ('PAR', 'no.parquet cannot be read as Parquet'),
         'no.arrow': ('ARROW', 'no.arrow cannot be read as Arrow'),
-        'semicolon.csv': ('messages;images\n1;2\n', 'semicolon.csv: none of its 1 rows can be used'),
+        'semicolon.csv': ('messages;images\n1;2\n', 'semicolon.csv: no row is left: all 1 were skipped'),
         'deep.json': ('[' + '[' * 5000, 'deep.json:1: the file is not JSON'),
     }
     for name, (text, words) in lost.items():
