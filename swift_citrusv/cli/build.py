@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if mllm != 'tiny' and not os.path.isdir(mllm):
         from swift.utils import safe_snapshot_download
         mllm = safe_snapshot_download(mllm, download_model=True)
+    settings: dict[str, Any] = {} if corpus is None else {'corpus': corpus}
     model = build_checkpoint(
         mllm,
         args.sam2,
@@ -76,9 +77,7 @@ def run(args: argparse.Namespace) -> int:
         multimask_output=args.multimask_output,
         dtype=getattr(torch, args.dtype) if args.dtype else None,
         seed=args.seed,
-        **({} if corpus is None else {
-            'corpus': corpus
-        }))
+        **settings)
     print(_build_summary(model, args))
     return 0
 

@@ -11,11 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..rows.columns import ColumnRules, parse_mapping
 from .options import positive_int
 from .row_input import named_files, placed_records, row_files
 
 if TYPE_CHECKING:
+    from ..rows.columns import ColumnRules
     from ..rows.records import Record
     from .check_rows import CheckResult, RowChecker, RowFailure
 
@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     args.files = row_files(args.file)
+    from ..rows.columns import ColumnRules, parse_mapping
     args.rules = ColumnRules.from_mapping(parse_mapping(args.columns) if args.columns else None)
     if args.max_length is not None and args.model is None:
         raise ValueError(f'--max-length {args.max_length} needs --model, because its tokenizer counts the tokens.')
@@ -201,7 +202,7 @@ def _check_results(args: argparse.Namespace, checker_args: tuple) -> Iterator['C
 
 
 def _make_checker(names: list[str], model: str | None, max_length: int | None, columns: tuple[str, ...],
-                  rules: ColumnRules) -> 'RowChecker':
+                  rules: 'ColumnRules') -> 'RowChecker':
     from .check_rows import RowChecker
     if model is None:
         return RowChecker(names, columns=columns, rules=rules)

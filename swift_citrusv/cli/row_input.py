@@ -1,10 +1,12 @@
 """The rows that a subcommand reads: a file in any format, or a folder of files."""
 import os
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from ..rows.names import file_name
-from ..rows.records import Record, read_records
 from .options import require_file
+
+if TYPE_CHECKING:
+    from ..rows.records import Record
 
 # A place names a row of several files in one integer: the index of the file, then the number of the row.
 _NUMBER_BITS = 40
@@ -30,8 +32,9 @@ def row_files(path: str, flag: str = '') -> list[str]:
     return files
 
 
-def placed_records(paths: Sequence[str]) -> Iterator[tuple[int, Record]]:
+def placed_records(paths: Sequence[str]) -> 'Iterator[tuple[int, Record]]':
     """Yields (place, record) for the rows of all files; in the first file the place is the number of the row."""
+    from ..rows.records import read_records
     for file, path in enumerate(paths):
         for number, record in read_records(path):
             yield file << _NUMBER_BITS | number, record
@@ -50,4 +53,5 @@ def place_name(place: int, names: Sequence[str]) -> str:
 
 def named_files(paths: Sequence[str]) -> list[str]:
     """The names of files in messages."""
+    from ..rows.names import file_name
     return [file_name(path) for path in paths]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .options import add_option, positive_int, require_file
+from .row_input import named_files, placed_records
 
 if TYPE_CHECKING:
     from ..tryout.run import Plan
@@ -20,7 +21,10 @@ _MOST_FAILURES = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('file', metavar='ROWS', help='the JSONL file; relative names start in the current folder')
+    parser.add_argument(
+        'file',
+        metavar='ROWS',
+        help='a file of rows (.jsonl, .json, .csv, .parquet, .arrow); relative names start in the current folder')
     parser.add_argument(
         '--output',
         metavar='DIR',
@@ -89,22 +93,22 @@ def _tell(line: str) -> None:
 def _are_good(path: str) -> bool:
     """The checks of `citrusv check-data`; prints the rows that fail."""
     from ..errors import RowError
-    from ..rows.jsonl import parse_line, read_lines
+    from ..rows.records import parse_record
     from .check_rows import RowChecker
     from .encoder import checking_environment
-    lines = list(read_lines(path))
+    records = list(placed_records([path]))
     columns: dict[str, None] = {}
-    for _, line in lines:
+    for _, record in records:
         try:
-            columns.update(dict.fromkeys(parse_line(line, '')))
+            columns.update(dict.fromkeys(parse_record(record, '')))
         except RowError:
             # The check itself reports it.
             continue
     with checking_environment():
-        failures = RowChecker(path, columns=tuple(columns)).check(lines).failures
+        failures = RowChecker(named_files([path]), columns=tuple(columns)).check(records).failures
     if not failures:
         return True
-    print(f'{len(failures):,} of {len(lines):,} rows of {path} are bad:', file=sys.stderr)
+    print(f'{len(failures):,} of {len(records):,} rows of {path} are bad:', file=sys.stderr)
     for failure in failures[:_MOST_FAILURES]:
         text = f'{failure.row}  [{failure.kind}]  {failure.message}'
         print(text.encode('utf-8', 'backslashreplace').decode('utf-8'), file=sys.stderr)

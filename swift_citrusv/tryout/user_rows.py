@@ -8,9 +8,12 @@ from hashlib import blake2b
 from PIL import Image
 from typing import Any
 
+from ..errors import RowError
 from ..rows.contract import count_seg_tokens, parse_row
-from ..rows.jsonl import parse_line, read_lines
+from ..rows.layouts import standard_row
 from ..rows.masks import decode_mask, resize_mask
+from ..rows.names import file_name
+from ..rows.records import parse_record, read_records
 from ..scoring.mask_rows import ImageMask
 from ..scoring.row_images import image_size_of, images_of
 from .naming import MaskText, column_names, mask_texts, name_masks
@@ -72,17 +75,21 @@ class UserMask:
 
 
 def read_rows(path: str) -> list[UserRow]:
-    """Reads a JSONL file.
+    """Reads a file in any format and layout.
 
     Raises:
-        RowError: A line breaks the row contract.
+        RowError: A row breaks the row contract, or holds the bytes of an image.
     """
-    name = os.path.basename(path)
+    name = file_name(path)
+    parsed = {f'{name}:{number}': parse_record(record, f'{name}:{number}') for number, record in read_records(path)}
+    columns = list(dict.fromkeys(key for row in parsed.values() for key in row))
     found = []
     known: dict[str, str] = {}
-    for number, line in read_lines(path):
-        row_id = f'{name}:{number}'
-        row = parse_line(line, row_id)
+    for row_id, given in parsed.items():
+        row = dict(standard_row(given, row_id, columns))
+        if any(isinstance(image, bytes) or isinstance(image, dict) and image.get('bytes') for image in images_of(row)):
+            # The stages read the rows as JSONL.
+            raise RowError(row_id, 'the image itself is in the row.', 'Save the images as files, and name them.')
         messages = row.get('messages') or ()
         num_masks = len(parse_row(row, row_id=row_id).masks) if messages else 0
         group = next((f'{key}={row[key]}' for key in GROUP_COLUMNS if row.get(key) not in (None, '')), '')

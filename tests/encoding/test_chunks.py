@@ -229,7 +229,7 @@ def test_chunks_train_alike_in_any_packs(name, direct, long_rows, tiny_checkpoin
 
 
 def test_split_needs_packing(long_rows, tiny_checkpoint, tmp_path):
-    with pytest.raises(ValueError, match='needs --packing true'):
+    with pytest.raises(ValueError, match='Add --packing true'):
         run_sft('--model', tiny_checkpoint, '--model_type', 'citrusv', '--dataset',
                 write_jsonl(tmp_path / 'train.jsonl', long_rows), '--output_dir', str(tmp_path),
                 '--truncation_strategy', 'split')

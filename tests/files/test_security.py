@@ -174,7 +174,8 @@ def test_a_run_with_a_root(folders, tiny_checkpoint, tmp_path):
     del os.environ['CITRUSV_DATA_ROOT']
     arguments = ('--model', tiny_checkpoint, '--model_type', 'citrusv', '--tuner_type', 'full', '--dataset',
                  write_jsonl(tmp_path / 'train.jsonl', rows), '--output_dir', str(tmp_path / 'out'), '--model_kwargs',
-                 json.dumps({'data_root': str(folders)}), '--per_device_train_batch_size', '1')
+                 json.dumps({'data_root': str(folders)}), '--per_device_train_batch_size', '1', '--freeze_parameters',
+                 'seg_projector', 'segmenter')
     with pytest.raises(RowError, match='train.jsonl:2: .*outside of data_root'):
         run_sft(*arguments)
 

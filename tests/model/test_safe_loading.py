@@ -124,7 +124,7 @@ def test_a_resumed_run_reads_no_pickles(tiny_checkpoint, tmp_path):
     arguments = ('--model', tiny_checkpoint, '--model_type', 'citrusv', '--tuner_type', 'full', '--dataset',
                  write_jsonl(tmp_path / 'train.jsonl', rows), '--output_dir', str(tmp_path / 'out'),
                  '--gradient_accumulation_steps', '1', '--per_device_train_batch_size', '1', '--save_strategy', 'steps',
-                 '--save_steps', '1', '--save_only_model', 'false')
+                 '--save_steps', '1', '--save_only_model', 'false', '--freeze_parameters', 'seg_projector', 'segmenter')
     run_sft(*arguments, stop_after=1)
     checkpoint = tmp_path / 'out' / 'checkpoint-1'
     # The seal has the size of each file; with it, the checkpoint would be refused as incomplete before loading.

@@ -137,7 +137,7 @@ def test_a_class_is_replaced_where_its_module_calls_it():
 def test_which_runs_are_ours():
 
     def template(template_type, mode='train'):
-        return SimpleNamespace(template_meta=SimpleNamespace(template_type=template_type), mode=mode)
+        return SimpleNamespace(template_meta=SimpleNamespace(template_type=template_type), mode=mode, trains_masks=True)
 
     assert is_citrusv(template(MODEL_TYPE))
     assert not is_citrusv(template('qwen2_5_vl')) and not is_citrusv(None)

@@ -34,9 +34,10 @@ SWIFT_TESTS = {
     'infer': ('tests/support/infer_run.py', 'tests/runs/test_infer.py'),
     'deploy': ('tests/support/serving.py', 'tests/runs/conftest.py', 'tests/runs/test_deploy.py'),
     'app': ('tests/app', ),
+    'rlhf': ('tests/plugin/test_rlhf.py', ),
 }
 # What makes them run it.
-SWIFT_CALLS = {'infer': 'infer_main(', 'deploy': 'SwiftDeploy(', 'app': 'SwiftApp('}
+SWIFT_CALLS = {'infer': 'infer_main(', 'deploy': 'SwiftDeploy(', 'app': 'SwiftApp(', 'rlhf': 'rlhf=True'}
 
 
 @pytest.fixture(scope='module')
@@ -192,7 +193,7 @@ def test_unknown_commands_are_found():
     """The checks above can fail."""
     lines = ('citrusv eval segmentation --model DIR --nothing 1', 'citrusv nothing',
              'citrusv try rows.jsonl --nothing 1', 'swift infer --nothing 1',
-             'swift rlhf --model DIR', 'swift sft --nothing 1', 'make nothing', 'bash examples/nothing.sh',
+             'swift rlhf --nothing 1', 'swift sft --nothing 1', 'make nothing', 'bash examples/nothing.sh',
              'pip install swift-citrusv[nothing]', 'pytest tests/nothing')  # yapf: disable
     for line in lines:
         assert runner_of(Command('', tuple(line.split()), True)) is None, line

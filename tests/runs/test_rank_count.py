@@ -42,9 +42,11 @@ def test_graft_under_zero3(run_rows, tiny_mllm, tmp_path):
     torch.save({'model': sam2}, tmp_path / 'sam2.pt')
     rows = one_kind_each(Maker(tmp_path / 'images'), ('silent', 'silent'), 1)
     ended = run_rows(rows, 2, *TRAIN_ALL, *CHECKPOINTING['plain'], *ENGINES['zero3'], '--weight_decay', '0', '--model',
-                     tiny_mllm, '--model_kwargs', json.dumps({
+                     tiny_mllm, '--model_kwargs',
+                     json.dumps({
                          'sam2': str(tmp_path / 'sam2.pt'),
-                         'sam2_preset': 'tiny'
+                         'sam2_preset': 'tiny',
+                         'seg_lr': 0
                      }))
     assert len(set(ended.digests)) == 1
     trained = [name for name in sam2 if f'segmenter.{name}' in ended.weights]

@@ -42,7 +42,7 @@ def test_the_flag_and_its_default(own_rows, template, tmp_path, monkeypatch, cap
     page = ' '.join((ROOT / 'docs' / 'packing.md').read_text(encoding='utf-8').split())
     default = DataArguments().load_from_cache_file
     assert default is False
-    assert "With `--load_from_cache_file true` (ms-swift's default is false) they are cached" in page
+    assert "With `--load_from_cache_file true` (ms-swift's default is false) lengths are cached" in page
     for flag, measured, told in (
         (default, number, f'measured {number} rows; --load_from_cache_file true would keep their lengths'),
         (default, number, f'measured {number} rows; --load_from_cache_file true would keep their lengths'),

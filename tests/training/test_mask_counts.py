@@ -114,7 +114,7 @@ def test_streams(rows, template, tmp_path):
     text = [Maker(tmp_path / 'no').row(f'Is bone {i} hard?', 'Yes.') for i in range(7)]
     late = write_jsonl(tmp_path / 'late.jsonl', [*text, *rows])
     stream = stream_jsonl(late, strict=True)
-    found = StreamedMasks(len(text) + first, f'late.jsonl:{len(text) + first}', False)
+    found = StreamedMasks(len(text) + first, f'{tmp_path.name}/late.jsonl:{len(text) + first}', False)
     for name, given in {
             'rows': stream,
             'packed': StreamPackingDataset(template, stream, packing_length=2048),
@@ -123,7 +123,7 @@ def test_streams(rows, template, tmp_path):
         with no_image_opened():
             assert count_masks(given) == found and found.has_masks, name
     # The stream is read from its beginning afterwards.
-    assert next(iter(stream))[ROW_COLUMN] == 'late.jsonl:1'
+    assert next(iter(stream))[ROW_COLUMN] == f'{tmp_path.name}/late.jsonl:1'
     none = stream_jsonl(write_jsonl(tmp_path / 'none.jsonl', text), strict=True)
     assert find_first_mask(none) == StreamedMasks(len(text), None, True)
     assert find_first_mask(none).has_masks is False

@@ -194,11 +194,11 @@ def test_not_strict_bad_rows_are_counted(tmp_path):
 def test_files_that_cannot_be_used(tmp_path):
     empty = tmp_path / 'empty.jsonl'
     empty.write_text('\n\n')
-    with pytest.raises(RowError, match='none of its first 0 rows'):
+    with pytest.raises(RowError, match='the file has no row'):
         load(str(empty), streaming=True)
     bad = tmp_path / 'bad.jsonl'
     bad.write_text('nothing\n' * 3)
-    with pytest.raises(RowError, match='bad.jsonl: none of its first 3 rows'):
+    with pytest.raises(RowError, match='the first 3 rows of .*bad.jsonl: no row is left'):
         load(str(bad), streaming=True, strict=False)
     changed = Path(write_jsonl(tmp_path / 'changed.jsonl', text_rows(3)))
     stream = load(str(changed), streaming=True)

@@ -47,7 +47,7 @@ SORTS: dict[str, list[Sort]] = {
         Sort(WORKS, 'dataset_shuffle val_dataset_shuffle data_seed dataset_num_proc load_from_cache_file',
              'As in ms-swift; lengths are measured without decoding images.'),
         Sort(WORKS, 'cached_dataset cached_val_dataset',
-             'Made by `swift export --to_cached_dataset` with this plugin.'),
+             'Made by `to_cached_dataset` of `swift export`, with this plugin.'),
         Sort(WORKS, 'lazy_tokenize', 'As in ms-swift.'),
         Sort(WORKS, 'remove_unused_columns', 'Columns of the row contract stay in any case.'),
         Sort(NO_MATTER, 'model_name model_author', "For ms-swift's dataset self-cognition."),
