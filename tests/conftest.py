@@ -3,6 +3,7 @@ import os
 import pytest
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 # Before anything imports huggingface_hub or torch. `make test` sets the same; this is for a bare `pytest`.
 for _name in ('HF_HUB_OFFLINE', 'TRANSFORMERS_OFFLINE', 'HF_DATASETS_OFFLINE'):
@@ -50,6 +51,14 @@ def own_environ() -> Iterator[None]:
     os.environ = environ
     environ.clear()
     environ.update(before)
+
+
+@pytest.fixture(scope='module')
+def browser() -> Iterator[Any]:
+    """A headless browser, for tests marked `in_browser`."""
+    from support.page import chromium
+    with chromium() as browser:
+        yield browser
 
 
 # ---- Tiny checkpoints, built once for each worker; tests must not write into them. ----

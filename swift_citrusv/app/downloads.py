@@ -10,9 +10,11 @@ from collections.abc import Collection, Sequence
 from PIL import Image
 from typing import NamedTuple
 
+from ..files.medical import NIFTI
 from ..inference.overlays import draw_overlay, mask_colour
 from ..inference.results import MaskResult
 from ..volumes.export import label_type, write_nifti
+from ..volumes.segment import label_of
 from ..volumes.volume import Volume
 from .session import InputImage, Session, Turn
 from .view import mask_layers
@@ -35,7 +37,7 @@ def make_download(session: Session, turn: Turn, kind: str, ticked: Collection[in
     Args:
         session: The conversation.
         turn: The answered question.
-        kind: 'overlay', 'png', 'rle' or 'nifti'.
+        kind: 'overlay', 'png', 'rle', 'nifti' or 'seg'.
         ticked: The numbers of the masks, from 1; None: all.
         opacity: Opacity of the masks in an overlay, 0 to 1.
 
@@ -55,13 +57,19 @@ def make_download(session: Session, turn: Turn, kind: str, ticked: Collection[in
         stem = re.sub(r'[^\w.()-]+', '-', _SUFFIX.sub('', source.title)).strip('-')
         if kind == 'overlay':
             image = tinted_overlay(session.load_image(source), here, opacity)
+            image = _in_proportion(image, source)
             files.append(Download(f'{stem}_overlay.png', 'image/png', _png(image)))
         elif kind == 'png':
             files.append(Download(f'{stem}_labels.png', 'image/png', _png(label_image(here, source.size))))
         elif kind == 'nifti':
             files.append(Download(f'{stem}_labels.nii.gz', 'application/gzip', _nifti(source, here)))
+        elif kind == 'seg':
+            if source.upload.is_dicom:
+                files.append(Download(f'{stem}_seg.dcm', 'application/dicom', _segmentation(source, here)))
         else:
             raise ValueError(f'There is no download {kind!r}.')
+    if not files:
+        raise ValueError('The ticked masks lie on images that are not DICOM.')
     return files[0] if len(files) == 1 else _zipped(kind, files)
 
 
@@ -79,6 +87,20 @@ def tinted_overlay(image: Image.Image, masks: NumberedMasks, opacity: float) -> 
     for colour, place, _, edge in drawn:
         canvas.paste(colour, place, Image.fromarray(edge))
     return canvas
+
+
+def _in_proportion(image: Image.Image, source: InputImage) -> Image.Image:
+    """The overlay with square pixels, where those of the image are not."""
+    width, height = source.geometry.shown_size(source.size)
+    if (width, height) == source.size:
+        return image
+    # The legend below the image keeps its size.
+    picture = image.crop((0, 0, *source.size)).resize((round(width), round(height)), Image.Resampling.BICUBIC)
+    legend = image.crop((0, source.size[1], *image.size))
+    joined = Image.new('RGB', (max(picture.width, legend.width), picture.height + legend.height), 'white')
+    joined.paste(picture, (0, 0))
+    joined.paste(legend, (0, picture.height))
+    return joined
 
 
 def label_map(masks: NumberedMasks, size: tuple[int, int]) -> np.ndarray:
@@ -131,13 +153,42 @@ def _nifti(source: InputImage, masks: NumberedMasks) -> bytes:
             return file.read()
 
 
+def _segmentation(source: InputImage, masks: NumberedMasks) -> bytes:
+    """A DICOM segmentation whose segments have the phrases of the masks.
+
+    Raises:
+        ValueError: The source does not support one.
+    """
+    phrases = [label_of(mask.phrase) for _, mask in masks]
+    names = [phrase if phrases.count(phrase) == 1 else f'{phrase} {number}'
+             for phrase, (number, _) in zip(phrases, masks)]  # yapf: disable
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'seg.dcm')
+        volume = _volume_of(source)
+        volume.check_output(path)
+        assert source.slice is not None
+        for name, (_, mask) in zip(names, masks):
+            volume.put(source.slice.index, mask.array, name)
+        legend = volume.save(path)
+        if 'instead' in legend:
+            raise ValueError(legend['instead'])
+        with open(path, 'rb') as file:
+            return file.read()
+
+
+def _volume_of(source: InputImage) -> Volume:
+    selected = source.slice
+    assert selected is not None
+    several = source.upload.num_volumes > 1 or source.upload.kind == NIFTI
+    return Volume(
+        source.upload.path, selected.plane, volume=selected.volume if several else None, rules=source.upload.rules)
+
+
 def _save_volume(path: str, source: InputImage, masks: NumberedMasks) -> None:
     """Writes the masks of a slice as a label map of its volume, empty in the other slices."""
     selected = source.slice
     assert selected is not None
-    is_nifti = source.upload.num_volumes > 1 or selected.plane is not None
-    volume = Volume(
-        source.upload.path, selected.plane, volume=selected.volume if is_nifti else None, rules=source.upload.rules)
+    volume = _volume_of(source)
     found = dict(masks)
     for number in range(1, max(found) + 1):
         # `put` numbers the labels in order, so gaps are filled with empty masks.

@@ -47,6 +47,60 @@
       button.setAttribute('aria-pressed', large);
     }
   });
+
+  // Slices: arrow keys, page keys and the wheel on the image move the slice control, as its own keys do.
+  const scroll = step => {
+    const range = document.querySelector('#cv-index input[type=range]');
+    if (!range || !range.offsetParent) return false;
+    const value = Math.min(Math.max(Number(range.value) + step, Number(range.min)), Number(range.max));
+    if (value !== Number(range.value)) {
+      range.value = value;
+      range.dispatchEvent(new Event('input', { bubbles: true }));
+    }
+    return true;
+  };
+  const STEPS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 10, PageDown: -10, Home: -1e9, End: 1e9 };
+  document.addEventListener('keydown', event => {
+    const frame = event.target.closest && event.target.closest('.cv-frame[data-slices]');
+    if (frame && event.key in STEPS && scroll(STEPS[event.key])) event.preventDefault();
+    // Enter in the number of a slice applies it, as leaving the field does.
+    if (event.key === 'Enter' && isNumber(event.target)) event.target.blur();
+  });
+  // A number beyond the slices waits until the field is left, and becomes the nearest one.
+  const isNumber = target => target.matches && target.matches('#cv-index input[type=number], #cv-volume input[type=number]');
+  const limits = field => {
+    const range = field.closest('#cv-index, #cv-volume').querySelector('input[type=range]');
+    return [Number(range.min), Number(range.max)];
+  };
+  document.addEventListener('input', event => {
+    if (!isNumber(event.target)) return;
+    const [low, high] = limits(event.target), value = Number(event.target.value);
+    if (event.target.value === '' || !Number.isInteger(value) || value < low || value > high) {
+      event.stopImmediatePropagation();
+    }
+  }, true);
+  document.addEventListener('focusout', event => {
+    if (!isNumber(event.target)) return;
+    const field = event.target, [low, high] = limits(field);
+    const value = Math.min(Math.max(Math.round(Number(field.value) || 0), low), high);
+    if (field.value === '' || Number(field.value) === value) return;
+    field.value = value;
+    field.dispatchEvent(new Event('input', { bubbles: true }));
+  }, true);
+  // The image is replaced with each slice: the new one takes the focus of the old.
+  let focused = false;
+  document.addEventListener('focusin', event => {
+    focused = Boolean(event.target.closest && event.target.closest('.cv-frame[data-slices]'));
+  });
+  new MutationObserver(() => {
+    const frame = document.querySelector('.cv-frame[data-slices]');
+    if (focused && frame && document.activeElement === document.body) frame.focus({ preventScroll: true });
+  }).observe(document.documentElement, { childList: true, subtree: true });
+  document.addEventListener('wheel', event => {
+    const frame = event.target.closest && event.target.closest('.cv-frame[data-slices]');
+    if (frame && event.deltaY && !event.ctrlKey && scroll(event.deltaY < 0 ? 1 : -1)) event.preventDefault();
+  }, { passive: false });
+
   const focus = (event, on) => {
     const row = event.target.closest && event.target.closest('.cv-legend tbody tr');
     if (!row) return;

@@ -88,12 +88,15 @@ class Page:
         conversation = [layout.chat, layout.question, layout.files, layout.problem, *shown, layout.ask, layout.stop]
         gr.on([layout.files.upload, layout.files.delete, layout.files.clear], self._change_files, [state, layout.files],
               [state, layout.files, layout.problem, *shown, *slice_controls], **private)
-        gr.on([layout.plane.input, layout.index.release, layout.volume.release, layout.window.input],
-              self._change_slice, [state, layout.plane, layout.index, layout.volume, layout.window],
-              [layout.problem, *shown, *slice_controls], **private)
+        chosen = [layout.plane, layout.index, layout.volume, layout.window]
+        # Any change by the user: dragging, keys, typing. A change during an update is handled after it.
+        gr.on([layout.plane.input, layout.index.input, layout.volume.input, layout.window.input],
+              self._change_slice, [state, *chosen], [layout.problem, *shown, *slice_controls],
+              trigger_mode='always_last', show_progress='hidden', **private)  # yapf: disable
         layout.remove_slice.click(self._remove_slice, state, shown, **private)
-        started = gr.on([layout.ask.click, layout.question.submit], self._start_answer, [state, layout.question],
-                        conversation, **private)
+        # With the controls as they are: the question is about what they show, even if an update is on its way.
+        started = gr.on([layout.ask.click, layout.question.submit], self._start_answer,
+                        [state, layout.question, *chosen], conversation, **private)  # yapf: disable
         answered = started.then(
             self._answer, [state, layout.temperature, layout.max_tokens, layout.seed],
             conversation,
@@ -125,7 +128,8 @@ class Page:
     def _new_conversation(self, session: Session) -> tuple:
         self.close_session(session)
         session = Session()
-        return session, [], '', [], '', *self._current_view(session), *self._slice_controls(session)
+        files = gr.File(value=[], label=self.texts.files)
+        return session, [], '', files, '', *self._current_view(session), *self._slice_controls(session)
 
     # ---- images and masks
 
@@ -157,20 +161,41 @@ class Page:
         shown = self._current_view(session)
         return session, [*session.files], self._problem_html(problems), *shown, *self._slice_controls(session)
 
-    def _change_slice(self, session: Session, plane: str | None, index: float, volume: float, window: str) -> tuple:
-        problems = []
+    def _change_slice(self, session: Session, plane: str | None, index: float | None, volume: float | None,
+                      window: str) -> tuple:
+        before = session.last_slice()
+        problem = self._select(session, plane, index, volume, window)
+        after = session.last_slice()
+        # Only a new plane moves other controls. Else they keep what the user has typed, here or since then.
+        is_same = before is None or after is None or before.plane == after.plane
+        controls = [_SKIP] * 5 if is_same else self._slice_controls(session)
+        return self._problem_html([problem] if problem else []), *self._current_view(session), *controls
+
+    def _select(self, session: Session, plane: str | None, index: float | None, volume: float | None,
+                window: str) -> str | None:
+        """Selects the slice that the controls show. Returns the problem with them, or None."""
         last = session.last_slice()
-        if session.volume is not None and last is not None:
-            count = session.volume.counts[plane or None]
-            # On a change of plane, start at its middle slice.
-            place = min(int(index), count - 1) if not plane or plane == last.plane else count // 2
-            known = None if window == self.texts.run_window else window or None
+        if session.volume is None or last is None:
+            return None
+        plane = next((name for name in session.volume.counts if self._plane_text(name) == plane), None)
+        count, volumes = session.volume.counts[plane], session.volume.num_volumes
+        for value, most in ((index, count), (volume, volumes)):
+            if value is None or not float(value).is_integer() or not 0 <= value < max(most, 2):
+                return self.texts.out_of_range.format(value, most - 1)
+        assert index is not None and volume is not None
+        # On a change of plane, start at its middle slice.
+        place = min(int(index), count - 1) if plane == last.plane else count // 2
+        known = None if window == self.texts.run_window else window or None
+        chosen = VolumeSlice(place, plane, min(int(volume), volumes - 1), known)
+        if chosen != last:
             try:
-                session.select_slice(
-                    VolumeSlice(place, plane or None, min(int(volume), session.volume.num_volumes - 1), known))
+                session.select_slice(chosen)
             except UploadError as e:
-                problems = [str(e)]
-        return self._problem_html(problems), *self._current_view(session), *self._slice_controls(session)
+                return str(e)
+        return None
+
+    def _plane_text(self, plane: str | None) -> str:
+        return self.texts.stored if plane is None else plane
 
     def _remove_slice(self, session: Session) -> tuple:
         session.remove_slice()
@@ -181,24 +206,28 @@ class Page:
         volume, selected = session.volume, session.last_slice()
         if volume is None or selected is None:
             return gr.Group(visible=False), *[_SKIP] * 4
-        planes = [plane for plane in volume.counts if plane is not None]
+        planes = [self._plane_text(plane) for plane in volume.counts] if len(volume.counts) > 1 else []
         count = volume.counts[selected.plane]
         num_volumes = volume.num_volumes
         return (gr.Group(visible=count > 1 or volume.has_window),
-                gr.Radio(planes, value=selected.plane, visible=bool(planes)),
+                gr.Radio(planes, value=self._plane_text(selected.plane), visible=bool(planes)),
                 gr.Slider(maximum=max(count - 1, 1), value=selected.index, visible=count > 1),
                 gr.Slider(maximum=max(num_volumes - 1, 1), value=selected.volume, visible=num_volumes > 1),
                 gr.Dropdown(value=selected.window or self.texts.run_window, visible=volume.has_window))  # yapf: disable
 
     # ---- questions
 
-    def _start_answer(self, session: Session, text: str) -> tuple:
-        problem = self._question_problem(session, text)
+    def _start_answer(self, session: Session, text: str, plane: str | None, index: float | None, volume: float | None,
+                      window: str) -> tuple:
+        problem = None if session.answering else self._select(session, plane, index, volume, window)
+        problem = problem or self._question_problem(session, text)
         if problem is not None:
             return _SKIP, _SKIP, _SKIP, self._problem_html([problem]), _SKIP, _SKIP, _SKIP, *self._buttons(session)
         session.ask(text.strip())
         shown = self._answer_view(session, session.turns[-1])
-        return chatbot_messages(session, self.texts), '', [], '', *shown, *self._buttons(session)
+        # The box is for more images; its label counts those of the conversation.
+        files = gr.File(value=[], label=self.texts.asked_files.format(len(session.images)))
+        return chatbot_messages(session, self.texts), '', files, '', *shown, *self._buttons(session)
 
     def _question_problem(self, session: Session, text: str) -> str | None:
         if session.answering:

@@ -15,7 +15,7 @@ import yaml
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fastapi import FastAPI, Response
-from fastapi.responses import FileResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 from pathlib import Path
 from starlette.datastructures import MutableHeaders
 from typing import Any
@@ -39,8 +39,8 @@ _HEADERS = {
 _PNG_NAME = re.compile(r'[A-Za-z0-9_]+\.png')
 _MAX_UPLOAD = '4gb'
 _LOOPBACK = ('127.0.0.1', 'localhost', '::1')
-# Structure names for the questions of `templates/prompts.yaml`, by language.
-_STRUCTURES = {'english': 'lesion', 'chinese': '病灶'}
+# Structures for the questions of `templates/prompts.yaml`, by language.
+_STRUCTURES = {'english': ('liver', 'left lung', 'lesion'), 'chinese': ('肝脏', '左肺', '病灶')}
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -90,9 +90,14 @@ def _application(pipe: Any, folder: str, settings: dict[str, Any]) -> FastAPI:
     def send_file(token: str, name: str) -> Response:
         session = page.sessions.get(token)
         path = None if session is None or not _PNG_NAME.fullmatch(name) else session.path(name)
-        if path is None or not os.path.isfile(path):
+        try:
+            # As a whole: another request may delete it between two readings.
+            content = b'' if path is None else Path(path).read_bytes()
+        except OSError:
+            content = b''
+        if not content:
             return PlainTextResponse(page.texts.lost, 404)
-        return FileResponse(path, headers={'Cache-Control': 'no-store'})
+        return Response(content, media_type='image/png', headers={'Cache-Control': 'no-store'})
 
     @app.get(f'/{ROUTE}/{{token}}/download/{{index}}/{{kind}}')
     def send_download(token: str,
@@ -183,5 +188,6 @@ def model_name(model: str) -> str:
 def example_questions() -> Sequence[str]:
     """Returns the questions of `templates/prompts.yaml`."""
     prompts = yaml.safe_load((templates_dir() / 'prompts.yaml').read_text(encoding='utf-8'))
-    return [question.replace(IMAGE_PLACEHOLDER, '').format(name=name) for language, name in _STRUCTURES.items()
-            for question in prompts[language]['questions']]  # yapf: disable
+    return [question.replace(IMAGE_PLACEHOLDER, '').format(name=names[i % len(names)])
+            for language, names in _STRUCTURES.items()
+            for i, question in enumerate(prompts[language]['questions'])]  # yapf: disable

@@ -11,7 +11,8 @@ from ..constants import IMAGE_PLACEHOLDER
 from ..files.images import open_image_file, to_rgb
 from ..files.rules import FileRules
 from ..inference.results import MaskResult
-from .uploads import Upload, UploadError, VolumeSlice
+from .geometry import Geometry
+from .uploads import Upload, UploadError, VolumeSlice, series_of, unpacked
 
 # PNG compression of images for the page, which favours speed on a local network.
 _COMPRESS_LEVEL = 2
@@ -26,11 +27,13 @@ class InputImage:
         slice: The slice, if the file is a volume.
         file: The name of the PNG in the session folder.
         size: (width, height).
+        geometry: The size of its pixels and the sides of the body.
     """
     upload: Upload
     slice: VolumeSlice | None
     file: str
     size: tuple[int, int]
+    geometry: Geometry = Geometry()
 
     @property
     def title(self) -> str:
@@ -133,13 +136,18 @@ class Session:
         Returns:
             An error message for each file that cannot be read.
         """
-        problems, files = [], {}
-        for path in paths:
+        problems: list[str] = []
+        files: dict[str, Upload] = {}
+        for group in self._groups(paths, rules, problems):
+            # A series is made anew if one of its files comes or goes.
+            known = {id(self.files.get(path)) for path in group}
+            same = [path for path, upload in self.files.items() if {id(upload)} == known]
             try:
-                files[path] = self.files.get(path) or self._upload(path, rules)
+                upload = self.files[group[0]] if same == group else self._upload(group, rules)
+                files.update(dict.fromkeys(group, upload))
             except UploadError as e:
                 problems.append(str(e))
-        gone = {upload for path, upload in self.files.items() if path not in files}
+        gone = {*self.files.values()} - {*files.values()}
         self.pending = [image for image in self.pending if image.upload not in gone]
         self.files = files
         if self.volume in gone:
@@ -169,11 +177,28 @@ class Session:
         selected = [image.slice for image in (*self.images, *self.pending) if image.upload is self.volume]
         return selected[-1] if selected else None
 
-    def _upload(self, path: str, rules: FileRules) -> Upload:
-        # A copy, because Gradio may delete its own file before the session ends.
+    def _groups(self, paths: Sequence[str], rules: FileRules, problems: list[str]) -> list[list[str]]:
+        """The selected files, those of a DICOM series together."""
+        groups: dict[str, list[str]] = {}
+        for path in paths:
+            try:
+                groups.setdefault(series_of(path, rules) or path, []).append(path)
+            except UploadError as e:
+                problems.append(str(e))
+        return [*groups.values()]
+
+    def _upload(self, paths: Sequence[str], rules: FileRules) -> Upload:
+        # Copies, because Gradio may delete its own files before the session ends.
         folder = self.path(self.new_name(''))
         os.mkdir(folder)
-        upload = Upload(shutil.copyfile(path, os.path.join(folder, os.path.basename(path))), rules)
+        for number, path in enumerate(paths):
+            # Files of a series may have the same name in different folders.
+            name = os.path.basename(path) if len(paths) == 1 else f'{number:05}_{os.path.basename(path)}'
+            copied = shutil.copyfile(path, os.path.join(folder, name))
+        if len(paths) == 1:
+            upload = Upload(unpacked(copied) or copied, rules)
+        else:
+            upload = Upload(folder, rules)
         middle = upload.middle_slice()
         self.pending.append(self._add_image(upload, middle))
         if middle is not None:
@@ -184,7 +209,7 @@ class Session:
         image = upload.open(selected)
         file = self.new_name('.png')
         image.save(self.path(file), compress_level=_COMPRESS_LEVEL)
-        return InputImage(upload, selected, file, image.size)
+        return InputImage(upload, selected, file, image.size, upload.geometry(selected))
 
     # ---- questions
 

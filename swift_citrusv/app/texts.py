@@ -43,6 +43,12 @@ class PageTexts:
     as_png: str
     as_rle: str
     as_nifti: str
+    as_seg: str
+    pixels: str
+    sides: dict[str, str]
+    asked_files: str
+    stored: str
+    out_of_range: str
     no_masks: str
     empty_mask: str
     hidden: str
@@ -86,7 +92,7 @@ ENGLISH = PageTexts(
     actual_size='1:1',
     mask='Mask',
     phrase='Phrase',
-    area='Area (pixels)',
+    area='Area',
     score='Score',
     all='all',
     download='Download selected masks',
@@ -94,6 +100,19 @@ ENGLISH = PageTexts(
     as_png='Label map (PNG)',
     as_rle='RLE (JSON)',
     as_nifti='Label map (NIfTI)',
+    as_seg='DICOM-SEG',
+    pixels='{} pixels',
+    sides={
+        'R': 'right',
+        'L': 'left',
+        'A': 'front',
+        'P': 'back',
+        'H': 'head',
+        'F': 'feet'
+    },
+    asked_files='Images: {} in this conversation, add more here',
+    stored='as stored',
+    out_of_range='{} is no number of a slice or volume: give a whole number from 0 to {}.',
     no_masks='This answer has no masks.',
     empty_mask='empty: not in the image',
     hidden='In label maps, overlapping pixels belong to the last mask.',
@@ -136,7 +155,7 @@ CHINESE = PageTexts(
     actual_size='1:1',
     mask='掩膜',
     phrase='短语',
-    area='面积（像素）',
+    area='面积',
     score='得分',
     all='全部',
     download='下载勾选的掩膜',
@@ -144,6 +163,19 @@ CHINESE = PageTexts(
     as_png='标签图 (PNG)',
     as_rle='RLE (JSON)',
     as_nifti='标签图 (NIfTI)',
+    as_seg='DICOM-SEG',
+    pixels='{} 像素',
+    sides={
+        'R': '右',
+        'L': '左',
+        'A': '前',
+        'P': '后',
+        'H': '头',
+        'F': '足'
+    },
+    asked_files='图像：本对话已有 {} 幅，可在此继续添加',
+    stored='按存储',
+    out_of_range='{} 不是切片或体数据的序号：请输入 0 到 {} 的整数。',
     no_masks='此回答没有掩膜。',
     empty_mask='空：图像中没有',
     hidden='标签图中，重叠的像素取最后一个掩膜。',

@@ -85,6 +85,7 @@ def view_html(session: Session, turn: Turn | None, texts: PageTexts) -> str:
 
 def _figure(session: Session, number: int, image: InputImage, turn: Turn | None, texts: PageTexts) -> str:
     width, height = image.size
+    shown_width, shown_height = image.geometry.shown_size(image.size)
     stack = [f'<img class="cv-base" src="{_source(session, image.file)}" alt="{html.escape(image.title)}">']
     if turn is not None:
         masks = [(i, mask) for i, mask in enumerate(turn.masks, 1) if mask.image_index + 1 == number and mask.area]
@@ -96,9 +97,19 @@ def _figure(session: Session, number: int, image: InputImage, turn: Turn | None,
                     ('height', box_height / height)))  # yapf: disable
                 source = _source(session, layer_name(session, turn, i, kind))
                 stack.append(f'<img class="cv-{kind}" data-mask="{i}" src="{source}" alt="" style="{place}">')
+    for side, letter in zip(('left', 'right', 'top', 'bottom'), image.geometry.edges):
+        if letter.strip():
+            label = html.escape(texts.sides[letter])
+            stack.append(f'<span class="cv-edge cv-{side}" title="{label}" aria-label="{label}">{letter}</span>')
     caption = f'<b>{html.escape(texts.image.format(number))}</b> {html.escape(image.title)}, {width} × {height}'
+    if image.geometry.spacing is not None:
+        rows, columns = image.geometry.spacing
+        caption += f', {columns:.3g} × {rows:.3g} mm'
     button = f'<button type="button" class="cv-actual">{html.escape(texts.actual_size)}</button>'
-    return (f'<figure style="--w:{width};--h:{height}"><div class="cv-frame"><div class="cv-stack">{"".join(stack)}'
+    # Scrolled by keys and wheel, see page.js.
+    slices = ' tabindex="0" data-slices="1"' if turn is None and image.slice is not None else ''
+    return (f'<figure style="--w:{shown_width:g};--h:{shown_height:g}"><div class="cv-frame"{slices}>'
+            f'<div class="cv-stack">{"".join(stack)}'
             f'</div></div><figcaption><span>{caption}</span>{button}</figcaption></figure>')
 
 
@@ -119,8 +130,11 @@ def legend_html(session: Session, turn: Turn | None, texts: PageTexts) -> str:
     columns = [texts.mask, texts.phrase, texts.area, texts.score, texts.image.format('').strip()]
     tick_all = f'<label><input type="checkbox" class="cv-all" checked> {html.escape(texts.all)}</label>'
     head = ''.join(f'<th>{html.escape(column)}</th>' for column in columns)
-    rows = ''.join(_legend_row(i, mask, texts) for i, mask in enumerate(turn.masks, 1))
+    images = session.images
+    rows = ''.join(_legend_row(i, mask, images[mask.image_index], texts) for i, mask in enumerate(turn.masks, 1))
     kinds = {'overlay': texts.as_overlay, 'png': texts.as_png, 'rle': texts.as_rle, 'nifti': texts.as_nifti}
+    if any(images[mask.image_index].upload.is_dicom for mask in turn.masks):
+        kinds['seg'] = texts.as_seg
     index = session.turns.index(turn)
     links = ''.join(f'<a class="cv-download" data-kind="{kind}" href="{ROUTE}/{session.token}/download/{index}/{kind}">'
                     f'{html.escape(text)}</a>' for kind, text in kinds.items())  # yapf: disable
@@ -130,11 +144,20 @@ def legend_html(session: Session, turn: Turn | None, texts: PageTexts) -> str:
             f'<p class="cv-note">{html.escape(note)}</p><p class="cv-problem" role="alert"></p>')
 
 
-def _legend_row(number: int, mask: MaskResult, texts: PageTexts) -> str:
-    area, score = (f'{mask.area:,}', f'{mask.score:.2f}') if mask.area else (texts.empty_mask, '')
+def area_text(pixels: int, image: InputImage, texts: PageTexts) -> str:
+    """An area in square millimetres or centimetres where the size of a pixel is known, else in pixels."""
+    area = image.geometry.area(pixels)
+    if area is None:
+        return texts.pixels.format(f'{pixels:,}')
+    return f'{area / 100:,.2f} cm²' if area >= 100 else f'{area:.1f} mm²'
+
+
+def _legend_row(number: int, mask: MaskResult, image: InputImage, texts: PageTexts) -> str:
+    area, score = (area_text(mask.area, image, texts), f'{mask.score:.2f}') if mask.area else (texts.empty_mask, '')
     box = (f'<input type="checkbox" class="cv-tick" data-mask="{number}" checked aria-label="'
            f'{html.escape(texts.mask)} {number}">')
-    cells = [box, chip(number), html.escape(mask.phrase), html.escape(area), score, str(mask.image_index + 1)]
+    area = f'<span title="{html.escape(texts.pixels.format(f"{mask.area:,}"))}">{html.escape(area)}</span>'
+    cells = [box, chip(number), html.escape(mask.phrase), area, score, str(mask.image_index + 1)]
     return f'<tr data-mask="{number}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 

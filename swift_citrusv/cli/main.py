@@ -13,6 +13,7 @@ from .. import __version__
 from ..errors import CompatibilityError, RowError
 from ..settings import SettingError
 from . import app, build, check_data, compare, convert, estimate, pack_report, segment, templates, try_rows, volume
+from .data import command as data
 from .eval import command as evaluate
 
 _PACKAGE = __name__.partition('.')[0]
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument('--traceback', action='store_true', help='show the traceback of an error')
     subcommands = parser.add_subparsers(title='subcommands', required=True, metavar='COMMAND')
-    for module in (app, build, convert, check_data, estimate, evaluate, compare, pack_report, segment, templates,
+    for module in (app, build, convert, check_data, data, estimate, evaluate, compare, pack_report, segment, templates,
                    try_rows, volume):
         subparser = subcommands.add_parser(
             module.NAME, parents=[common], help=module.HELP, description=module.DESCRIPTION)

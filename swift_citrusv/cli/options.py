@@ -65,6 +65,13 @@ def boolean(text: str) -> bool:
     return text.lower() == 'true'
 
 
+def require_share(value: float | None, flag: str) -> None:
+    """Raises a SettingError if a threshold is not above 0 and at most 1; None: it was not given."""
+    from ..settings import SettingError
+    if value is not None and not 0 < value <= 1:
+        raise SettingError(f'{flag} is {value}: give a number above 0 and at most 1.')
+
+
 def require_file(path: str, flag: str = '') -> None:
     """Raises a FileNotFoundError that names the flag if `path` is not a file."""
     if not os.path.isfile(path):

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..constants import ROW_COLUMN
 from ..errors import RowError
+from ..inference.infer_output import turn_keys
 from ..inference.text_client import ServedText
 from ..rows.cells import inline_images
 from ..rows.contract import check_tags, parse_row
@@ -44,7 +45,8 @@ class RowRequest:
     def line(self, **found: Any) -> dict[str, Any]:
         """Returns the result line with the given columns, in the format of `swift infer`."""
         messages = [*self.row['messages'], {'role': 'assistant', 'content': found['response']}]
-        line = {**found, 'labels': self.labels, **self.targets, 'messages': messages}
+        turns = turn_keys(self.row['messages'], self.targets.get('label_masks'), found.get('masks', ()))
+        line = {**found, 'labels': self.labels, **self.targets, **turns, 'messages': messages}
         return {**line, **{key: value for key, value in self.row.items() if key not in line}}
 
 

@@ -1,6 +1,8 @@
 """`citrusv volume`: segments a CT or MR volume slice by slice, and writes the masks as NIfTI or DICOM-SEG."""
 import argparse
+import os
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .options import add_device_options, add_model_option, add_option, load_pipeline
@@ -34,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto (the file's own, else percentiles), percentile, lung, bone, brain, soft_tissue, or level and width, "
         'e.g. 40,400 (default: the setting image_window)')
     parser.add_argument('--slices', metavar='A:B', help='only slices A to B-1, counted from 0 (default: all)')
-    parser.add_argument('--time', type=int, metavar='N', help='which volume of a 4D NIfTI file, counted from 0')
+    parser.add_argument(
+        '--time',
+        type=int,
+        metavar='N',
+        help='which volume of a 4D NIfTI file, or which phase, echo or b-value of a DICOM series, counted from 0')
     parser.add_argument('--series', metavar='UID', help='which series of a folder that holds several')
     parser.add_argument('--label', help='one label for all masks (default: the phrase of each mask)')
     add_option(parser, '--batch-size', type=int, default=8, metavar='N', help='slices per batch (default: 8)')
@@ -54,7 +60,7 @@ def run(args: argparse.Namespace, segmenter: 'AnswerSlices | None' = None) -> in
     from ..volumes.export import NIFTI_SUFFIXES, mask_suffix
     from ..volumes.segment import segment_volume
     from ..volumes.volume import Volume
-    suffix = mask_suffix(args.output)
+    mask_suffix(args.output)
     volume = Volume(args.volume, args.plane, args.window, volume=args.time, series=args.series)
     volume.check_output(args.output)
     indices = _slice_range(args.slices, len(volume))
@@ -66,14 +72,21 @@ def run(args: argparse.Namespace, segmenter: 'AnswerSlices | None' = None) -> in
         indices=indices,
         label=args.label)
     legend = volume.save(args.output, {'model': args.model, 'prompt': args.prompt, 'slices': records})
-    print(f'{args.output}: {len(indices)} of {len(volume)} slices of {volume.size[0]} x {volume.size[1]} pixels asked, '
+    written = os.path.join(os.path.dirname(args.output), legend['file'])
+    if 'instead' in legend:
+        print(f'{args.output} could not be written. {legend["instead"]} The masks are in {written}.', file=sys.stderr)
+    print(f'{written}: {len(indices)} of {len(volume)} slices of {volume.size[0]} x {volume.size[1]} pixels asked, '
           f'{sum(bool(record["masks"]) for record in records)} with masks')
     for entry in legend['labels']:
         hidden = f', {entry["hidden"]} of them hidden by later labels' if entry['hidden'] else ''
         print(f'{entry["value"]:>4}  {entry["name"]}: {entry["voxels"]} voxels{hidden}')
-    if suffix in NIFTI_SUFFIXES and any(entry['hidden'] for entry in legend['labels']):
+    for note in (*legend.get('completed',
+                             ()), *(f'Its place is {legend[key]}.' for key in ('place', ) if key in legend),
+                 *(f'Note that {legend[key]}.' for key in ('sheared', ) if key in legend)):
+        print(note)
+    if written.endswith(NIFTI_SUFFIXES) and any(entry['hidden'] for entry in legend['labels']):
         print('A label map has one label for each voxel. A DICOM segmentation (.dcm) can hold overlapping masks.')
-    return 0
+    return 1 if 'instead' in legend else 0
 
 
 def _segmenter(args: argparse.Namespace) -> 'AnswerSlices':

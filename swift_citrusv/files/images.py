@@ -13,6 +13,7 @@ from .errors import IMAGE_ERRORS, REPAIR_REMEDY, FileError
 from .lazy import LazyImage, image_name
 from .medical import DEEP, SliceSelection, medical_format, open_medical, open_object
 from .orientation import TURNED_BY, upright
+from .other_formats import other_format
 from .pil_limit import load_pixels, own_pil_limit, pil_limit
 from .rules import URL_SCHEMES, FileRules, file_rules
 
@@ -180,6 +181,9 @@ def _opened(file: str | BytesIO, rules: FileRules, fragment: str = '', labels: b
     kind = medical_format(file)
     if kind is not None:
         return _checked(open_medical(file, kind, rules, fragment, labels), rules)
+    other = other_format(file)
+    if other is not None:
+        raise other
     # A URL may have a fragment that means nothing here.
     fragment = fragment if isinstance(file, str) or fragment.startswith('window=') else ''
     with pil_limit(None):

@@ -16,6 +16,7 @@ orientation of slices, `windowing` the windows.
 Opening reads only the header; pixels are decoded when they are needed, as PIL does for its own formats.
 """
 import numpy as np
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ from .windowing import WINDOW_FORMS, Window, array_to_image, parse_window, rgb_i
 
 # DEEP: other files with more than 8 bits a value, see `deep`.
 DICOM, NIFTI, DEEP = 'DICOM', 'NIFTI', '16-bit'
+# In `Image.info` of a slice: what it is a slice of, a DICOM series or a file; '' if that is unknown.
+SERIES = 'citrusv_series'
+# The same of the header of a DICOM file.
+STUDY, PATIENT = 'citrusv_study', 'citrusv_patient'
 _KEYS = {DICOM: ('frame', 'window'), NIFTI: ('plane', 'index', 'volume', 'window'), DEEP: ('window', )}
 _EXAMPLES = {
     DICOM: 'ct.dcm#frame=3&window=bone',
@@ -170,7 +175,12 @@ def _open_dicom(source: Any, rules: FileRules, selection: SliceSelection, labels
         label_map.info[LOSSY] = file.lossy
         return label_map
     window = file.window(frame, selection.window, rules.default_window)
-    return MedicalImage(file.size, DICOM, partial(file.image, frame, window))
+    image = MedicalImage(file.size, DICOM, partial(file.image, frame, window))
+    # A file of several frames is a series, too.
+    image.info[SERIES] = str(file.header.get('SeriesInstanceUID') or file.header.get('SOPInstanceUID') or '')
+    image.info[STUDY] = str(file.header.get('StudyInstanceUID') or '')
+    image.info[PATIENT] = str(file.header.get('PatientID') or '')
+    return image
 
 
 def _open_nifti(source: Any, rules: FileRules, selection: SliceSelection, labels: bool) -> MedicalImage:
@@ -187,7 +197,9 @@ def _open_nifti(source: Any, rules: FileRules, selection: SliceSelection, labels
     if labels:
         return MedicalImage(view.size, NIFTI, lambda: _as_labels(view.to_image(file.values(view, index, volume))), 'I')
     window = selection.window or rules.default_window
-    return MedicalImage(view.size, NIFTI, partial(file.image, view, index, volume, window))
+    image = MedicalImage(view.size, NIFTI, partial(file.image, view, index, volume, window))
+    image.info[SERIES] = os.path.realpath(source) if isinstance(source, str) else ''
+    return image
 
 
 def check_slice_size(size: tuple[int, int], rules: FileRules) -> None:

@@ -53,6 +53,7 @@ class NiftiFile:
         num_volumes: The size of the fourth axis (time).
         affine: float [4, 4], from indices to RAS+ millimetres: the sform, else the qform, else nibabel's default from
             the voxel sizes.
+        is_oriented: Whether the affine is the sform or the qform.
         colours: Whether the voxels are RGB.
 
     Raises:
@@ -73,6 +74,7 @@ class NiftiFile:
             kind = nibabel.Nifti1Header if size == 348 else nibabel.Nifti2Header
             self.header = _fixed_header(kind(block[:size], check=False))
             self.affine = self.header.get_best_affine().astype(np.float64)
+            self.is_oriented = bool(self.header['sform_code'] or self.header['qform_code'])
             self._dtype = self.header.get_data_dtype()
             self._offset = int(self.header.get_data_offset())
             scaling = self.header.get_slope_inter()

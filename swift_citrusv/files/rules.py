@@ -6,7 +6,7 @@ before anything is decoded.
 import functools
 import os
 from dataclasses import dataclass
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 
 from ..settings import SettingError, Settings, variable
 from .errors import FileError
@@ -79,6 +79,9 @@ class FileRules:
             base = 'the working directory, or to ROOT_IMAGE_DIR' if self.data_root is None else 'data_root'
             raise FileNotFoundError(f'no such file (paths are relative to {base})')
         # PIL would block on a pipe, and reports an empty file as unidentified.
+        if S_ISDIR(found[1].st_mode):
+            raise FileError('it is a folder', 'Name a file in it; `citrusv volume` takes the folder of a DICOM '
+                            'series.', 'file-format')
         if not S_ISREG(found[1].st_mode):
             raise OSError('not a regular file')
         if not found[1].st_size:

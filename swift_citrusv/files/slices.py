@@ -89,3 +89,10 @@ class SliceOrientation:
         """The inverse of `to_image`."""
         values = image[::-1 if self.rows_flipped else 1, ::-1 if self.columns_flipped else 1]
         return values.swapaxes(0, 1) if self.rows > self.columns else values
+
+
+def shear_of(affine: np.ndarray) -> float:
+    """The largest deviation of the angles between the axes of an affine [4, 4] from a right angle, in degrees."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = np.abs(axes.T @ axes - np.eye(3)).max()
+    return float(np.degrees(np.arcsin(min(cosines, 1.))))

@@ -13,6 +13,8 @@ AUTO, PERCENTILE = 'auto', 'percentile'
 WINDOW_PRESETS = {'lung': (-600, 1500), 'bone': (400, 1800), 'brain': (40, 80), 'soft_tissue': (50, 400)}
 WINDOW_FORMS = (f"Give '{AUTO}' (the file's own window, else percentiles), '{PERCENTILE}', a preset for CT "
                 f"({', '.join(WINDOW_PRESETS)}), or level and width, e.g. '40,400'.")
+# DICOM's VOI LUT Functions, the default first.
+FUNCTIONS = ('LINEAR', 'LINEAR_EXACT', 'SIGMOID')
 # The percentiles that PERCENTILE maps to black and white; values outside are mostly metal and noise.
 _LOW, _HIGH = .5, 99.5
 
@@ -31,7 +33,7 @@ class Window:
     function: str = 'LINEAR_EXACT'
 
     def __post_init__(self) -> None:
-        if self.function not in ('LINEAR', 'LINEAR_EXACT', 'SIGMOID'):
+        if self.function not in FUNCTIONS:
             raise ValueError(f'a window with the function {self.function!r}')
         least = 1 if self.function == 'LINEAR' else 0
         if not math.isfinite(self.level) or not least <= self.width < math.inf or not self.width:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..constants import MODEL_TYPE, SEGMENTATION_MODULES
 from ..settings import Settings
+from .flags.given import noting
 from .models import config_of
 from .wrapping import is_citrusv, wrap
 
@@ -25,7 +26,9 @@ def patch_rlhf_arguments() -> None:
     def post_init(original):
 
         def patched(self):
-            original(self)
+            # ms-swift fills in defaults of RLHF before those of `SftArguments`.
+            with noting(self):
+                original(self)
             if self.model_type == MODEL_TYPE:
                 _check_arguments(self)
 

@@ -16,8 +16,9 @@ from .mask_format import short_repr
 # Columns of ms-swift, of this package's own results, and others that are none of these.
 USUAL_COLUMNS = frozenset(
     ('messages', 'conversations', 'conversation', 'query', 'response', 'system', 'images', 'image', 'videos', 'video',
-     'audios', 'audio', 'masks', 'mask_images', 'label_masks', 'label_mask_images', 'objects', 'tools', 'citrusv_row',
-     'id', 'dataset', 'attention_mask', 'loss_mask', 'padding_mask', 'token_type_ids', 'position_ids', 'task', 'tasks'))
+     'audios', 'audio', 'masks', 'mask_images', 'mask_turns', 'label_masks', 'label_mask_images', 'label_turns',
+     'objects', 'tools', 'citrusv_row', 'row_id', 'id', 'dataset', 'attention_mask', 'loss_mask', 'padding_mask',
+     'token_type_ids', 'position_ids', 'task', 'tasks'))
 _MASK_PARTS = ('mask', 'segment', 'polygon', 'contour')
 _MASK_WORDS = frozenset(('seg', 'segs', 'rle', 'rles', 'msk', 'msks', 'poly', 'polys'))
 # Words that make `mask_id` or `segmentation_model` something else.

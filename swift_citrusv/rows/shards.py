@@ -35,15 +35,15 @@ class FileShards(NamedTuple):
         return FileShards(*([values[i] for i in indices] for values in self))
 
 
-def split_files(paths: Sequence[str], quiet: bool = False) -> FileShards:
-    """Splits files into shards, JSONL into shards of about 2 MiB after a pass that counts its lines.
+def split_files(paths: Sequence[str], quiet: bool = False, shard_bytes: int | None = None) -> FileShards:
+    """Splits files into shards, JSONL into shards of about `shard_bytes` (2 MiB) after a pass that counts its lines.
 
     The shards depend on the files only, so a resumed run gets the same ones.
     """
     shards = FileShards([], [], [], [])
     for file, path in enumerate(paths):
         if extension_of(path) == '.jsonl':
-            parts = _split_lines(path, quiet)
+            parts = _split_lines(path, quiet, shard_bytes or _SHARD_BYTES)
         elif extension_of(path) == '.parquet':
             parts, row = [], 1
             for group, num_rows in enumerate(parquet_groups(path)):
@@ -57,9 +57,9 @@ def split_files(paths: Sequence[str], quiet: bool = False) -> FileShards:
     return shards
 
 
-def _split_lines(path: str, quiet: bool) -> list[tuple[int, int, int]]:
+def _split_lines(path: str, quiet: bool, shard_bytes: int) -> list[tuple[int, int, int]]:
     size = os.path.getsize(path)
-    num_shards = max(size // _SHARD_BYTES, 1)
+    num_shards = max(size // shard_bytes, 1)
     parts = []
     start = number = 0
     with open(path, 'rb') as file, tqdm(
@@ -95,13 +95,27 @@ def read_shards(paths: Sequence[str], shards: FileShards) -> Iterator[tuple[int,
 
 
 def _read_range(path: str, start: int, stop: int, number: int) -> Iterator[tuple[int, str]]:
+    for line_number, line in read_byte_lines(path, start, stop, number):
+        yield line_number, line.decode('utf-8', 'surrogateescape')
+
+
+def read_byte_lines(path: str, start: int, stop: int, number: int) -> Iterator[tuple[int, bytes]]:
+    """Yields (number, line) for the lines of a range of a file that are not blank, without a byte order mark.
+
+    Args:
+        path: A JSONL file.
+        start, stop: The range in bytes, from the start of a line to the end of one.
+        number: The number of its first line.
+    """
     with open(path, 'rb') as file:
         file.seek(start)
-        while start < stop:
-            line = file.readline()
+        for line in file:
+            if start >= stop:
+                return
+            size = len(line)
             if start == 0:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
-                yield number, line.decode('utf-8', 'surrogateescape')
-            start = file.tell()
+                yield number, line
+            start += size
             number += 1

@@ -12,6 +12,7 @@ from .terminal import align_columns
 # The module of each task of `citrusv eval`; it exports the task's class as `TASK`.
 TASK_MODULES = {
     'segmentation': 'masks.segmentation',
+    'volume': 'volumes.volume_task',
     'detection': 'boxes.detection',
     'qa': 'questions.qa',
     'documents': 'documents.documents',
@@ -106,7 +107,7 @@ def comparison_lines(task: Task, found: dict[str, Difference]) -> list[str]:
         scale = 100 if measure.percent else 1
         values = [scale * x for x in (gap.first, gap.second, gap.second - gap.first, gap.low, gap.high)]
         one, two, change, low, high = ('-' if np.isnan(x) else f'{x:.{measure.digits}f}' for x in values)
-        name = measure.name + ('' if measure.higher_is_better else ' (lower is better)')
+        name = measure.label + ('' if measure.higher_is_better else ', lower is better')
         cells.append(
             [name, one, two, change, f'[{low}, {high}]', '-' if np.isnan(gap.p_value) else f'{gap.p_value:.4f}'])
     return align_columns(cells)

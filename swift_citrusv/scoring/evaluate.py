@@ -4,13 +4,15 @@ import math
 import numpy as np
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from tqdm import tqdm
 from typing import Any
 
+from ..constants import ROW_COLUMN
 from .bootstrap import Score, bootstrap_scores, cluster_indices, macro_scores
 from .cases import Case, Pair, PredictionError
-from .pairing import Pairs, PredictionProblems
+from .medians import Median, medians_of
+from .pairing import ID_COLUMNS, Pairs, PredictionProblems
 from .table import CaseTable
 from .task import CorpusMeasure, Task
 
@@ -56,6 +58,7 @@ class Evaluation:
         scores: Scores of all cases, by measure.
         groups: Scores by column, group and measure.
         macros: Unweighted means over the groups of a column, by column and measure.
+        medians: Medians of the scores that single cases have, by measure.
     """
     task: Task
     settings: EvaluationSettings
@@ -65,6 +68,7 @@ class Evaluation:
     scores: dict[str, Score]
     groups: dict[str, dict[str, dict[str, Score]]]
     macros: dict[str, dict[str, Score]]
+    medians: dict[str, Median] = field(default_factory=dict)
 
     @property
     def clusters(self) -> str:
@@ -93,7 +97,7 @@ def evaluate(task: Task, references: str | None, predictions: str,
     bar = tqdm(total=len(pairs), desc='scoring', unit='row', disable=None)
     with bar:
         for row in _score_rows(task, pairs, settings):
-            table.add_row(row.name, row.cluster, row.groups, row.cases)
+            table.add_row(row.name, row.cluster, row.groups, row.cases, row.own_id)
             if row.malformed is not None:
                 pairs.problems.add('malformed', f'{row.name}: {row.malformed}.')
             bar.update()
@@ -109,8 +113,9 @@ def evaluate(task: Task, references: str | None, predictions: str,
     groups = {column: _group_scores(task, table, clusters, column, settings) for column in table.groups}
     macros = {column: _macro_scores(task, table, clusters, column, settings) for column, found in groups.items()
               if len(found) > 1}  # yapf: disable
+    medians = medians_of(task.measures, table.columns, clusters, settings.repeats, settings.seed)
     pairs.close()
-    return Evaluation(task, settings, pairs, pairs.problems, table, scores, groups, macros)
+    return Evaluation(task, settings, pairs, pairs.problems, table, scores, groups, macros, medians)
 
 
 def _with_default_columns(settings: EvaluationSettings, pairs: Pairs) -> EvaluationSettings:
@@ -138,10 +143,12 @@ class _ScoredRow:
     groups: dict[str, str]
     cases: list[Case]
     malformed: str | None
+    own_id: str = ''
 
 
 def _score_rows(task: Task, pairs: Pairs, settings: EvaluationSettings) -> Iterator[_ScoredRow]:
-    if settings.workers < 2 or len(pairs) < _MIN_ROWS_FOR_WORKERS:
+    chunk = getattr(task, 'ROWS_PER_CHUNK', _CHUNK)
+    if settings.workers < 2 or len(pairs) < getattr(task, 'MIN_ROWS_FOR_WORKERS', _MIN_ROWS_FOR_WORKERS):
         for index in range(len(pairs)):
             yield _score_row(task, pairs, settings, index)
         return
@@ -149,9 +156,9 @@ def _score_rows(task: Task, pairs: Pairs, settings: EvaluationSettings) -> Itera
 
     # Not fork: torch has running threads, whose locks a forked process could wait for forever.
     context = multiprocessing.get_context('spawn')
-    starts = range(0, len(pairs), _CHUNK)
-    with context.Pool(settings.workers, _start_worker, (task, pairs, settings)) as pool:
-        for rows in pool.imap(_score_chunk, starts):
+    ranges = [range(start, min(start + chunk, len(pairs))) for start in range(0, len(pairs), chunk)]
+    with context.Pool(min(settings.workers, len(ranges)), _start_worker, (task, pairs, settings)) as pool:
+        for rows in pool.imap(_score_chunk, ranges):
             yield from rows
 
 
@@ -163,9 +170,9 @@ def _start_worker(*state: Any) -> None:
     _state[:] = state
 
 
-def _score_chunk(start: int) -> list[_ScoredRow]:
+def _score_chunk(indices: range) -> list[_ScoredRow]:
     task, pairs, settings = _state
-    return [_score_row(task, pairs, settings, index) for index in range(start, min(start + _CHUNK, len(pairs)))]
+    return [_score_row(task, pairs, settings, index) for index in indices]
 
 
 def _score_row(task: Task, pairs: Pairs, settings: EvaluationSettings, index: int) -> _ScoredRow:
@@ -177,7 +184,10 @@ def _score_row(task: Task, pairs: Pairs, settings: EvaluationSettings, index: in
         malformed = str(e)
         cases = task.score(replace(pair, prediction=None))
     groups = {column: _column_text(pair, column) for column in settings.by or ()}
-    return _ScoredRow(pair.name, _cluster_of(pair, settings.cluster), groups, cases, malformed)
+    # (`citrusv_row` names a line, as the row's name does.)
+    columns = (settings.id_column, ) if settings.id_column else [name for name in ID_COLUMNS if name != ROW_COLUMN]
+    own_id = next(filter(None, (_column_text(pair, column) for column in columns)), '')
+    return _ScoredRow(pair.name, _cluster_of(pair, settings.cluster), groups, cases, malformed, own_id)
 
 
 def _column_text(pair: Pair, column: str) -> str:
@@ -253,7 +263,7 @@ def evaluation_json(evaluation: Evaluation, version: str) -> dict[str, Any]:
     """The content of scores.json, which `citrusv compare` reads. NaN becomes None."""
     task, table, pairs = evaluation.task, evaluation.table, evaluation.pairs
 
-    def shown(scores: Mapping[str, Score]) -> dict[str, Any]:
+    def shown(scores: Mapping[str, Score | Median]) -> dict[str, Any]:
         return {name: {key: _finite(value) for key, value in asdict(score).items()} for name, score in scores.items()}
 
     return {
@@ -281,16 +291,19 @@ def evaluation_json(evaluation: Evaluation, version: str) -> dict[str, Any]:
             measure.name: {
                 'percent': measure.percent,
                 'higher_is_better': measure.higher_is_better,
+                'label': measure.label,
                 'kind': 'corpus' if isinstance(measure, CorpusMeasure) else 'sums'
             }
             for measure in task.measures
         },
         'scores': shown(evaluation.scores),
+        'medians': shown(evaluation.medians),
         'groups': {column: {name: shown(scores) for name, scores in found.items()}
                    for column, found in evaluation.groups.items()},  # yapf: disable
         'macro': {column: shown(scores) for column, scores in evaluation.macros.items()},
         'per_case': {
             'row': [table.names[row] for row in table.rows],
+            'id': [table.ids[row] for row in table.rows],
             'cluster': [table.clusters[row] for row in table.rows],
             'columns': {name: [_finite(value) for value in values.tolist()] for name, values in table.columns.items()},
             'data': table.data

@@ -15,7 +15,8 @@ class CaseTable:
         columns: float64 [number of cases] by column name, after `close`; NaN for a case without a value.
         data: `Case.data` of each case; empty if no case has any.
         rows: int64 [number of cases], the row of each case, from 0; `indices` is its position among the row's cases.
-        names: The names of the rows.
+        names: The names of the rows, by file and line.
+        ids: The rows' own ids; '' for none.
         groups: By column, the group of each case; '' for none.
         clusters: For each row, the cluster that the bootstrap resamples as a unit.
         flags: By flag, the indices of the cases that have it.
@@ -25,6 +26,7 @@ class CaseTable:
         self.columns: dict[str, np.ndarray] = {}
         self.data: list[Any] = []
         self.names: list[str] = []
+        self.ids: list[str] = []
         self.clusters: list[str] = []
         self.groups: dict[str, list[str]] = {}
         self.flags: dict[str, list[int]] = {}
@@ -44,7 +46,7 @@ class CaseTable:
     def indices(self) -> np.ndarray:
         return np.array(self._indices, np.int64)
 
-    def add_row(self, name: str, cluster: str, groups: dict[str, str], cases: Sequence[Case]) -> None:
+    def add_row(self, name: str, cluster: str, groups: dict[str, str], cases: Sequence[Case], own_id: str = '') -> None:
         """Adds the cases of the next row.
 
         Args:
@@ -52,9 +54,11 @@ class CaseTable:
             cluster: The row's cluster.
             groups: The row's group by column.
             cases: The row's cases; may be empty.
+            own_id: The row's own id; '' for none.
         """
         row = len(self.names)
         self.names.append(name)
+        self.ids.append(own_id)
         self.clusters.append(self._interned.setdefault(cluster, cluster))
         for index, case in enumerate(cases):
             number = len(self)
@@ -94,7 +98,16 @@ class CaseTable:
         return dict(Counter({flag: len(cases) for flag, cases in self.flags.items()}).most_common())
 
     def case_name(self, case: int) -> str:
-        """'test.jsonl:12', or 'test.jsonl:12#2' for the second of several cases of a row."""
+        """'case-7 (test.jsonl:12)', or 'case-7#2 (test.jsonl:12)' for the second of several cases of a row.
+
+        Without an id 'test.jsonl:12#2'.
+        """
         row = self._rows[case]
         several = case + 1 < len(self) and self._rows[case + 1] == row or self._indices[case] > 0
-        return f'{self.names[row]}#{self._indices[case] + 1}' if several else self.names[row]
+        number = f'#{self._indices[case] + 1}' if several else ''
+        own, name = self.ids[row], self.names[row]
+        return f'{own}{number} ({name})' if own else f'{name}{number}'
+
+    def row_title(self, row: int) -> str:
+        """'case-7 (test.jsonl:12)', or without an id 'test.jsonl:12'."""
+        return f'{self.ids[row]} ({self.names[row]})' if self.ids[row] else self.names[row]

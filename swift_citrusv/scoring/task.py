@@ -31,6 +31,7 @@ class Measure:
         higher_is_better: False for distances.
         digits: Decimal places in tables.
         per_case: The column that holds the score of a single case; None if there is none.
+        unit: The unit, or what the score depends on, for tables and plots: 'mm', '2 px'; '' for none.
     """
     name: str
     columns: tuple[str, ...]
@@ -39,6 +40,12 @@ class Measure:
     higher_is_better: bool = True
     digits: int = 2
     per_case: str | None = None
+    unit: str = ''
+
+    @property
+    def label(self) -> str:
+        """'hd95 (mm)', 'nsd (2 px)': the name with its unit."""
+        return f'{self.name} ({self.unit})' if self.unit else self.name
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,11 @@ class CorpusMeasure:
     percent: bool = True
     higher_is_better: bool = True
     digits: int = 2
+
+    @property
+    def label(self) -> str:
+        """As in `Measure`."""
+        return self.name
 
 
 @dataclass(frozen=True)

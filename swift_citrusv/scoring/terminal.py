@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from .bootstrap import Score
 from .evaluate import Evaluation
+from .medians import Median
 from .task import CorpusMeasure, Measure
 
 # Limits of the table of groups: scores per group, groups per column, characters of a name.
@@ -18,15 +19,19 @@ def evaluation_lines(evaluation: Evaluation) -> list[str]:
     """
     measures, sets = evaluation.task.measures, {'all': evaluation.scores}
     sets |= {f'mean over {column}': scores for column, scores in evaluation.macros.items()}
-    cells = [['', 'n', *sets]]
+    medians = evaluation.medians
+    # A mean over all cases, and where cases have scores of their own, the median beside it.
+    cells = [['', 'n', 'all', *(['median (quartiles)'] if medians else []), *[*sets][1:]]]
     for measure in measures:
-        name = measure.name if measure.higher_is_better else f'{measure.name} (lower is better)'
+        name = measure.label if measure.higher_is_better else f'{measure.label}, lower is better'
         count = f'{evaluation.scores[measure.name].count:,}'
-        cells.append([name, count, *(format_score(measure, scores.get(measure.name)) for scores in sets.values())])
+        values = [format_score(measure, scores.get(measure.name)) for scores in sets.values()]
+        middle = [format_median(measure, medians.get(measure.name))] if medians else []
+        cells.append([name, count, values[0], *middle, *values[1:]])
     lines = [_headline(evaluation), *align_columns(cells)]
     first = measures[:_GROUP_MEASURES]
     for column, found in evaluation.groups.items():
-        cells = [[column, 'n', *(measure.name for measure in first)]]
+        cells = [[column, 'n', *(measure.label for measure in first)]]
         for name, scores in [*found.items()][:_MAX_GROUPS]:
             most = max((scores[measure.name].count for measure in first), default=0)
             shown = name if len(name) <= _NAME_LENGTH else f'{name[:_NAME_LENGTH - 3]}...'
@@ -61,6 +66,15 @@ def format_score(measure: Measure | CorpusMeasure, score: Score | None) -> str:
     scale = 100 if measure.percent else 1
     value, low, high = (f'{scale * x:.{measure.digits}f}' for x in (score.value, score.low, score.high))
     return value if math.isnan(score.low) else f'{value} [{low}, {high}]'
+
+
+def format_median(measure: Measure | CorpusMeasure, median: Median | None) -> str:
+    """'94.10 (90.20 to 96.00)', in percent if the measure is a percentage."""
+    if median is None:
+        return '-'
+    scale = 100 if measure.percent else 1
+    value, q1, q3 = (f'{scale * x:.{measure.digits}f}' for x in (median.value, median.q1, median.q3))
+    return f'{value} ({q1} to {q3})'
 
 
 def problem_lines(evaluation: Evaluation) -> list[str]:

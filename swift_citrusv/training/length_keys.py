@@ -20,10 +20,10 @@ LENGTHS_COLUMN = 'lengths'
 _NOT_CONTENT = (ROW_COLUMN, LENGTHS_COLUMN, CHUNKS_COLUMN)
 # The code that determines a length: modules of this package, and other packages (PIL reads image headers).
 _SOURCES = ('constants', 'encoding/template', 'encoding/chunks', 'encoding/row_length', 'encoding/row_media',
-            'encoding/seg_tensors', 'encoding/too_long', 'files/deep', 'files/dicom', 'files/dicom_size',
-            'files/errors', 'files/images', 'files/lazy', 'files/medical', 'files/nifti', 'files/orientation',
-            'files/pil_limit', 'files/rules', 'files/slices', 'rows/contract', 'rows/mask_format', 'rows/masks',
-            'training/length_keys')
+            'encoding/seg_tensors', 'encoding/too_long', 'files/deep', 'files/dicom', 'files/dicom_header',
+            'files/dicom_size', 'files/errors', 'files/images', 'files/lazy', 'files/lookup_table', 'files/medical',
+            'files/nifti', 'files/orientation', 'files/other_formats', 'files/pil_limit', 'files/rules', 'files/slices',
+            'rows/contract', 'rows/mask_format', 'rows/masks', 'training/length_keys')
 _PACKAGES = ('ms-swift', 'transformers', 'tokenizers', 'qwen-vl-utils', 'pillow')
 _PACKAGE = Path(__file__).parents[1]
 # Settings of the template that do not change a length.

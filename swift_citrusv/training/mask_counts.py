@@ -11,12 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..constants import ROW_COLUMN
+from ..encoding.row_length import MeasuringTemplate
+from ..encoding.template import CitrusVTemplate
+from ..errors import ROW_ERRORS
+from ..files.errors import IMAGE_ERRORS
 from .length_pass import table_positions
 from .stream_jsonl import reading_skips, rows_of_reader
 
 _MASKS_COLUMN = 'masks'
 # Above this number of rows with masks, the number of masks is estimated from as many rows, evenly spaced.
 _MAX_PARSED = 200_000
+# So many rows with masks are measured to see whether their masks train.
+_MAX_MEASURED = 100
 # JSON text without a mask is '[]' or 'null'; the shortest list with a mask is longer.
 _NO_MASKS_BYTES = 4
 # How far a stream is read for a row with masks. A row takes about 0.1 ms.
@@ -110,9 +116,7 @@ def count_rows(dataset: hf_datasets.Dataset) -> MaskCounts:
     """
     if _MASKS_COLUMN not in dataset.column_names:
         return MaskCounts(len(dataset))
-    column = dataset.data.column(_MASKS_COLUMN)
-    in_table = np.concatenate([np.zeros(0, bool), *map(_has_masks, column.chunks)])
-    positions = np.flatnonzero(in_table[table_positions(dataset)])
+    positions = _rows_with_masks(dataset)
     num_with = len(positions)
     is_exact = num_with <= _MAX_PARSED
     if not is_exact:
@@ -125,6 +129,48 @@ def count_rows(dataset: hf_datasets.Dataset) -> MaskCounts:
         masks = round(masks / len(counts) * num_with)
         empty = round(empty / len(counts) * num_with)
     return MaskCounts(len(dataset), num_with - empty, masks, is_exact)
+
+
+def _rows_with_masks(dataset: hf_datasets.Dataset) -> np.ndarray:
+    """The positions of the rows that may have masks, by the layout of the table alone, int64 `[n]`."""
+    column = dataset.data.column(_MASKS_COLUMN)
+    in_table = np.concatenate([np.zeros(0, bool), *map(_has_masks, column.chunks)])
+    return np.flatnonzero(in_table[table_positions(dataset)])
+
+
+def count_supervised(dataset: Any, template: CitrusVTemplate, limit: int = _MAX_MEASURED) -> tuple[int, int] | None:
+    """How many rows with masks train at least one of them; the others have no loss at any `[SEG]`.
+
+    A loss scale (`last_round`), or `"loss": false` at a turn, takes the loss of a `[SEG]`, and so its mask.
+
+    Args:
+        dataset: As for `count_masks`.
+        template: The template in training mode.
+        limit: Rows to look at, evenly spaced among those with masks. Their images' headers are read.
+
+    Returns:
+        Rows that train a mask, and rows looked at; None for a stream, or where no row can be read.
+    """
+    rows = _rows_of(dataset)
+    if not isinstance(rows, hf_datasets.Dataset) or _MASKS_COLUMN not in rows.column_names:
+        return None
+    if not isinstance(template, CitrusVTemplate):
+        return None
+    positions = _rows_with_masks(rows)
+    chosen = np.unique(np.linspace(0, len(positions) - 1, min(limit, len(positions))).astype(np.int64))
+    measuring = MeasuringTemplate(template)
+    trained = measured = 0
+    for position in positions[chosen].tolist():
+        row = rows[position]
+        if not _num_masks(row[_MASKS_COLUMN]):
+            continue
+        try:
+            chunks = measuring.measure(row)
+        except (*ROW_ERRORS, *IMAGE_ERRORS):  # Reported when its turn comes.
+            continue
+        measured += 1
+        trained += any(chunk.seg_images for chunk in chunks)
+    return (trained, measured) if measured else None
 
 
 def _has_masks(chunk: pa.Array) -> np.ndarray:

@@ -9,7 +9,7 @@ from ..constants import SEGMENTATION_MODULES
 from ..errors import ROW_ERRORS
 from ..model.losses import LossWeights
 from ..settings import Settings
-from .mask_counts import MaskCounts, StreamedMasks, count_masks
+from .mask_counts import MaskCounts, StreamedMasks, count_masks, count_supervised
 from .optimizer import is_frozen_original, num_elements, plain_name
 from .rank_sync import run_on_rank_0
 
@@ -153,7 +153,8 @@ def find_contradiction(rows: MaskCounts | StreamedMasks,
                        segmentation: Trained,
                        *,
                        is_said: bool = False,
-                       tuner_type: str = 'full') -> str | None:
+                       tuner_type: str = 'full',
+                       supervised: tuple[int, int] | None = None) -> str | None:
     """Why a run cannot do what its flags and rows say; None if it can.
 
     Args:
@@ -161,6 +162,7 @@ def find_contradiction(rows: MaskCounts | StreamedMasks,
         segmentation: What is trained of segmentation.
         is_said: Whether a flag or setting says that it is not trained (`is_said_frozen`).
         tuner_type: `--tuner_type`.
+        supervised: What `count_supervised` found in the training set.
     """
     modules = ' '.join(SEGMENTATION_MODULES)
     if segmentation.moves and rows.has_masks is False:
@@ -169,6 +171,12 @@ def find_contradiction(rows: MaskCounts | StreamedMasks,
             f'Segmentation is {segmentation}, but none of the {number:,} rows of --dataset has masks: nothing would '
             'teach it, and weight decay would shrink it. Give rows with `masks` (`citrusv check-data` shows what a '
             f'file holds), or freeze it: --freeze_parameters {modules}, without seg_lr.')
+    if segmentation.moves and supervised is not None and not supervised[0]:
+        return (
+            f'Segmentation is {segmentation}, but no mask of --dataset would train ({supervised[1]:,} rows with masks '
+            'were looked at): a mask trains where its [SEG] has a token loss, and --loss_scale or "loss": false at the '
+            'turns takes it from all of them. Give the turns with [SEG] a loss (--loss_scale default trains every '
+            f'answer), or freeze segmentation: --freeze_parameters {modules}, without seg_lr.')
     if not segmentation.trained and rows.has_masks and not is_said:
         some = f'{rows.with_masks:,} of the {rows.rows:,}' if isinstance(rows, MaskCounts) else 'Some'
         train = ('take it out of what is frozen'
@@ -176,6 +184,13 @@ def find_contradiction(rows: MaskCounts | StreamedMasks,
         return (f'{some} rows of --dataset have masks, but nothing of segmentation ({modules}) is trained, and no flag '
                 f'says so. Train it ({train}), or say that it stays frozen: --freeze_parameters {modules}.')
     return None
+
+
+def _unsupervised(supervised: tuple[int, int] | None) -> str:
+    if supervised is None or supervised[0] == supervised[1]:
+        return ''
+    trained, measured = supervised
+    return f' (no [SEG] has a loss in {measured - trained} of {measured} rows with masks looked at)'
 
 
 def report_start(trainer: Any, args: Any) -> None:
@@ -194,6 +209,7 @@ def report_start(trainer: Any, args: Any) -> None:
         return count_masks(trainer.train_dataset), None if evaluation is None else count_masks(evaluation)
 
     training, evaluation = run_on_rank_0(count, ROW_ERRORS)
+    supervised = run_on_rank_0(lambda: count_supervised(trainer.train_dataset, trainer.template), ROW_ERRORS)
     segmentation = segmentation_trained(trainer)
     trains_text = any(
         parameter.requires_grad and not plain_name(name).startswith(SEGMENTATION_MODULES)
@@ -202,14 +218,16 @@ def report_start(trainer: Any, args: Any) -> None:
         seg_token_id = getattr(trainer.model.config, 'seg_token_id', None)
         embedding = seg_embedding(trainer.model, seg_token_id, learning_rates(trainer.optimizer))
         lines = [
-            'this run:', f'training set: {training}', f'validation set: {"none" if evaluation is None else evaluation}',
-            f'segmentation: {segmentation}', f'[SEG] embedding: {embedding}', f'losses: {_losses(trainer, trains_text)}'
+            'this run:', f'training set: {training}{_unsupervised(supervised)}',
+            f'validation set: {"none" if evaluation is None else evaluation}', f'segmentation: {segmentation}',
+            f'[SEG] embedding: {embedding}', f'losses: {_losses(trainer, trains_text)}'
         ]
         logger.info('\n  '.join(lines))
     problem = find_contradiction(
         training,
         segmentation,
         is_said=is_said_frozen(args),
-        tuner_type=getattr(trainer.args, 'tuner_type', None) or 'full')
+        tuner_type=getattr(trainer.args, 'tuner_type', None) or 'full',
+        supervised=supervised)
     if problem is not None:
         raise ValueError(problem)

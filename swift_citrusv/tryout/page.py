@@ -2,7 +2,6 @@
 import numpy as np
 from collections import defaultdict
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from PIL import Image
 from typing import Any
@@ -10,13 +9,13 @@ from typing import Any
 from .. import __version__
 from ..rows.drawing import colour, overlay
 from ..scoring.html_report.markup import definition_list, escaped, html_table, shortened
+from ..scoring.html_report.page import html_document
 from ..scoring.html_report.report_cases import image_data_url
 from ..scoring.row_images import open_rgb
 from .answers import Drawn
 
 _SIDE = 260
 _MOST_IMAGES, _MOST_NAMES = 18, 40
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def triple(image: Image.Image, masks: Sequence[Drawn], names: Sequence[str], side: int = _SIDE) -> Image.Image:
@@ -65,7 +64,6 @@ def write_page(path: Path, report: dict[str, Any], drawn: Sequence[Drawn]) -> No
     }
     body = '\n'.join(f'<section><h2>{escaped(title)}</h2>\n{content}\n</section>'
                      for title, content in sections.items())  # yapf: disable
-    css = (resources.files('swift_citrusv.scoring.html_report') / 'report.css').read_text(encoding='utf-8')
     held_out = report['held_out']
     facts = [('held-out Dice', _number(held_out['dice']), f'{held_out["masks"]:,} masks, the model writes its answer'),
              ('average mask', _number(held_out['average_mask']), 'Dice without looking at the image'),
@@ -74,28 +72,14 @@ def write_page(path: Path, report: dict[str, Any], drawn: Sequence[Drawn]) -> No
               f'{report["processor_seconds"] / 60:.1f} min of processor time')]
     tiles = ''.join(f'<div class="tile"><dt>{escaped(name)}</dt><dd><strong>{escaped(value)}</strong>'
                     f'<span class="dim">{escaped(note)}</span></dd></div>' for name, value, note in facts)
-    text = f'''<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escaped(f'citrusv try: {report["file"]}')}</title>
-<link rel="icon" href="data:,">
-<style>{css}</style>
-</head>
-<body>
-<header><p class="over">A tiny model on your rows</p><h1>{escaped(Path(report["file"]).name)}</h1>
+    content = f'''<header><p class="over">A tiny model on your rows</p><h1>{escaped(Path(report["file"]).name)}</h1>
 <dl class="tiles">{tiles}</dl></header>
 <main>
 {body}
 </main>
 <footer>swift-citrusv {escaped(__version__)}, <code>citrusv try</code>. The model has 1.4 M parameters and starts from
-noise: the scores say that rows and masks can be learned, not how good a real model becomes.</footer>
-</body>
-</html>
-'''
+noise: the scores say that rows and masks can be learned, not how good a real model becomes.</footer>'''
+    text = html_document(f'citrusv try: {report["file"]}', content)
     path.write_text(text, encoding='utf-8', errors='backslashreplace', newline='\n')
 
 

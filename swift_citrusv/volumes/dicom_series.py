@@ -3,7 +3,6 @@ import math
 import numpy as np
 import os
 from tqdm import tqdm
-from typing import Any, NamedTuple
 
 from ..files.dicom import DicomFile, dicom_errors
 from ..files.errors import FileError
@@ -11,28 +10,13 @@ from ..files.medical import DICOM, medical_format
 from ..files.rules import FileRules
 from ..files.slices import SliceOrientation
 from ..files.windowing import AUTO, Window, apply_window
+from .frames import (MILLIMETRES, Frame, check_mosaic, difference, missing_geometry, no_phases, num_stacks,
+                     select_phase, sort_frames)
 
 # From DICOM's patient coordinates (LPS+) to RAS+.
 _LPS_TO_RAS = np.diag([-1., -1., 1., 1.])
-# Tolerances of the distance between slices: relative, and the rounding of DICOM's decimal strings in millimetres.
-_RELATIVE, _MILLIMETRES = .01, 2e-3
-
-
-class Frame(NamedTuple):
-    """A frame of the series.
-
-    Attributes:
-        file: The file that contains it.
-        number: Its number in the file, counted from 0.
-        position: ImagePositionPatient [3], or None.
-        directions: ImageOrientationPatient [6], of a row and a column, or None.
-        spacing: PixelSpacing [2], or None.
-    """
-    file: DicomFile
-    number: int
-    position: np.ndarray | None
-    directions: np.ndarray | None
-    spacing: np.ndarray | None
+# Relative tolerance of the distance between slices.
+_RELATIVE = .01
 
 
 class DicomSeries:
@@ -42,12 +26,14 @@ class DicomSeries:
         path: The folder (without its subfolders), or the file.
         rules: The limits on files.
         series: The SeriesInstanceUID, if the folder contains several series.
+        phase: Which image of each position, counted from 0, if every position has several (phases, echoes, b-values).
 
     Attributes:
         shape: (columns, rows, slices) of the array; a frame is [column, row].
         files: The files of the series, in the order of the slices.
         frames: The frames in the order of the slices. Those of a folder are sorted along their normal (axial ones from
             the feet to the head), or, without positions, by InstanceNumber; those of one file keep their order.
+        selected: The frames' places among all frames of the one file; None if these are all.
         affine: float [4, 4], from indices to RAS+ millimetres; None if the frames have no positions, or are not
             equally spaced.
         no_affine: Why `affine` is None; else ''.
@@ -58,26 +44,43 @@ class DicomSeries:
         FileError: There is no image, there are several series, or the images cannot be stacked.
     """
 
-    def __init__(self, path: str, rules: FileRules, series: str | None = None) -> None:
+    def __init__(self, path: str, rules: FileRules, series: str | None = None, phase: int | None = None) -> None:
         self.skipped = 0
         files = self._in_folder(path, rules, series) if os.path.isdir(path) else [DicomFile(path, rules, force=True)]
-        self.files = files
+        for file in files:
+            check_mosaic(file.header)
         rows, columns = files[0].size
         self.shape = (columns, rows, sum(file.num_frames for file in files))
         if math.prod(self.shape) > rules.max_voxels:
             raise FileError(f'it has {math.prod(self.shape)} voxels, more than max_volume_voxels={rules.max_voxels}',
                             'Cut it into parts, or raise max_volume_voxels.', 'too-many-pixels')
-        self.frames = [_frame(file, number) for file in files for number in range(file.num_frames)]
-        first = self.frames[0]
-        for frame in self.frames:
-            if frame.file.size != first.file.size or frame.file.colours != first.file.colours or not (_same(
-                    frame.directions, first.directions) and _same(frame.spacing, first.spacing)):
-                raise FileError('its images differ in size, orientation or spacing', 'Put images that belong together '
-                                'into a separate folder.', 'medical-file')
-        if len(files) > 1:
-            self._sort()
-        self.affine, self.no_affine = self._compute_affine()
+        frames = [Frame.of(file, number) for file in files for number in range(file.num_frames)]
+        differing = next(filter(None, (difference(frame, frames[0]) for frame in frames)), None)
+        if len(files) > 1 and differing:
+            raise FileError(f'its images differ in {differing}', 'Put images that belong together into a separate '
+                            'folder.', 'medical-file')
+        if not differing:
+            frames = select_phase(sort_frames(frames) if len(files) > 1 else frames, phase)
+        elif phase is not None:
+            raise no_phases(phase)
+        self.frames = frames
+        self.shape = (columns, rows, len(frames))
+        self.files = [frame.file for frame in frames] if len(files) > 1 else files
+        self.selected = None
+        if len(files) == 1 and len(frames) < files[0].num_frames:
+            self.selected = [frame.number for frame in frames]
+        if not differing:
+            self.affine, self.no_affine = self._compute_affine()
+        else:
+            self.placed = all(frame.position is not None for frame in frames)
+            self.affine = None
+            self.no_affine = f'its frames are {num_stacks(frames)} stacks, which differ in {differing}'
         self._values: np.ndarray | None = None
+
+    @property
+    def slice_distance(self) -> float | None:
+        """The millimetres from slice to slice; None if they differ or are unknown."""
+        return None if self.affine is None else float(np.linalg.norm(self.affine[:3, 2]))
 
     def view(self, plane: str | None) -> SliceOrientation:
         """The slices of a plane; for None, the stored frames."""
@@ -148,40 +151,19 @@ class DicomSeries:
             raise FileError('the series has several multi-frame files', 'Name one of the files.', 'medical-file')
         return files
 
-    def _sort(self) -> None:
-        positions = [frame.position for frame in self.frames]
-        if all(position is not None for position in positions) and self.frames[0].directions is not None:
-            directions = self.frames[0].directions
-            normal = np.cross(directions[:3], directions[3:])
-            self.frames.sort(key=lambda frame: float(frame.position @ normal))
-            heights = [float(frame.position @ normal) for frame in self.frames]
-            same = [i for i in range(1, len(heights)) if heights[i] - heights[i - 1] < _MILLIMETRES]
-            if same:
-                raise FileError(
-                    f'{len(same)} of its {len(heights)} images have the same position as another (at '
-                    f'{heights[same[0]]:g} mm): phases, or copies', 'Put the images of one phase into a '
-                    'separate folder.', 'medical-file')
-        elif all(position is None for position in positions):
-            with dicom_errors():
-                self.frames.sort(key=lambda frame: int(frame.file.header.get('InstanceNumber') or 0))
-        else:
-            raise FileError('only some of its images have a position', 'Put images that belong together into a '
-                            'separate folder.', 'medical-file')
-        self.files = [frame.file for frame in self.frames]
-
     def _compute_affine(self) -> tuple[np.ndarray | None, str]:
         first = self.frames[0]
         directions, spacing = first.directions, first.spacing
         positions = np.array([frame.position for frame in self.frames if frame.position is not None])
         self.placed = directions is not None and spacing is not None and len(positions) == len(self.frames)
         if directions is None or spacing is None or not self.placed:
-            return None, 'its images lack ImagePositionPatient, ImageOrientationPatient or PixelSpacing'
+            return None, f'its images lack {missing_geometry(self.frames)}'
         if len(positions) > 1:
             step = (positions[-1] - positions[0]) / (len(positions) - 1)
             off = np.abs(np.diff(positions, axis=0) - step).max()
-            if off > _RELATIVE * np.linalg.norm(step) + _MILLIMETRES:
-                return None, f'the distances between its images differ by up to {off:g} mm'
-            if np.linalg.norm(step) < _MILLIMETRES:
+            if off > _RELATIVE * np.linalg.norm(step) + MILLIMETRES:
+                return None, f'the distances between its images differ by up to {off:.3g} mm'
+            if np.linalg.norm(step) < MILLIMETRES:
                 return None, 'all its images have the same position'
         else:
             header = first.file.header
@@ -194,24 +176,3 @@ class DicomSeries:
         affine[:3, 1] = directions[3:] * spacing[0]
         affine[:3, 2], affine[:3, 3] = step, positions[0]
         return _LPS_TO_RAS @ affine, ''
-
-
-def _frame(file: DicomFile, number: int) -> Frame:
-
-    def numbers(sequence: str, name: str, count: int) -> np.ndarray | None:
-        value: Any = file.functional_group(sequence, number).get(name)
-        if value is None or isinstance(value, str) or len(value) != count:
-            return None
-        array = np.array([float(part) for part in value])
-        return array if np.isfinite(array).all() else None
-
-    with dicom_errors():
-        return Frame(file, number, numbers('PlanePositionSequence', 'ImagePositionPatient', 3),
-                     numbers('PlaneOrientationSequence', 'ImageOrientationPatient', 6),
-                     numbers('PixelMeasuresSequence', 'PixelSpacing', 2))
-
-
-def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return bool(np.allclose(one, other, rtol=1e-3, atol=1e-3))

@@ -5,21 +5,22 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .. import __version__
 from ..files.errors import import_medical
+from .seg_source import complete_sources, select_frames
 
 NIFTI_SUFFIXES = ('.nii', '.nii.gz')
 DICOM_SUFFIXES = ('.dcm', )
+# NumPy's, for masks that no other file can hold.
+ARCHIVE_SUFFIX = '.npz'
 _MAKER, _MODEL = 'swift-citrusv', 'Citrus-V'
 # Fields of the source's header that do not apply to its mask: descriptions, other files, value ranges.
 _IMAGE_ONLY_FIELDS = ('descrip', 'aux_file', 'intent_name', 'intent_p1', 'intent_p2', 'intent_p3', 'db_name',
                       'data_type', 'cal_min', 'cal_max', 'glmin', 'glmax')
-# Required attributes of DICOM's patient and study modules that may be empty.
-_MAY_BE_EMPTY = ('PatientID', 'PatientName', 'PatientBirthDate', 'PatientSex', 'AccessionNumber', 'StudyID',
-                 'StudyDate', 'StudyTime')
 # Limits of DICOM's LO: length, and characters that are not allowed.
 _LABEL_LENGTH = 64
 _INVALID_CHARACTERS = re.compile(r'[\\\x00-\x1f\x7f]')
@@ -92,22 +93,31 @@ def write_nifti(path: str | os.PathLike, labels: np.ndarray, affine: np.ndarray 
         nibabel.save(image, temporary)
 
 
-def write_dicom_seg(path: str | os.PathLike,
+def write_dicom_seg(path: str | os.PathLike | IO[bytes],
                     masks: np.ndarray,
                     names: Sequence[str],
                     sources: Sequence[Any],
-                    uid_prefix: str | None = None) -> None:
+                    uid_prefix: str | None = None,
+                    *,
+                    frames: Sequence[int] | None = None,
+                    slice_distance: float | None = None) -> list[str]:
     """Writes a DICOM segmentation (BINARY, algorithm type AUTOMATIC) that refers to its source images.
 
-    Frames without a mask are omitted, as usual in DICOM.
+    Frames without a mask are omitted, as usual in DICOM. What the headers of the source lack is completed
+    (`seg_source`).
 
     Args:
-        path: Ends in .dcm.
+        path: Ends in .dcm; or a binary file.
         masks: A label map, unsigned integers [n, h, w] with 0 for background and i + 1 for `names[i]`; or, for
             structures that overlap, uint8 {0, 1} [n, h, w, len(names)].
         names: The labels of the segments, truncated to 64 characters.
         sources: The pydicom datasets of the n source images, or the one with n frames; pixels are not needed.
         uid_prefix: The root of the new UIDs; pydicom's by default.
+        frames: Which frames of the one file `masks` belongs to, counted from 0; by default all.
+        slice_distance: Millimetres between slices, for sources without SliceThickness.
+
+    Returns:
+        A sentence for each kind of completion.
 
     Raises:
         ValueError: The source does not support a segmentation.
@@ -123,8 +133,11 @@ def write_dicom_seg(path: str | os.PathLike,
         for number, label in enumerate(segment_labels(names), 1)
     ]
     try:
+        completed, notes = complete_sources(sources, slice_distance)
+        if frames is not None:
+            select_frames(completed[0], frames)
         segmentation = seg.Segmentation(
-            source_images=[_completed(source) for source in sources],
+            source_images=completed,
             pixel_array=masks,
             segmentation_type=seg.SegmentationTypeValues.BINARY,
             segment_descriptions=segments,
@@ -140,17 +153,47 @@ def write_dicom_seg(path: str | os.PathLike,
             content_label='MASKS',
             # UTF-8: a phrase may be Chinese, whatever the character set of the source.
             specific_character_set='ISO_IR 192')
-    except (AttributeError, ValueError, TypeError, KeyError) as e:
-        raise ValueError(
-            f'The source does not support a DICOM segmentation: {str(e).rstrip(".")}. Write a .nii.gz instead.') from e
+        if frames is not None:
+            _refer_to_frames(segmentation, frames)
+        content = BytesIO()
+        segmentation.save_as(content)
+    except Exception as e:  # highdicom and pydicom raise many, by what they meet in a header.
+        raise ValueError('The source does not support a DICOM segmentation: '
+                         f'{_without_values(e)}. Write a .nii.gz instead.') from None
+    if hasattr(path, 'write'):
+        path.write(content.getvalue())
+    else:
+        with _replacing(path) as temporary:
+            Path(temporary).write_bytes(content.getvalue())
+    return notes
+
+
+def _refer_to_frames(segmentation: Any, frames: Sequence[int]) -> None:
+    """Turns references to the selected frames into references to the frames of the file."""
+    for groups in segmentation.PerFrameFunctionalGroupsSequence:
+        for derivation in groups.get('DerivationImageSequence') or ():
+            for source in derivation.get('SourceImageSequence') or ():
+                source.ReferencedFrameNumber = frames[int(source.ReferencedFrameNumber) - 1] + 1
+
+
+def _without_values(error: Exception) -> str:
+    """What highdicom says, without values of the header, which may be the patient's."""
+    text = ' '.join(str(error).split()).rstrip('.')
+    return re.sub(r"'[^']*'", lambda match: match[0] if match[0][1:-1].isalpha() else "'...'", text)[:300]
+
+
+def write_masks(path: str | os.PathLike, masks: Mapping[str, np.ndarray]) -> None:
+    """Writes masks as a NumPy archive, an array uint8 {0, 1} [i, j, k] for each label: `mask_1`, ... and `labels`."""
+    arrays = {f'mask_{number}': mask for number, mask in enumerate(masks.values(), 1)}
     with _replacing(path) as temporary:
-        segmentation.save_as(temporary)
+        np.savez_compressed(temporary, labels=np.array(list(masks)), **arrays)  # type: ignore[arg-type]
 
 
 def write_legend(path: str | os.PathLike, legend: Mapping[str, Any]) -> Path:
     """Writes the JSON legend of a mask file next to it, with the same name. Returns its path."""
     path = Path(path)
-    legend_path = path.with_name(path.name[:-len(mask_suffix(path))] + '.json')
+    suffix = ARCHIVE_SUFFIX if path.name.endswith(ARCHIVE_SUFFIX) else mask_suffix(path)
+    legend_path = path.with_name(path.name[:-len(suffix)] + '.json')
     legend_path.write_text(json.dumps(legend, ensure_ascii=False, indent=2) + '\n', encoding='utf-8')
     return legend_path
 
@@ -167,20 +210,6 @@ def segment_labels(names: Sequence[str]) -> list[str]:
             number += 1
         labels.append(label)
     return labels
-
-
-def _completed(source: Any) -> Any:
-    """The dataset with empty values for missing attributes that may be empty."""
-    missing = [name for name in _MAY_BE_EMPTY if name not in source]
-    if not missing:
-        return source
-    # A copy: the caller's dataset stays unchanged.
-    from pydicom import Dataset
-    copied = Dataset(source)
-    copied.file_meta = source.file_meta
-    for name in missing:
-        setattr(copied, name, '')
-    return copied
 
 
 @contextmanager

@@ -5,103 +5,21 @@ import json
 import math
 import nibabel
 import numpy as np
-import os
 import pytest
 import threading
 import time
 import torch
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from PIL import Image
 from support import scans
-from support.page import BROWSER, DESKTOP, PHONE, Visitor
+from support.page import MAX_TOKENS, PHONE, Served, in_browser
 from support.requests_with_images import picture
 from typing import Any
-from unittest import mock
 
 from swift_citrusv.constants import SEG_TOKEN
 from swift_citrusv.inference.overlays import mask_colour
 from swift_citrusv.pipeline import Answer
-
-MAX_TOKENS = 24
-in_browser = pytest.mark.skipif(BROWSER is None, reason='no browser here: apt-get install chromium')
-
-# ---- a server and a browser
-
-
-@dataclass
-class Served:
-    """The page of `swift app`: its URL, and the pipeline behind it."""
-    url: str
-    pipe: Any
-
-
-@pytest.fixture(scope='module')
-def served(talkative_checkpoint) -> Iterator[Served]:
-    """Stock `swift app` of a tiny model, in a thread of this process."""
-    import uvicorn
-    from swift.pipelines.app.app import SwiftApp
-
-    from swift_citrusv.app import server as app_server
-    from swift_citrusv.plugin.register import register
-    register()
-    found: dict[str, Any] = {}
-    serve = app_server.serve
-
-    class Server(uvicorn.Server):
-
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            found['server'] = self
-
-    def serve_and_record(pipe: Any, listener: Any, **settings: Any) -> None:
-        found.update(pipe=pipe, port=listener.getsockname()[1])
-        serve(pipe, listener, **settings)
-
-    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ):  # ms-swift changes it
-        patch.setattr(uvicorn, 'Server', Server)
-        patch.setattr(app_server, 'serve', serve_and_record)
-        # Uploads do not depend on the root folder of datasets.
-        os.environ['CITRUSV_DATA_ROOT'] = os.path.dirname(talkative_checkpoint)
-        # Gradio deletes the state of a closed page after a second instead of an hour.
-        os.environ['GRADIO_IS_E2E_TEST'] = '1'
-        app = SwiftApp([
-            '--model', talkative_checkpoint, '--model_type', 'citrusv', '--torch_dtype', 'float32', '--device_map',
-            'cpu', '--lang', 'en', '--max_new_tokens', f'{MAX_TOKENS}'
-        ])
-        thread = threading.Thread(target=app.run, daemon=True)
-        thread.start()
-        while not getattr(found.get('server'), 'started', False):
-            assert thread.is_alive(), 'the server has not started'
-            time.sleep(0.01)
-        yield Served(f'http://127.0.0.1:{found["port"]}', found['pipe'])
-        found['server'].should_exit = True
-        thread.join(30)
-
-
-@pytest.fixture(scope='module')
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        # CI is root in a container.
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=['--no-sandbox'])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, served) -> Iterator[Any]:
-    visitors = []
-
-    def new(viewport: dict[str, int] = DESKTOP) -> Visitor:
-        visitors.append(Visitor(browser, served.url, viewport))
-        return visitors[-1]
-
-    yield new
-    for visitor in visitors:
-        assert not visitor.errors
-        assert not [url for url in visitor.requested if not url.startswith((served.url, 'blob:', 'data:'))]
-        visitor.context.close()
 
 
 def answered(served: Served, images: Any, prompt: Any) -> Answer:
@@ -164,7 +82,7 @@ def test_ask_view_and_download(visit, served, tmp_path):
     # The legend.
     rows = page.locator('.cv-legend tbody tr').evaluate_all(
         'rows => rows.map(row => [...row.cells].slice(1).map(cell => cell.textContent))')
-    assert rows == [[str(i), mask.phrase, f'{mask.area:,}', f'{mask.score:.2f}', '1']
+    assert rows == [[str(i), mask.phrase, f'{mask.area:,} pixels', f'{mask.score:.2f}', '1']
                     for i, mask in enumerate(expected.masks, 1)]  # yapf: disable
     # The image in full size, and the fill of each mask at its place.
     assert page.evaluate('[...document.querySelectorAll(".cv-base")].map(e => [e.naturalWidth, e.naturalHeight])') == [[

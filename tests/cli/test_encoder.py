@@ -102,6 +102,8 @@ def test_verdict_equals_that_of_training(checked, tiny_checkpoint, tmp_path, fre
     assert good == {number: number not in failures for number in good}
 
 
+# `test_check_data.py` checks in two processes without a model.
+@pytest.mark.slow
 def test_two_processes_with_a_model(checked, tmp_path):
     assert check(tmp_path, checked.file, *checked.arguments, '--num-proc', 2) == checked.result
 

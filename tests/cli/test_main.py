@@ -14,9 +14,11 @@ from swift_citrusv.cli.main import _parser, main
 # Every subcommand and task, and commands that only print files.
 LIGHT_COMMANDS = [
     ['--help'], ['--version'], ['templates'], ['templates', 'stage4'],
-    *([name, '--help'] for name in ('app', 'build', 'convert', 'check-data', 'estimate', 'eval', 'compare',
-                                    'pack-report', 'segment', 'templates', 'try', 'volume')),
-    *(['eval', task, '--help'] for task in ('segmentation', 'detection', 'qa', 'documents', 'reports', 'grounding')),
+    *([name, '--help'] for name in ('app', 'build', 'convert', 'check-data', 'data', 'estimate', 'eval',
+                                    'compare', 'pack-report', 'segment', 'templates', 'try', 'volume')),
+    *(['eval', task, '--help'] for task in ('segmentation', 'volume', 'detection', 'qa', 'documents', 'reports',
+                                            'grounding')),
+    *(['data', step, '--help'] for step in ('filter', 'dedup', 'leaks', 'run', 'why', 'verify')),
 ]  # yapf: disable
 
 
@@ -41,7 +43,10 @@ for arguments in {LIGHT_COMMANDS!r}:
 def test_light_commands_are_all_commands():
     names = {arguments[0] for arguments in LIGHT_COMMANDS if arguments[-1] == '--help' and len(arguments) > 1}
     tasks = {arguments[1] for arguments in LIGHT_COMMANDS if arguments[0] == 'eval' and len(arguments) > 2}
-    assert names == set(subcommands(_parser())) and tasks == set(subcommands(subcommands(_parser())['eval']))
+    steps = {arguments[1] for arguments in LIGHT_COMMANDS if arguments[0] == 'data' and len(arguments) > 2}
+    commands = subcommands(_parser())
+    assert names == set(commands)
+    assert (tasks, steps) == (set(subcommands(commands['eval'])), set(subcommands(commands['data'])))
 
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -138,6 +138,8 @@ def test_killed_run_resumes(whole, rows, talkative_checkpoint, dataset, tmp_path
     assert len(asked) == 1
 
 
+# `tests/runs/test_infer.py` runs the ranks of `swift infer`.
+@pytest.mark.slow
 def test_two_ranks(whole, talkative_checkpoint, dataset, tmp_path):
     output = str(tmp_path / 'predictions.jsonl')
     assert_same_results(lines_of(predict(dataset, output, model=talkative_checkpoint, ranks=2, **ASKED)), whole)

@@ -7,6 +7,7 @@ import pytest
 from support.scans import affine_of, nifti, read_nifti, series
 from support.volumes import segment_bright_and_dark, voxels
 
+from swift_citrusv import volumes
 from swift_citrusv.cli import volume as cli_volume
 from swift_citrusv.cli.main import _parser, main
 from swift_citrusv.files import slices
@@ -43,6 +44,51 @@ def test_the_command(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert main(['volume', '--model', 'm', '--volume', 'none.nii', '--prompt', 'x', '--output', 'a.nii']) == 2
     assert 'none.nii: No such file' in capsys.readouterr().err
+
+
+def test_what_is_special_is_printed(tmp_path, capsys, monkeypatch):
+    """Completed headers, phases, and masks that went into another file than the one asked for."""
+    series(tmp_path / 's', voxels(), FrameOfReferenceUID=None, StudyTime=None)
+    asked: list[int] = []
+
+    def run(source: str, output: str, *options: str) -> int:
+        arguments = ['volume', '--model', 'm', '--volume', str(tmp_path / source), '--prompt', 'Segment.', '--output',
+                     str(tmp_path / output), *options]  # yapf: disable
+        return cli_volume.run(_parser().parse_args(arguments), segment_bright_and_dark(asked))
+
+    assert run('s', 'seg.dcm') == 0
+    out = capsys.readouterr().out
+    assert 'FrameOfReferenceUID was missing; a new one' in out and 'StudyTime was missing and is empty' in out
+    # What cannot be written is said before anything is asked, and what is advised then works.
+    for number in range(2):
+        series(tmp_path / f'p{number}', voxels(seed=number), SeriesInstanceUID='1.2.3', EchoTime=number)
+        for path in (tmp_path / f'p{number}').iterdir():
+            path.rename(tmp_path / 's' / f'{number}_{path.name}')
+    series(tmp_path / 'nowhere', voxels(), ImagePositionPatient=None)
+    asked.clear()
+    with pytest.raises(ValueError, match=r'does not support a DICOM segmentation.*Write a .nii.gz instead'):
+        run('nowhere', 'none.dcm')
+    with pytest.raises(ValueError, match=r'2 images at each of its 5 positions, which differ in EchoTime.*--time'):
+        run('s', 'phase.dcm', '--series', '1.2.3')
+    assert not asked
+    assert run('nowhere', 'none.nii.gz') == 0
+    assert 'Its place is unknown, including its size in millimetres: its images lack ImagePositionPatient' in (
+        capsys.readouterr().out)
+    assert run('s', 'phase.dcm', '--series', '1.2.3', '--time', '1') == 0
+    capsys.readouterr()
+    # After the questions, nothing is lost.
+    real = volumes.volume.write_dicom_seg
+    monkeypatch.setattr(
+        volumes.volume, 'write_dicom_seg', lambda path, *args, **kwargs: real(path, *args, **kwargs)
+        if not isinstance(path, str) else fail())
+    assert run('s', 'lost.dcm', '--series', '1.2.3', '--time', '0') == 1
+    output = capsys.readouterr()
+    assert 'lost.dcm could not be written. The disk.' in output.err and 'The masks are in ' in output.err
+    assert 'lost.nii.gz: 5 of 5 slices' in output.out and (tmp_path / 'lost.nii.gz').exists()
+
+
+def fail():
+    raise ValueError('The disk.')
 
 
 def test_the_command_with_a_model(talkative_checkpoint, tmp_path, capsys):

@@ -5,12 +5,12 @@ import os
 import pytest
 import typing
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from support import compatibility
 from support.rows import Maker, write_jsonl
 from support.swift_run import COMMON
-from swift.arguments import DeployArguments, InferArguments, PretrainArguments, SftArguments
+from swift.arguments import DeployArguments, InferArguments, PretrainArguments, RLHFArguments, SftArguments
 from swift.cli.main import parse_yaml_args
 from swift.utils import get_logger, parse_args
 from transformers import HfArgumentParser
@@ -18,8 +18,9 @@ from typing import Any
 from unittest import mock
 
 from swift_citrusv.plugin.arguments import _apply_defaults
-from swift_citrusv.plugin.flags import inference_rules, rules, setting_rules, sorts, tuner_rules
+from swift_citrusv.plugin.flags import inference_rules, rlhf_rules, rules, setting_rules, sorts, tuner_rules
 from swift_citrusv.plugin.flags.check import check_flags
+from swift_citrusv.plugin.flags.commands import rlhf_rules as all_of_rlhf
 from swift_citrusv.plugin.flags.commands import training_rules
 from swift_citrusv.plugin.flags.names import READ_BY_OTHERS
 from swift_citrusv.plugin.flags.rule import REFUSED, WARNED, Rule
@@ -29,6 +30,7 @@ from swift_citrusv.settings import SettingError, Settings, variable
 ROOT = Path(__file__).resolve().parents[2]
 TRAINING: list[Any] = [*sorts.SORTS.values(), tuner_rules.SORTS, *rules.RULES.values(), tuner_rules.RULES]
 INFERENCE: list[Any] = [*inference_rules.SORTS.values(), *list(inference_rules.RULES.values())[:-1]]
+RLHF: list[Any] = [*rlhf_rules.SORTS.values(), *rlhf_rules.RULES.values()]
 INFERENCE_RULES = [
     rule for group in inference_rules.RULES.values() for rule in group
     if not isinstance(rule, setting_rules.SettingRule)
@@ -90,7 +92,7 @@ def value_of(cls: type, name: str) -> str:
         return next(str(choice) for choice in choices if choice != spec.default)
     kinds = (spec.type, *choices)
     if int in kinds or float in kinds:
-        default: Any = spec.default or 0
+        default: Any = 0 if spec.default is MISSING else spec.default or 0
         return str(default + (1 if int in kinds else .25))
     return '1' if choices and int in typing.get_args(choices[0]) else 'x'
 
@@ -107,13 +109,18 @@ def test_every_flag_is_sorted():
                                                                              INFERENCE)):
         known = {spec.name for cls in commands for spec in fields(cls)}
         assert names_of(groups) == known, (known - names_of(groups), names_of(groups) - known)
-    for sorted_groups in (sorts.SORTS, inference_rules.SORTS):
+    # The own flags of `swift rlhf`, and those that are sorted otherwise than in `swift sft`.
+    own = {spec.name for spec in fields(RLHFArguments)} - {spec.name for spec in fields(SftArguments)}
+    different = names_of([rlhf_rules.RULES[rlhf_rules.DIFFERENT]])
+    assert names_of(RLHF) == own | different, (own - names_of(RLHF), names_of(RLHF) - own - different)
+    assert different < names_of(TRAINING)
+    for sorted_groups in (sorts.SORTS, rlhf_rules.SORTS, inference_rules.SORTS):
         listed = [name for group in sorted_groups.values() for entry in group for name in entry.flags.split()]
         assert len(listed) == len(set(listed)), sorted(name for name in listed if listed.count(name) > 1)
 
 
 def test_every_reason_is_a_sentence():
-    for entry in (entry for group in [*TRAINING, *INFERENCE] for entry in group):
+    for entry in (entry for group in [*TRAINING, *RLHF, *INFERENCE] for entry in group):
         assert entry.reason.endswith('.'), entry
         if isinstance(entry, Rule):
             assert entry.remedy[0].isupper() and entry.remedy.endswith('.') and entry.outcome not in {WORKS, NO_MATTER}
@@ -174,6 +181,30 @@ def test_each_rule_of_training(base, warnings, monkeypatch):
                     patch.setattr(untouched, 'global_world_size', 2)
                 problems.append(problem_of(SftArguments, rule, name, run, untouched, parser, warnings))
     assert not any(problems), '\n'.join(filter(None, problems))
+
+
+def test_each_rule_of_rlhf(base, warnings):
+    parser = HfArgumentParser([RLHFArguments])
+    untouched = parse_args(RLHFArguments, [*base, '--rlhf_type', 'dpo'])[0]
+    assert not warnings
+    problems = [
+        problem_of(RLHFArguments, rule, name, base, untouched, parser, warnings) for group in rlhf_rules.RULES.values()
+        for rule in group for name in rule.names()
+    ]
+    assert not any(problems), '\n'.join(filter(None, problems))
+    # What the type reads passes, and ms-swift's own defaults for it are not taken for given flags.
+    for flags in ('--rlhf_type simpo --simpo_gamma 2 --cpo_alpha 0', '--rlhf_type rm --center_rewards_coefficient 0.01',
+                  '--rlhf_type grpo --reward_funcs format --num_generations 2 --response_prefix x '
+                  '--per_device_train_batch_size 2', '--rlhf_type gkd',
+                  '--rlhf_type dpo --rpo_alpha 1 --label_smoothing 0.1', '--rlhf_type kto --desirable_weight 2'):
+        args = parse_args(RLHFArguments, [*base, *flags.split()])[0]
+        assert not warnings, (flags, warnings)
+        assert args.rlhf_type in flags or args.loss_type == 'simpo'
+    # The rules about model, tuners and processes are those of `swift sft`.
+    shared = set(all_of_rlhf()) & set(training_rules())
+    assert {'use_swift_lora', 'sequence_parallel_size', 'freeze_llm', 'deepspeed_autotp_size'} <= names_of([shared])
+    with pytest.raises(ValueError, match='--use_swift_lora true'):
+        parse_args(RLHFArguments, [*base, '--rlhf_type', 'dpo', '--use_swift_lora', 'true'])
 
 
 def test_each_rule_of_inference(base, warnings):

@@ -150,7 +150,8 @@ def test_a_checkpoint_quantized_elsewhere_is_refused(tiny_checkpoint):
 # ---- with the packages
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method',
+                         [pytest.param(name, marks=pytest.mark.slow if name == 'quanto' else ()) for name in METHODS])
 def test_masks_of_a_quantized_mllm(method, tiny_checkpoint, plain, row):
     """They are those of the unquantized head for the states of the quantized MLLM."""
     pytest.importorskip(PACKAGES[method])
@@ -172,7 +173,8 @@ def test_masks_of_a_quantized_mllm(method, tiny_checkpoint, plain, row):
         assert (logits - outputs(plain, batch)[1]).abs().max() > 1e-3, bits
 
 
-@pytest.mark.parametrize('method', ['bnb', 'quanto'])
+# (quanto compiles its kernels, for a minute.)
+@pytest.mark.parametrize('method', ['bnb', pytest.param('quanto', marks=pytest.mark.slow)])
 def test_qlora_trains_and_loads(method, tiny_mllm, dataset, row, tmp_path, monkeypatch):
     pytest.importorskip(PACKAGES[method])
     for tuner in ('lora', 'lora_llm') if method == 'bnb' else ('lora', ):

@@ -58,7 +58,12 @@ WAYS: dict[str, tuple[list[str], dict[str, str], bool]] = {
 }
 
 
-@pytest.mark.parametrize('way', WAYS)
+# How `--strict` is read: also `test_arguments.py`.
+@pytest.mark.parametrize('way', [
+    pytest.param(
+        name, marks=pytest.mark.slow if name in ('hook, explicit --strict false', 'hook and external plugin') else ())
+    for name in WAYS
+])
 def test_swift_sft(way, dataset, tiny_checkpoint, tmp_path):
     """Only the model or --model_type names Citrus-V; template, loss, optimizer, metric and callback follow."""
     arguments, environment, strict = WAYS[way]

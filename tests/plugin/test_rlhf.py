@@ -15,6 +15,9 @@ SEGMENTATION = ('segmenter.', 'seg_projector.')
 LORA = ('--tuner_type', 'lora', '--lora_rank', '4', '--save_strategy', 'steps', '--save_steps', '1')
 ARGUMENTS: dict[str, tuple[str, ...]] = {
     'dpo': (),
+    'orpo': (),
+    'simpo': (),
+    'cpo': (),
     'kto': (),
     'rm': (),
     'grpo': ('--reward_funcs', 'format', '--num_generations', '2', '--max_completion_length', '4'),
@@ -40,7 +43,7 @@ def datasets(tmp_path_factory) -> dict[str, str]:
         ]
 
     pairs = write_jsonl(folder / 'pairs.jsonl', rows(lambda i: {'rejected_response': 'It is not there, [SEG] [SEG].'}))
-    files = dict.fromkeys(('dpo', 'rm'), pairs)
+    files = dict.fromkeys(('dpo', 'orpo', 'simpo', 'cpo', 'rm'), pairs)
     files['kto'] = write_jsonl(folder / 'kto.jsonl', rows(lambda i: {'label': bool(i % 2)}))
     files['gkd'] = write_jsonl(folder / 'gkd.jsonl', rows(lambda i: {}))
     prompts = [maker.row('<image>Segment the cell.', images=[maker.image()]) for _ in range(4)]

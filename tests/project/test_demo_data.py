@@ -163,6 +163,7 @@ def test_each_structure_of_a_held_out_tile_has_one_scored_row(made):
     assert set(asked) == present
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_rows_and_pixels(demo, made, tmp_path):
     folder, _, _ = made
     demo[0](tmp_path, seed=0)

@@ -5,10 +5,12 @@ import json
 import pytest
 import re
 import subprocess
+import yaml
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from support.docs import PAGES, ROOT, blocks_of, commands_of, text_of
+from support.docs_workspace import RECIPE
 from support.faults import Faults
 from typing import Any
 
@@ -31,6 +33,9 @@ def test_blocks_can_be_read(page):
             ast.parse(text)
         elif language == 'json':
             assert parse_row(json.loads(text), row_id=page).masks
+        elif language == 'yaml':
+            # The only YAML of the docs are recipes of `citrusv data run`, which the documented commands run.
+            assert yaml.safe_load(text) == yaml.safe_load(RECIPE)
         elif language == 'bash':
             subprocess.run(['bash', '-n'], input=text, text=True, check=True)
         else:

@@ -6,6 +6,7 @@ with the same flags. `make`: by CI.
 `pip`: by the packaging tests.
 """
 import ast
+import os
 import pytest
 import re
 import shlex
@@ -63,13 +64,39 @@ def outputs_of(words: list[str]) -> list[Path]:
     return [Path(name) for name in named] or ([Path(f'output/eval-{words[1]}')] if words[0] == 'eval' else [])
 
 
-@pytest.mark.parametrize('command', CITRUSV.values(), ids=lambda command: ' '.join(command.words))
-def test_citrusv(command, inside, server):
+def answers_first(command: Command) -> bool:
+    """Whether a model answers the rows, in a process of `swift infer`: `tests/cli/test_predict.py` holds that."""
+    return command.words[1] == 'eval' and '--model' in command.words
+
+
+def starts_ray(command: Command) -> bool:
+    """Whether a command starts a cluster, which takes a minute."""
+    return 'ray' in command.words
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch) -> None:
+    """A stand-in for Slurm's command, which takes the jobs and runs none."""
+    (tmp_path / 'sbatch').write_text('#!/bin/sh\necho Submitted batch job 1\n')
+    (tmp_path / 'sbatch').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+
+
+@pytest.mark.parametrize('command', [
+    pytest.param(command, marks=pytest.mark.slow if answers_first(command) or starts_ray(command) else (),
+                 id=' '.join(command.words)) for command in CITRUSV.values()])  # yapf: disable
+def test_citrusv(command, inside, server, sbatch):
     words = [STAND_INS.get(word, server if word == SERVER else word) for word in command.words[1:]]
     if words[0] == 'compare':
         for run, answers in (('a', 'out.jsonl'), ('b', 'answers.jsonl')):
             evaluation = f'eval segmentation --pred {answers} --ref rows.jsonl --no-report --output output/{run}'
             assert main(evaluation.split()) == 0
+    if 'filter_rules.yaml' in words and not Path('filter_rules.yaml').exists():
+        assert main('templates filter_rules --copy .'.split()) == 0
+    if words[:2] in (['data', 'why'], ['data', 'verify']) and not Path(words[2]).exists():
+        assert main(['data', 'filter', 'rows.jsonl', '--output', words[2]]) == 0
+    if words[0] == 'templates':
+        Path('filter_rules.yaml').unlink(missing_ok=True)
     for path in outputs_of(words):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     assert main(words) == 0

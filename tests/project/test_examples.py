@@ -26,11 +26,10 @@ def test_every_recipe_is_run():
     assert {path.name for path in EXAMPLES.glob('*.sh')} == set(RECIPES)
 
 
-# The stage files of these are trained by `tests/runs/test_stages.py`, and their flags are those of stage3.sh.
-@pytest.mark.parametrize('recipe', [
-    pytest.param(name, marks=pytest.mark.slow if name in {'stage1.sh', 'stage2.sh', 'stage4.sh'} else ())
-    for name in RECIPES
-])
+# The stage files are trained by `tests/runs/test_stages.py`, ZeRO-2 by `test_distributed.py`, LoRA and its merge by
+# `test_lora.py`.
+@pytest.mark.parametrize(
+    'recipe', [pytest.param(name, marks=() if name == 'single_gpu.sh' else pytest.mark.slow) for name in RECIPES])
 def test_recipe(recipe, tiny_checkpoint, tiny_mllm, tmp_path):
     rows = [row for row in Maker(tmp_path / 'images').every_kind() if 'videos' not in row]
     model = {'citrusv': tiny_checkpoint, 'plain': tiny_mllm, 'built': str(tmp_path / 'model')}[RECIPES[recipe]]

@@ -14,7 +14,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ('files', 'model'),
     ('rows', 'volumes', 'estimate'),
     ('encoding', 'scoring'),
-    ('training', 'inference'),
+    ('training', 'inference', 'curation'),
     ('plugin', 'app'),
     ('pipeline', 'register', '_hook', 'tryout'),
     ('cli', ),
@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 # Never import ms-swift: they stay usable, and testable, without it.
 WITHOUT_SWIFT = {
     '__init__', '_build', '_hook', 'constants', 'errors', 'settings', 'package_files', 'packing', 'files', 'model',
-    'rows', 'volumes', 'estimate', 'scoring'
+    'rows', 'volumes', 'estimate', 'scoring', 'curation'
 }
 # Beyond the floors: the package imports its public names at their first use.
 ALLOWED = {('__init__', 'pipeline'), ('__init__', 'volumes'), ('__init__', 'rows')}

@@ -104,7 +104,8 @@ def frames(path: FilePath) -> None:
 # name: (how to make the file, kind, a part of the message)
 BAD_FILES = {
     'missing': (lambda path: None, 'mask-file', 'no such file'),
-    'directory': (lambda path: path.mkdir(), 'mask-file', 'not a regular file'),
+    'directory': (lambda path: path.mkdir(), 'file-format', 'a folder'),
+    'nrrd': (lambda path: path.write_bytes(b'NRRD0004' + bytes(99)), 'file-format', 'NRRD'),
     'pipe': (os.mkfifo, 'mask-file', 'not a regular file'),
     'zero-bytes': (lambda path: path.write_bytes(b''), 'mask-file', 'empty'),
     'text': (lambda path: path.write_text('no image'), 'mask-file', 'cannot identify'),
@@ -128,7 +129,8 @@ def test_bad_files(tmp_path):
 
 
 def test_strange_paths():
-    for path in ('a\x00b.png', 'x' * 5000, '\udc80.png', '/dev/zero', '.', 'no/such.png'):
+    assert error_of({'path': '.'}, (31, 123)).kind == 'file-format'
+    for path in ('a\x00b.png', 'x' * 5000, '\udc80.png', '/dev/zero', 'no/such.png'):
         assert error_of({'path': path}, (31, 123)).kind == 'mask-file', path
 
 

@@ -24,7 +24,9 @@ def references(run_rows, tmp_path_factory):
     return reference
 
 
-@pytest.mark.parametrize('checkpointing', CHECKPOINTING)
+@pytest.mark.parametrize(
+    'checkpointing',
+    [pytest.param(name, marks=pytest.mark.slow if name == 'checkpointed' else ()) for name in CHECKPOINTING])
 @pytest.mark.parametrize('engine', ENGINES)
 def test_every_kind_of_row_beside_every_other(engine, checkpointing, run_rows, references):
     arguments = [*ENGINES[engine], *CHECKPOINTING[checkpointing]]

@@ -203,7 +203,8 @@ def test_skipping_runs(bad, maker, unusual, tiny_checkpoint, tmp_path, caplog):
             if place] == [0.] * len(found(bad, 'header', 'pixels'))
     expected = losses(sft(tiny_checkpoint, tmp_path, clean))
     assert [loss for loss, place in zip(skipping, empty) if not place] == pytest.approx(expected, rel=1e-6)
-    assert len(expected) == len(good) and expected[-1] < expected[0]
+    # The last rows have masks or none, as they come.
+    assert len(expected) == len(good) and min(expected[-10:]) < min(expected[:10])
 
 
 def test_skipping_packs(bad, maker, tiny_checkpoint, tmp_path, caplog):

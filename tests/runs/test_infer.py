@@ -66,6 +66,14 @@ def assert_lines(lines: list[dict[str, Any]], rows: list[dict[str, Any]], expect
         labels = [message['content'] for message in row['messages'][-1:] if message['role'] == 'assistant']
         assert line['labels'] == (labels[0] if labels else None)
         assert line['label_masks'] == row.get('masks') and line['label_mask_images'] == row.get('mask_images')
+        # Each mask with the number of its answer; targets of earlier answers too.
+        answers = [message['content'].count('[SEG]') for message in row['messages'] if message['role'] == 'assistant']
+        earlier = answers[:-1] if labels else answers
+        assert line['mask_turns'] == [len(earlier)] * len(line['masks'])
+        if row.get('masks') is not None:
+            of_earlier = [turn for turn, count in enumerate(earlier) for _ in range(count)]
+            rest = len(row['masks']) - len(of_earlier)
+            assert line['label_turns'] == of_earlier + [len(earlier)] * rest and rest >= 0
         assert bare(line['citrusv_row']) == f'rows.jsonl:{number}' and 'mask_images' not in line
         assert line['messages'][-1]['content'] == line['response']
 

@@ -10,6 +10,9 @@ from support.docs import blocks_of
 from support.rows import write_jsonl
 from support.try_rows import shape_rows
 
+# A minute; `tests/tryout` and `tests/cli/test_try_rows.py` hold its parts.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Path:

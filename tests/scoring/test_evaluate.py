@@ -97,8 +97,11 @@ def test_json_and_terminal(evaluated, tmp_path):
     assert content['interval']['drawn_together'] == 'images' and content['joined'] == "by 'id'"
     lines = evaluation_lines(found)
     assert lines[1].split('  ')[-1] == 'mean over sign' and '[' in lines[2] and lines[2].startswith('near')
-    assert any(line.startswith('far (lower is better)') for line in lines)
+    assert any(line.startswith('far, lower is better') for line in lines)
     assert any(line.startswith('liver') for line in lines) and lines[-1] == 'flagged cases: nothing 3'
+    # Cases have their own ids beside file and line.
+    assert content['per_case']['id'][0] == str(rows[0]['id']) and content['per_case']['row'][0] == 'ref.jsonl:1'
+    assert found.table.case_name(0) == f'{rows[0]["id"]} (ref.jsonl:1)'
     assert align_columns([['a', '1'], ['肝', '22']]) == ['a    1', '肝  22']
 
 

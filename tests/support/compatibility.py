@@ -9,7 +9,7 @@ from typing import Any
 
 PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'compatibility.md'
 # The tables stand between a line '<!-- NAME: begin -->' and a line '<!-- NAME: end -->'.
-TRAINING, INFERENCE = 'flags of training', 'flags of inference'
+TRAINING, RLHF, INFERENCE = 'flags of training', 'flags of rlhf', 'flags of inference'
 _FAMILY = 4
 
 
@@ -47,9 +47,9 @@ def tables(groups: Mapping[str, Sequence[Any]], known: set[str]) -> str:
 
 def expected() -> dict[str, str]:
     """The tables that the page must have, by the name of their marks."""
-    from swift.arguments import DeployArguments, SftArguments
+    from swift.arguments import DeployArguments, RLHFArguments, SftArguments
 
-    from swift_citrusv.plugin.flags import inference_rules, rules, setting_rules, sorts, tuner_rules
+    from swift_citrusv.plugin.flags import inference_rules, rlhf_rules, rules, setting_rules, sorts, tuner_rules
     training: dict[str, list[Any]] = {title: [*entries, *rules.RULES[title]] for title, entries in sorts.SORTS.items()}
     training[tuner_rules.TITLE] = [*tuner_rules.SORTS, *tuner_rules.RULES]
     training |= setting_rules.SETTING_RULES
@@ -57,9 +57,15 @@ def expected() -> dict[str, str]:
         f'{title} in inference': [*inference_rules.SORTS.get(title, []), *inference_rules.RULES.get(title, [])]
         for title in dict.fromkeys([*inference_rules.SORTS, *inference_rules.RULES])
     }
+    rlhf: dict[str, list[Any]] = {
+        title: [*rlhf_rules.SORTS.get(title, []), *rlhf_rules.RULES.get(title, [])]
+        for title in dict.fromkeys([*rlhf_rules.SORTS, *rlhf_rules.RULES])
+    }
     return {
         TRAINING: tables(training, {spec.name
                                     for spec in fields(SftArguments)}),
+        RLHF: tables(rlhf, {spec.name
+                            for spec in fields(RLHFArguments)}),
         INFERENCE: tables(inference, {spec.name
                                       for spec in fields(DeployArguments)}),
     }
@@ -68,7 +74,7 @@ def expected() -> dict[str, str]:
 def sections(page: str) -> dict[str, str]:
     """What stands between the marks of a page."""
     found = {}
-    for name in (TRAINING, INFERENCE):
+    for name in (TRAINING, RLHF, INFERENCE):
         _, begin, rest = page.partition(f'<!-- {name}: begin -->')
         text, end, _ = rest.partition(f'<!-- {name}: end -->')
         assert begin and end, f'the page has no marks for {name}'

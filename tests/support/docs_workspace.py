@@ -12,6 +12,8 @@ from typing import Any
 
 # What the documentation takes from a hub.
 STAND_INS = {'Qwen/Qwen2.5-VL-7B-Instruct': 'mllm', 'facebook/sam2.1-hiera-large': 'tiny'}
+# The recipe of docs/curation.md.
+RECIPE = '- filter:\n    min_tokens: 5\n    no_images: true\n- dedup:\n    exact: true\n    no_images: true\n'
 _REPORT = {'findings': 'The heart is normal in size today.', 'impression': 'No acute disease in the chest.'}
 
 
@@ -40,7 +42,21 @@ def make_workspace(folder: Path, mllm: str, checkpoint: str, talkative: str) -> 
     values = np.random.default_rng(0).integers(0, 2000, (24, 4, 4)).astype(np.int16)
     nifti(folder / 'scan.nii.gz', values, np.diag([1., 1., 2., 1.]))
     series(folder / 'dicom_folder', values[:3, :, :].repeat(4, axis=1).repeat(4, axis=2))
+    _write_volumes(folder)
+    (folder / 'recipe.yaml').write_text(RECIPE)
     return folder
+
+
+def _write_volumes(folder: Path) -> None:
+    """Two label maps in `predicted` and in `references`, with names and patients."""
+    values = np.zeros((8, 8, 4), np.uint8)
+    values[2:6, 2:5, 1:3], values[6:, 6:, 2:] = 1, 2
+    for name in ('predicted', 'references'):
+        (folder / name).mkdir()
+        for case in ('case_1', 'case_2'):
+            nifti(folder / name / f'{case}.nii.gz', values, np.diag([1., 1., 2., 1.]))
+    (folder / 'labels.csv').write_text('label,name\n1,liver\n2,tumour\n')
+    (folder / 'cases.csv').write_text('id,patient,scanner\ncase_1,p1,A\ncase_2,p2,B\n')
 
 
 def _rows(maker: Maker) -> list[dict[str, Any]]:

@@ -1,6 +1,10 @@
 """A visitor of the page in a headless browser, and masks of answers, for the tests of the page."""
 import numpy as np
+import pytest
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from swift_citrusv.inference.results import MaskResult, box_of
@@ -8,6 +12,16 @@ from swift_citrusv.rows.masks import encode_rle
 
 DESKTOP, PHONE = {'width': 1280, 'height': 800}, {'width': 390, 'height': 844}
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+# Tokens of an answer.
+MAX_TOKENS = 24
+in_browser = pytest.mark.skipif(BROWSER is None, reason='no browser here: apt-get install chromium')
+
+
+@dataclass
+class Served:
+    """The page of `swift app`: its URL, and the pipeline behind it."""
+    url: str
+    pipe: Any
 
 
 def mask_result(array: np.ndarray, **values: Any) -> MaskResult:
@@ -17,6 +31,17 @@ def mask_result(array: np.ndarray, **values: Any) -> MaskResult:
         'scores_trained': False, 'phrase': 'cell', 'image_index': 0, 'image_rule': 'only', 'offset': 0
     }  # yapf: disable
     return MaskResult(**{**made, **values})
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A headless browser."""
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        # Chromium refuses a sandbox as root, as CI runs it.
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=['--no-sandbox'])
+        yield browser
+        browser.close()
 
 
 class Visitor:

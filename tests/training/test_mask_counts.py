@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 from contextlib import contextmanager
+from pathlib import Path
 from PIL import Image
 from support.measured_rows import load
 from support.rows import Maker, write_jsonl
@@ -13,7 +14,8 @@ from types import SimpleNamespace
 from swift_citrusv.constants import ROW_COLUMN
 from swift_citrusv.training import mask_counts
 from swift_citrusv.training.length_pass import measure_dataset
-from swift_citrusv.training.mask_counts import MaskCounts, StreamedMasks, count_masks, count_rows, find_first_mask
+from swift_citrusv.training.mask_counts import (MaskCounts, StreamedMasks, count_masks, count_rows, count_supervised,
+                                                find_first_mask)
 from swift_citrusv.training.packed_dataset import PackingDataset
 from swift_citrusv.training.skipping import SkippingDataset
 from swift_citrusv.training.stream_jsonl import reading_skips, stream_jsonl
@@ -137,3 +139,34 @@ def test_bad_rows_of_a_stream_are_counted_once(rows, tmp_path):
     before = dict(reading_skips.counts)
     find_first_mask(stream, max_rows=100)
     assert dict(reading_skips.counts) == before
+
+
+def test_rows_whose_masks_train(make_template, template, tmp_path):
+    """By the loss of their turns; the images are not decoded."""
+    maker = Maker(tmp_path / 'images')
+
+    def row(*answers, **keys):
+        turns = [text for answer in answers for text in ('<image>Segment.' if '[SEG]' in answer else 'Why?', answer)]
+        number = sum('[SEG]' in answer for answer in answers)
+        made = maker.row(
+            *turns,
+            images=[maker.image() for _ in range(number)],
+            masks=[maker.mask()] * number,
+            mask_images=[*range(number)])
+        made['messages'][1].update(keys)
+        return made
+
+    rows = [row('[SEG]', 'So.'), row('[SEG]'), row('[SEG]', loss=False), row('No.'), row('[SEG]', '[SEG]', loss=False)]
+    dataset = load(tmp_path, rows)
+    last = make_template(loss_scale='last_round')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, 'convert', lambda *args, **kwargs: pytest.fail('an image was decoded'))
+        assert count_supervised(dataset, template) == (3, 4)
+        assert count_supervised(dataset, last) == (2, 4)
+        assert count_supervised(dataset.select([3]), template) is None
+        assert count_supervised(dataset.select([2, 3]), template) == (0, 1)
+        assert count_supervised(dataset, template, limit=2) == (2, 2)
+        # Unreadable rows are left to the run.
+        Path(rows[0]['images'][0]).unlink()
+        assert count_supervised(dataset, template) == (2, 3)
+    assert count_supervised(stream_jsonl(write_jsonl(tmp_path / 'rows.jsonl', rows), strict=True), template) is None

@@ -4,6 +4,8 @@ import logging
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from support.measured_rows import load
+from support.rows import Maker
 from swift.model.model_arch import get_model_arch
 from transformers import TrainingArguments
 from types import SimpleNamespace
@@ -221,3 +223,22 @@ def test_a_contradiction_stops_after_the_report(model, every_kind, make_trainer,
         _logged(trainer, caplog)
     assert 'segmentation: frozen' in '\n'.join(
         _logged(trainer, caplog, freeze_parameters=['seg_projector', 'segmenter']))
+
+
+def test_masks_without_a_loss(model, make_template, make_trainer, caplog, tmp_path):
+    """--loss_scale last_round takes the loss of the first turn, where the only [SEG]s stand."""
+    maker = Maker(tmp_path / 'images')
+    first, last = [
+        maker.row(*turns, images=[maker.image()], masks=[maker.mask()])
+        for turns in (('<image>Segment.', '[SEG].', 'Why?', 'So.'), ('<image>Why?', 'So.', 'Segment.', '[SEG].'))
+    ]
+    trainer = make_trainer(model, load(tmp_path, [first, first], 'first.jsonl'))
+    trainer.template = make_template(loss_scale='last_round')
+    with pytest.raises(ValueError, match=r'no mask of --dataset would train \(2 rows .*--loss_scale default'):
+        _logged(trainer, caplog)
+    assert 'masks: 2 (no [SEG] has a loss in 2 of 2 rows with masks looked at' in caplog.text
+    trainer.template = make_template()
+    assert _logged(trainer, caplog)[1] == 'training set: rows: 2, with masks: 2, masks: 2'
+    trainer = make_trainer(model, load(tmp_path, [first, last], 'both.jsonl'))
+    trainer.template = make_template(loss_scale='last_round')
+    assert '(no [SEG] has a loss in 1 of 2 rows' in _logged(trainer, caplog)[1]

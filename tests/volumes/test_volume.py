@@ -2,6 +2,7 @@
 import json
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from support.scans import affine_of, dicom, every_orientation, nifti, read_nifti, series
 from support.volumes import PLANES, bright, put_all, voxels
@@ -129,3 +130,30 @@ def test_one_slice_of_a_volume(tmp_path):
     # The first axis of the file is the coronal one.
     assert np.array_equal(saved[3], data[3] >= 1000) and saved.sum() == saved[3].sum() > 0
     assert legend['labels'][0]['voxels'] == int(mask.sum())
+
+
+def test_a_sheared_affine_is_named(tmp_path):
+    """A tilted gantry, in NIfTI and in DICOM: the sform holds it, the legend says so."""
+    data = voxels((4, 20, 24))
+    affine = np.diag([.8, .8, 3., 1.])
+    affine[1, 2] = 3 * np.tan(np.deg2rad(15))
+    path = nifti(tmp_path / 'a.nii.gz', data.transpose(2, 1, 0))
+    image = nibabel.Nifti1Image(data.transpose(2, 1, 0), affine)
+    image.set_sform(affine, 1)
+    nibabel.save(image, path)
+    names = series(tmp_path / 's', data)
+    for number, name in enumerate(names):
+        header = pydicom.dcmread(name)
+        header.ImagePositionPatient = [-30, -40 + number * 2.5 * np.tan(np.deg2rad(15)), 50 + 2.5 * number]
+        header.save_as(name)
+    for source in (path, tmp_path / 's'):
+        volume = Volume(source)
+        for index, picture in volume:
+            volume.put(index, bright(picture))
+        legend = volume.save(tmp_path / 'mask.nii.gz')
+        assert '15.0 degrees off a right angle' in legend['sheared'] and 'sform' in legend['sheared']
+        expected = volume._source.affine
+        assert expected is not None
+        assert np.allclose(read_nifti(tmp_path / 'mask.nii.gz').get_sform(), expected, atol=1e-4)
+    straight = Volume(nifti(tmp_path / 'b.nii.gz', data, affine_of(np.eye(3), degrees=31)))
+    assert 'sheared' not in straight.save(tmp_path / 'mask.nii.gz')

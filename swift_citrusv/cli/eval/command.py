@@ -6,13 +6,13 @@ from typing import Any
 
 from ... import __version__
 from ..options import add_option
-from . import detection, documents, grounding, qa, reports, segmentation
+from . import detection, documents, grounding, qa, reports, segmentation, volume
 
 NAME = 'eval'
-HELP = 'score predictions: segmentation, detection, question answering, documents, reports, grounding'
+HELP = 'score predictions: segmentation, volumes, detection, question answering, documents, reports, grounding'
 DESCRIPTION = ('Scores a prediction file against a reference file, overall and in groups, each score with a 95 % '
                'interval. Writes scores.json and report.html. With --model, it first lets the model answer the rows.')
-_TASKS = (segmentation, detection, qa, documents, reports, grounding)
+_TASKS = (segmentation, volume, detection, qa, documents, reports, grounding)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +133,7 @@ def write_json(content: dict[str, Any], path: str) -> None:
     text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
     dump: Callable[[Any], str] = lambda value: json.dumps(value, ensure_ascii=False, allow_nan=False)
     columns = ',\n'.join(f'   {dump(name)}: {dump(values)}' for name, values in cases['columns'].items())
-    rest = ',\n'.join(f'  {dump(key)}: {dump(cases[key])}' for key in ('row', 'cluster', 'data'))
+    rest = ',\n'.join(f'  {dump(key)}: {dump(cases[key])}' for key in cases if key != 'columns')
     with open(path, 'w', encoding='utf-8', errors='backslashreplace') as file:
         file.write(f'{text[:-2]},\n "per_case": {{\n{rest},\n  "columns": {{\n{columns}\n  }}\n }}\n}}\n')
 

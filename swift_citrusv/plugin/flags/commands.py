@@ -12,9 +12,14 @@ def training_rules() -> Iterator[Rule]:
 
 
 def rlhf_rules() -> Iterator[Rule]:
-    """Those that hold for `swift rlhf` too."""
-    from .rules import ONE_PROCESS_A_GPU
-    yield ONE_PROCESS_A_GPU
+    """All rules of `swift rlhf`: its own, and those of `swift sft` that concern its model, tuners and processes."""
+    from . import rlhf_rules as own
+    from . import rules, tuner_rules
+    for group in own.RULES.values():
+        yield from group
+    named = {*own.NOT_SHARED, *(name for rule in own.RULES[own.DIFFERENT] for name in rule.names())}
+    for shared in (*(rules.RULES[title] for title in own.SHARED), tuner_rules.RULES):
+        yield from (rule for rule in shared if not named & set(rule.names()))
 
 
 def inference_rules() -> Iterator[Rule]:

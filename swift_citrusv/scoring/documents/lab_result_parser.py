@@ -9,6 +9,7 @@ from typing import Any
 from .canonical import Field
 from .cell_text import plain_cell
 from .lab_results import JSON_FIELDS, TABLE_FIELDS, LabResult
+from .other_tables import delimited_tables, key_value_table, latex_tables
 from .tables import TextTable, parse_tables
 
 _HEADINGS: dict[Field, str] = {
@@ -73,22 +74,64 @@ def lab_results_from_tables(text: str) -> tuple[list[LabResult], set[str]]:
     its headings side by side has several lab results per row. A further heading starts a new table. A table without a
     known heading has the columns of the previous table if it is as wide, or else the paper's columns if it has four.
 
+    Markdown and HTML come first. An answer without such a table is read as LaTeX, then as comma-, tab- or
+    semicolon-separated text, as JSON, and as lines 'key: value'.
+
     Returns:
-        The lab results, and flags: 'html_table', 'assumed_columns', 'ragged_table' (a row and its heading differ in
-        length: missing cells are empty, extra cells are ignored).
+        The lab results, and flags: 'html_table', 'latex_table', 'csv_table', 'json_table', 'key_value_text',
+        'assumed_columns', 'ragged_table' (a row and its heading differ in length: missing cells are empty, extra cells
+        are ignored).
 
     Raises:
         UnreadableAnswer: There is no table with a column of names, or there are more than 500 lab results.
     """
+    found = _results_of_text(text, names=True)
+    if found is None:
+        values = (lab_results_from_value(candidate) for candidate in _json_candidates(text))
+        results = next((value for value in values if value and any(result.entry_name for result in value)), None)
+        if results is None:
+            raise UnreadableAnswer(f'there is no table with a column of names in {text.strip()[:80]!r}')
+        found = results, {'json_table'}
+    return _check_count(found[0]), found[1]
+
+
+def _results_of_text(text: str, names: bool) -> tuple[list[LabResult], set[str]] | None:
+    """The lab results of tables in any notation but JSON, and flags; None if there is none.
+
+    Args:
+        text: The answer.
+        names: Whether a table needs a column of names.
+    """
+
+    def is_heading(row: Sequence[str]) -> bool:
+        return bool(heading_columns(row, names))
+
+    for flag, tables in ((None, parse_tables(text)), ('latex_table', latex_tables(text)),
+                         ('csv_table', delimited_tables(text, is_heading))):
+        found = _results_of_tables(tables, names)
+        if found is not None:
+            return found[0], found[1] | ({flag} if flag else set())
+    records = key_value_table(text, lambda key: heading_field(key) is not None,
+                              lambda key: heading_field(key) == 'entry_name')
+    needed = {'entry_name'} if names else {*JSON_FIELDS}
+    results = []
+    for record in records:
+        cells = {str(heading_field(key)): value for key, value in record.items()}
+        if len(cells) > 1 and cells.keys() & needed:
+            results.append(LabResult(**cells))
+    return (results, {'key_value_text'}) if results else None
+
+
+def _results_of_tables(tables: Sequence[TextTable], names: bool) -> tuple[list[LabResult], set[str]] | None:
     results: list[LabResult] = []
     flags: set[str] = set()
     known: list[dict[Field, int]] | None = None
     width = 0
     readable = False
-    for table in parse_tables(text):
+    for table in tables:
         first = True
         for row in table.rows:
-            heading = heading_columns(row)
+            heading = heading_columns(row, names)
             if heading:
                 known, width, readable = heading, len(row), True
             elif first and not (known and len(row) == width):
@@ -105,9 +148,7 @@ def lab_results_from_tables(text: str) -> tuple[list[LabResult], set[str]]:
             first = False
         if table.is_html and known is not None:
             flags.add('html_table')
-    if not readable:
-        raise UnreadableAnswer(f'there is no table with a column of names in {text.strip()[:80]!r}')
-    return _check_count(results), flags
+    return (results, flags) if readable else None
 
 
 def _assumed_columns(table: TextTable, row: list[str], known: list[dict[Field, int]] | None,
@@ -119,10 +160,10 @@ def _assumed_columns(table: TextTable, row: list[str], known: list[dict[Field, i
     return (known, width) if known is not None and not table.has_heading and several else (None, 0)
 
 
-def heading_columns(row: Sequence[str]) -> list[dict[Field, int]]:
+def heading_columns(row: Sequence[str], names: bool = True) -> list[dict[Field, int]]:
     """The columns of a heading row, one mapping for each time the headings are repeated; empty if it is not a heading.
 
-    A heading has a column of names and at least one other field.
+    A heading has at least two fields, with `names` one of them a column of names.
     """
     groups: list[dict[Field, int]] = []
     seen: Counter[Field] = Counter()
@@ -136,7 +177,7 @@ def heading_columns(row: Sequence[str]) -> list[dict[Field, int]]:
         while len(groups) <= group:
             groups.append({})
         groups[group][field] = place
-    return [group for group in groups if len(group) > 1 and 'entry_name' in group]
+    return [group for group in groups if len(group) > 1 and ('entry_name' in group or not names)]
 
 
 def _results_of_row(row: Sequence[str], groups: Sequence[Mapping[Field, int]]) -> Iterator[LabResult]:
@@ -154,8 +195,9 @@ def lab_results_from_json(text: str) -> list[LabResult]:
     """The lab results of an answer in JSON, fenced or not, with prose around it.
 
     An object with the fields is one lab result, a list of such objects several; an object of objects has the names as
-    keys; enclosing objects are searched. Keys are identified like headings. Single quotes, Python literals and trailing
-    commas are accepted.
+    keys; enclosing objects are searched. An object of equally long lists has a list for each column, and a list of
+    lists begins with its headings. Keys are identified like headings. Single quotes, Python literals and trailing
+    commas are accepted. An answer without JSON may be a table in any notation of `lab_results_from_tables`.
 
     Raises:
         UnreadableAnswer: There is no such JSON, or there are more than 500 lab results.
@@ -164,11 +206,17 @@ def lab_results_from_json(text: str) -> list[LabResult]:
         results = lab_results_from_value(candidate)
         if results is not None:
             return _check_count(results)
+    found = _results_of_text(text, names=False)
+    if found is not None:
+        return _check_count(found[0])
     raise UnreadableAnswer(f'there is no JSON with a result, a reference or an abnormality in {text.strip()[:80]!r}')
 
 
 def lab_results_from_value(value: Any) -> list[LabResult] | None:
     """The lab results of a JSON value; None if it has none of the fields."""
+    columns = _columns_of(value)
+    if columns is not None:
+        return columns
     if isinstance(value, list):
         # An empty list is a valid answer: there is no such result.
         found = [lab_results_from_value(item) if isinstance(item, (dict, list)) else None for item in value]
@@ -192,6 +240,32 @@ def lab_results_from_value(value: Any) -> list[LabResult] | None:
             inner = [LabResult(**{**inner[0].__dict__, 'entry_name': str(key)})]
         results += inner
     return results if nested else None
+
+
+def _columns_of(value: Any) -> list[LabResult] | None:
+    """The lab results of a table in JSON: lists by column, {'columns': [...], 'rows': [[...], ...]}, a list of rows."""
+    if isinstance(value, dict):
+        lists = {str(key): item for key, item in value.items() if isinstance(item, list)}
+        by_name = {key.casefold(): item for key, item in lists.items()}
+        head = next((by_name[key] for key in ('columns', 'header', 'headers', 'heading') if key in by_name), None)
+        rows = next((by_name[key] for key in ('rows', 'data', 'values', 'body') if key in by_name), None)
+        if head is not None and rows is not None:
+            return _columns_of([head, *rows])
+        fields = {heading_field(key): item for key, item in lists.items()}
+        fields.pop(None, None)
+        lengths = {len(item) for item in fields.values()}
+        if len(fields) < 2 or len(lengths) != 1 or any(_is_nested(item) for item in fields.values()):
+            return None
+        # A range as two numbers is no column.
+        if len(fields) < len(value) and lengths == {2}:
+            return None
+        names = [str(field) for field in fields]
+        return [LabResult(**dict(zip(names, map(_cell_text, cells)))) for cells in zip(*fields.values())]
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(row, list) for row in value):
+        table = TextTable([[_cell_text(cell) for cell in row] for row in value])
+        found = _results_of_tables([table], names=False) if heading_columns(table.rows[0], names=False) else None
+        return None if found is None else found[0]
+    return None
 
 
 def _is_nested(value: Any) -> bool:

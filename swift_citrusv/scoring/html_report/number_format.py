@@ -4,13 +4,14 @@ import numpy as np
 from collections.abc import Sequence
 
 from ..bootstrap import Score
+from ..medians import Median
 from ..task import CorpusMeasure, Measure
 from .charts import ForestRow
 
 
 def measure_label(measure: Measure | CorpusMeasure) -> str:
-    """'dice (%)', 'hd95 ↓': the name with its unit, and an arrow if lower is better."""
-    return f'{measure.name}{" (%)" * measure.percent}{" ↓" * (not measure.higher_is_better)}'
+    """'dice (%)', 'hd95 (mm) ↓': the name with its unit, and an arrow if lower is better."""
+    return f'{measure.label}{" (%)" * measure.percent}{" ↓" * (not measure.higher_is_better)}'
 
 
 def format_value(measure: Measure | CorpusMeasure, value: float) -> str:
@@ -22,6 +23,16 @@ def format_value(measure: Measure | CorpusMeasure, value: float) -> str:
 def format_interval(measure: Measure | CorpusMeasure, score: Score) -> str:
     """'92.80 to 93.60'; empty without an interval."""
     return '' if math.isnan(score.low) else f'{format_value(measure, score.low)} to {format_value(measure, score.high)}'
+
+
+def median_cells(measure: Measure | CorpusMeasure, median: Median | None) -> list[str]:
+    """The table cells of a median and its quartiles."""
+    if median is None:
+        return ['–', '–']
+    return [
+        format_value(measure, median.value), f'{format_value(measure, median.q1)} to '
+        f'{format_value(measure, median.q3)}'
+    ]
 
 
 def score_cell(measure: Measure | CorpusMeasure, score: Score | None) -> str:

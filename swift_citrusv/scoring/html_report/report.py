@@ -6,12 +6,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import resources
 
 from ..evaluate import Evaluation
 from .charts import forest_plot, make_axis
 from .markup import collapsible, definition_list, escaped, html_table, text_block
-from .number_format import forest_legend, forest_row, format_interval, format_value, measure_label, score_cell
+from .number_format import (forest_legend, forest_row, format_interval, format_value, measure_label, median_cells,
+                            score_cell)
+from .page import html_page
 from .report_cases import case_cards, case_measure, select_cases
 from .report_groups import distribution_charts, group_charts
 
@@ -25,7 +26,6 @@ PROBLEM_TEXTS = {
     'reordered': 'lines that are not in the order of the rows; joined correctly',
     'failed': 'rows for which the prediction run reported an error; scored as no answer'
 }
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_report(evaluation: Evaluation, path: str, version: str) -> None:
@@ -52,40 +52,9 @@ def report_html(evaluation: Evaluation, version: str) -> str:
         'How it was made': _provenance(evaluation, version)
     }
     evaluation.pairs.close()
-    links = ''.join(f'<a href="#{_anchor(name)}">{name}</a>' for name in sections)
-    body = '\n'.join(f'<section id="{_anchor(name)}" aria-labelledby="{_anchor(name)}-title">'
-                     f'<h2 id="{_anchor(name)}-title">{name}</h2>\n{content}\n</section>'
-                     for name, content in sections.items())  # yapf: disable
-    css = (resources.files(__package__) / 'report.css').read_text(encoding='utf-8')
-    title = escaped(f'{evaluation.task.TITLE}: {os.path.basename(evaluation.pairs.predictions.path)}')
-    return f'''<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="referrer" content="no-referrer">
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<style>{css}</style>
-</head>
-<body>
-<header>
-{_head(evaluation)}
-<nav aria-label="Sections">{links}</nav>
-</header>
-<main>
-{body}
-</main>
-<footer>swift-citrusv {escaped(version)}, <code>citrusv eval {escaped(evaluation.task.NAME)}</code></footer>
-</body>
-</html>
-'''
-
-
-def _anchor(name: str) -> str:
-    return name.lower().replace(' ', '-')
+    title = f'{evaluation.task.TITLE}: {os.path.basename(evaluation.pairs.predictions.path)}'
+    footer = f'swift-citrusv {escaped(version)}, <code>citrusv eval {escaped(evaluation.task.NAME)}</code>'
+    return html_page(title, _head(evaluation), sections, footer)
 
 
 # ---- the head
@@ -118,8 +87,13 @@ def _scores(evaluation: Evaluation) -> str:
     for measure in measures:
         score = scores[measure.name]
         value, interval = format_value(measure, score.value), format_interval(measure, score) or '–'
-        rows.append([escaped(measure_label(measure)), value, interval, f'{score.count:,}', f'{score.clusters:,}'])
-    header = ['score', 'value', 'interval', 'cases', escaped(evaluation.clusters)]
+        row = [escaped(measure_label(measure)), value, interval, f'{score.count:,}', f'{score.clusters:,}']
+        if evaluation.medians:
+            row[3:3] = median_cells(measure, evaluation.medians.get(measure.name))
+        rows.append(row)
+    header = ['score', 'mean' if evaluation.medians else 'value', 'interval', 'cases', escaped(evaluation.clusters)]
+    if evaluation.medians:
+        header[3:3] = ['median', 'quartiles']
     caption = f'All cases, with 95 % intervals, resampled by {evaluation.clusters}.'
     if not evaluation.settings.repeats:
         caption = 'All cases'
@@ -142,8 +116,8 @@ def _forests(evaluation: Evaluation) -> str:
     for chosen in [shared, *([measure] for measure in measures if not measure.percent)]:
         known = [measure for measure in chosen if not math.isnan(scores[measure.name].value)]
         if known:
-            lines = [forest_row(measure, scores[measure.name], measure.name, '') for measure in known]
-            label = 'score in %' if known[0].percent else known[0].name
+            lines = [forest_row(measure, scores[measure.name], measure.label, '') for measure in known]
+            label = 'score in %' if known[0].percent else known[0].label
             if not known[0].percent and not known[0].higher_is_better:
                 label += ', lower is better'
             limits = [value for row in lines for value in (row.value, row.low, row.high)]
@@ -224,8 +198,8 @@ def _pictures(evaluation: Evaluation) -> str:
     if measure is None:
         parts.append('<p>No score is defined for single cases: these are random ones.</p>')
     elif not chosen.best:
-        parts.append(f'<p>There is no best and no worst case: all have the same {escaped(measure.name)}.</p>')
-    by = f' by {escaped(measure.name)}' if measure else ''
+        parts.append(f'<p>There is no best and no worst case: all have the same {escaped(measure.label)}.</p>')
+    by = f' by {escaped(measure.label)}' if measure else ''
     for title, cases, name in ((f'Best cases{by}', chosen.best, 'best'), (f'Worst cases{by}', chosen.worst, 'worst'),
                                ('Random cases', chosen.others, 'random')):  # yapf: disable
         if cases:

@@ -119,12 +119,18 @@ def _encoded(picture: Image.Image, kind: str, **settings: int | bool) -> bytes:
 
 def _case_card(evaluation: Evaluation, row: int, index: int) -> CaseCard:
     pair = evaluation.pairs.pair(row)
+    # Under its own id, where it has one.
+    title = evaluation.table.row_title(row)
     try:
-        return evaluation.task.show(pair, index)
+        return _titled(evaluation.task.show(pair, index), pair.name, title)
     except PredictionError as e:
         # Shown as it was scored: without its prediction.
         shown = evaluation.task.show(replace(pair, prediction=None), index)
-        return replace(shown, lines=(*shown.lines, ('problem', str(e))))
+        return _titled(replace(shown, lines=(*shown.lines, ('problem', str(e)))), pair.name, title)
+
+
+def _titled(card: CaseCard, name: str, title: str) -> CaseCard:
+    return replace(card, title=card.title.replace(name, title, 1))
 
 
 def _card_html(evaluation: Evaluation, case: int, card: CaseCard, measure: Measure | None, group: str) -> str:
@@ -157,5 +163,5 @@ def _value_text(evaluation: Evaluation, case: int, measure: Measure) -> str:
     assert measure.per_case is not None
     value = float(evaluation.table.columns[measure.per_case][case])
     if math.isnan(value):
-        return f'{measure.name} not defined'
-    return f'{measure.name} {value * (100 if measure.percent else 1):.{measure.digits}f}{" %" * measure.percent}'
+        return f'{measure.label} not defined'
+    return f'{measure.label} {value * (100 if measure.percent else 1):.{measure.digits}f}{" %" * measure.percent}'

@@ -26,7 +26,7 @@ def distribution_charts(evaluation: Evaluation) -> str:
     drawn, empty = [], []
     for measures in columns.values():
         values = _case_values(measures[0], evaluation)
-        name = ', '.join(measure.name for measure in measures)
+        name = ', '.join(measure.label for measure in measures)
         if values is None:
             empty.append(name)
         else:
@@ -52,7 +52,7 @@ def _case_values(measure: Measure | CorpusMeasure, evaluation: Evaluation) -> np
 
 def _distribution(measure: Measure, name: str, values: np.ndarray, num_cases: int) -> str:
     unit = ', in %' * measure.percent + ', lower is better' * (not measure.higher_is_better)
-    axis = make_axis(values, f'{measure.name} of a case{unit}', measure.percent)
+    axis = make_axis(values, f'{measure.label} of a case{unit}', measure.percent)
     if has_few_values(values):
         chart, caption = bar_chart(values, axis), ''
     else:
@@ -93,7 +93,7 @@ def _group_chart(evaluation: Evaluation, column: str) -> str:
     rows = [forest_row(measure, scores[name], name, f'n = {scores[name].count:,}', cases.get(name)) for name in names]
     unit = ' in %' * measure.percent + ', lower is better' * (not measure.higher_is_better)
     limits = [value for row in rows for value in (row.value, row.low, row.high)]
-    axis = make_axis(np.concatenate([limits, *cases.values()]), f'{measure.name}{unit}', measure.percent)
+    axis = make_axis(np.concatenate([limits, *cases.values()]), f'{measure.label}{unit}', measure.percent)
     key = forest_legend([*scores.values()])
     if any(len(values) > MAX_DOTS for values in cases.values()):
         key += ' Grey: the cases; box: quartiles and median, thin line: middle 90 %.'
@@ -102,7 +102,7 @@ def _group_chart(evaluation: Evaluation, column: str) -> str:
     note = ''
     if len(groups) > len(names):
         note = f'<p>The {MAX_CHARTED} largest of {len(groups):,} groups; the table has the others.</p>'
-    label = escaped(f'{measure.name} by {column}')
+    label = escaped(f'{measure.label} by {column}')
     return f'{note}<figure aria-label="{label}">{forest_plot(rows, axis)}<figcaption>{key}</figcaption></figure>'
 
 

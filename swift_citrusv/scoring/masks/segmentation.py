@@ -64,9 +64,10 @@ class SegmentationTask:
     @property
     def measures(self) -> tuple[Measure, ...]:
         """All measures; Dice is the first."""
+        unit = 'mm' if self.unit == 'mm' else 'px'
         return (mean('dice'), mean('iou'), mean('giou', 'iou'), ratio('ciou', 'intersection', 'union'),
-                mean('precision'), mean('recall'), mean('nsd'),
-                mean('hd95', percent=False, higher_is_better=False))  # yapf: disable
+                mean('precision'), mean('recall'), mean('nsd', unit=f'{self.tolerance:g} {unit}'),
+                mean('hd95', percent=False, higher_is_better=False, unit=unit))  # yapf: disable
 
     @property
     def rules(self) -> dict[str, str]:

@@ -1,10 +1,12 @@
 """Finds the option that a free-text answer chooses."""
 import re
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 
 from .choice_patterns import (DENIALS, DENIALS_ZH, DENIED_LINE, FUNCTION_WORDS, LAST_WORD, LETTER_NAMES_ZH,
                               NAMED_BY_LETTER, NAMED_BY_LETTER_ZH, ChoicePatterns)
+from .conclusion import concluded, list_items
 from .final_answer import last_boxed, strip_markup
 from .open_answers import answer_tokens, same_words
 
@@ -36,10 +38,13 @@ def find_choice(text: str, options: Mapping[str, str], several: bool = False) ->
     2. The whole answer is a letter, the text of one option, or a list of letters.
     3. The option after 'the answer is', 'I choose', '选' and the like, or before 'is correct'. If several statements
        disagree, the last one wins if it has 'therefore', 'finally', 'so' or 'wait'; else the answer is ambiguous.
-    4. A letter at the start, before punctuation or the text of its option.
-    5. The text of exactly one option anywhere, of at least three characters (Chinese: two).
-    6. Letters elsewhere: after 'option', in parentheses, or alone; not the article 'A', the pronoun 'I' and names
+    4. What the answer concludes, if it goes through a list of options or names several (`conclusion`): the last
+       sentence that names one. A list without a conclusion is ambiguous.
+    5. A letter at the start, before punctuation or the text of its option.
+    6. The text of exactly one option anywhere, of at least three characters (Chinese: two).
+    7. Letters elsewhere: after 'option', in parentheses, or alone; not the article 'A', the pronoun 'I' and names
        ('vitamin C', 'hepatitis B', 'B cell', 'E. coli').
+    8. The only option that is not negated, if all others are.
 
     Args:
         text: The answer without reasoning.
@@ -63,13 +68,14 @@ class _ChoiceReader:
         self.several = several
         self.patterns = ChoicePatterns(self.letters)
         self.text = text
+        self.denied: set[str] = set()
 
     def choice(self) -> ChosenOption:
         choice = self._whole()
         if choice is not None:
             return choice
         self.text = self._without_denied(self.text)
-        for rule in (self._whole, self._by_cue, self._leading, self._elsewhere):
+        for rule in (self._whole, self._by_cue, self._concluded, self._leading, self._elsewhere, self._left_over):
             choice = rule()
             if choice is not None:
                 return choice
@@ -104,11 +110,29 @@ class _ChoiceReader:
     def _without_denied(self, text: str) -> str:
         lines = []
         for line in text.split('\n'):
+            items = list_items(line, self.letters)
+            if len(items) > 1:
+                # A list in one line.
+                lines.append(self._without_denied_items(line, items))
+                continue
             own = self.patterns.line.match(line)
             if own is None or not DENIED_LINE.search(own[2]):
                 lines.append(line)
+            else:
+                self.denied.add(own[1])
         text = self.patterns.wrong.sub(self._unless_article, '\n'.join(lines))
         return self.patterns.denied.sub(self._unless_article, text)
+
+    def _without_denied_items(self, line: str, items: list[tuple[int, int, str]]) -> str:
+        kept = line[:items[0][0]]
+        for (start, end, letter), after in zip(items, [*(item[0] for item in items[1:]), len(line)]):
+            first, stop, rest = line[end:after].partition('. ')
+            if DENIED_LINE.search(first):
+                self.denied.add(letter)
+                kept += f' {rest}'
+            else:
+                kept += line[start:after]
+        return kept
 
     def _unless_article(self, match: re.Match[str]) -> str:
         # The article in 'not A patient' is kept.
@@ -117,8 +141,12 @@ class _ChoiceReader:
             # 'The answer is C, A is wrong' negates only A.
             comma = re.match(r'(.*),\s*[(\[]?[A-Za-z][)\]]?$', match['letters'])
             if comma:
+                self.denied.update(_letters_in(match['letters'][comma.end(1):], self.letters))
                 return match.string[match.start():start] + comma[1] + ' '
-        return ' ' if self._stands(match.string, end, match['letters']) or len(match['letters']) > 1 else match[0]
+        if not self._stands(match.string, end, match['letters']) and len(match['letters']) == 1:
+            return match[0]
+        self.denied.update(_letters_in(match['letters'], self.letters))
+        return ' '
 
     # ---- rule 3
 
@@ -208,6 +236,30 @@ class _ChoiceReader:
 
     # ---- rule 4
 
+    def _concluded(self) -> ChosenOption | None:
+        found = concluded(self.text, self.letters, self._named_in)
+        if found is None:
+            return None
+        letters, is_list = found
+        if not letters:
+            # A list alone is an answer only if several options may be right.
+            return None if self.several else ChosenOption('', 'list', 'ambiguous')
+        return self._found(letters, 'conclusion')
+
+    def _named_in(self, text: str) -> str:
+        """The letters of the options that a part of the answer names, by text or by letter."""
+        bare = self.patterns.bare.fullmatch(text.strip(' >\t'))
+        if bare:
+            return bare[1].upper()
+        part = copy(self)
+        part.text = text
+        strong = ''.join(_letters_in(first or second, self.letters)
+                         for first, second in self.patterns.option.findall(text))  # yapf: disable
+        strong += ''.join(self.patterns.parenthesised.findall(text))
+        return ''.join(sorted({*part._texts(), *(strong or part._alone())}))
+
+    # ---- rule 5
+
     def _leading(self) -> ChosenOption | None:
         lines = list(dict.fromkeys(match[1] for match in self.patterns.line.finditer(self.text)))
         if len(lines) > 1:
@@ -223,12 +275,14 @@ class _ChoiceReader:
         rest = re.sub(r'^[\s.:)、,\]-]+', '', self.text[end:])
         if not letters or re.match(r'(?:no|not|incorrect|wrong|false)\b|不|错', rest, re.IGNORECASE):
             return None
-        other = self._option_at(rest) if len(letters) == 1 else ''
+        # What follows in another line explains.
+        same_line = bool(self.text[end:].split('\n', 1)[0].strip(' .:)、,]-'))
+        other = self._option_at(rest) if len(letters) == 1 and same_line else ''
         if other and letters not in other:
             return ChosenOption('', 'letter and text', 'ambiguous')
         return self._found(letters, 'first letter')
 
-    # ---- rules 5 and 6
+    # ---- rules 6 and 7
 
     def _elsewhere(self) -> ChosenOption | None:
         texts = self._texts()
@@ -268,6 +322,13 @@ class _ChoiceReader:
             if not genus and not self._names(*match.span()) and self._stands(self.text, match.end(), match[1]):
                 found += match[1]
         return found
+
+    # ---- rule 8
+
+    def _left_over(self) -> ChosenOption | None:
+        """The only option that is not denied, if all others are."""
+        left = set(self.letters) - self.denied
+        return self._found(left.pop(), 'elimination') if len(left) == 1 and len(self.letters) > 2 else None
 
     def _names(self, start: int, end: int) -> bool:
         """Whether the letter at an index is part of a name: 'vitamin C', 'A型流感'."""

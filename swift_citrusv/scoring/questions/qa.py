@@ -82,18 +82,28 @@ class QATask:
     @property
     def rules(self) -> dict[str, str]:
         rules = {
-            'accuracy': 'the share of right answers: the right option, the right yes or no, the same words',
-            'choice': 'the one option that the answer names by letter or by text; several or none are wrong, flagged '
+            'accuracy':
+            'the share of right answers: the right option, the right yes or no, the same words',
+            'choice':
+            'the one option that the answer names by letter or by text; several or none are wrong, flagged '
             'ambiguous or no_answer',
-            'multi': 'exactly the right set of options',
-            'closed': 'yes or no by the first word of the answer; other closed answers are scored like open ones',
-            'open': 'exact match after normalisation (case, punctuation, articles, full-width forms, numbers) of the '
+            'multi':
+            'exactly the right set of options',
+            'closed':
+            "yes or no by the first word of the answer, its end ('so yes') or what it states of the question; other "
+            'closed answers are scored like open ones',
+            'open':
+            'exact match after normalisation (case, punctuation, articles, full-width forms, numbers) of the '
             "text in \\boxed{} or after 'the answer is', or else of the whole answer",
-            'f1, recall': "open questions: SQuAD's token F1, and the share of the reference's words in the answer; "
+            'f1, recall':
+            "open questions: SQuAD's token F1, and the share of the reference's words in the answer; "
             'Chinese by characters',
-            'reasoning': '<think> is removed; the last <answer> counts',
-            'no prediction': 'wrong',
-            'mean over dataset': "the unweighted mean of the benchmarks, 'Avg.' in the paper's tables"
+            'reasoning':
+            '<think> is removed; the last <answer> counts',
+            'no prediction':
+            'wrong',
+            'mean over dataset':
+            "the unweighted mean of the benchmarks, 'Avg.' in the paper's tables"
         }
         if self.preset:
             rules['preset'] = self.preset
@@ -196,9 +206,9 @@ def score_answer(question: Question, response: str | None) -> ScoredAnswer:
         flags = (choice.problem, ) if choice.problem else ()
         return ScoredAnswer(choice.letters, choice.letters == question.answer, choice.rule, flags)
     if question.kind == 'closed' and is_yes_or_no(question.answer):
-        extracted = yes_or_no(text)
+        extracted = yes_or_no(text, question.text)
         if extracted in ('yes', 'no'):
-            return ScoredAnswer(extracted, extracted == yes_or_no(question.answer), 'first word')
+            return ScoredAnswer(extracted, extracted == yes_or_no(question.answer), 'yes or no')
         return ScoredAnswer('', False, '', (extracted or 'no_answer', ))
     extracted = final_answer(text)
     if not extracted:

@@ -1,4 +1,7 @@
 """Lab results in the tables and the JSON of answers."""
+import csv
+import io
+import json
 import pytest
 from support.lab_reports import BLOOD, HEADING, markdown
 
@@ -122,3 +125,76 @@ def test_answers_without_json():
     ]:
         with pytest.raises(UnreadableAnswer, match='no JSON'):
             pytest.fail(f'{text!r}: {lab_results_from_json(text)}')
+
+
+def latex(rows, environment='tabular', head=r'\begin{tabular}{|l|c|c|l|}'):
+    escaped = [[cell.replace('%', r'\%').replace('&', r'\&').replace('_', r'\_').replace('^', r'\textasciicircum ')
+                if cell else cell for cell in row] for row in rows]  # yapf: disable
+    lines = ' \\\\ \\hline\n'.join(' & '.join(row) for row in escaped)
+    return f'{head}\n\\hline\n{lines} \\\\ \\hline\n\\end{{{environment}}}'
+
+
+def delimited(rows, delimiter):
+    out = io.StringIO()
+    csv.writer(out, delimiter=delimiter, lineterminator='\n').writerows(rows)
+    return out.getvalue()
+
+
+def test_other_notations_than_markdown_and_html():
+    """LaTeX, delimited text (written by Python's csv), JSON and lines of keys have the same lab results."""
+    rows = [HEADING, *BLOOD]
+    records = [dict(zip(HEADING, row)) for row in BLOOD]
+    by_column = {name: [row[i] for row in BLOOD] for i, name in enumerate(HEADING)}
+    keys = '\n\n'.join('\n'.join(f'{key}: {value}' for key, value in record.items()) for record in records)
+    found = {
+        'comma': delimited(rows, ','),
+        'tab': delimited(rows, '\t'),
+        'semicolon': delimited(rows, ';'),
+        'fenced csv': f'Here it is:\n```csv\n{delimited(rows, ",")}```\nDone, as asked.',
+        'csv in prose': f'The report reads\n\n{delimited(rows, ",")}\nNo more',
+        'another order': delimited([[row[i] for i in (3, 0, 2, 1)] for row in rows], ','),
+        'Chinese heads': delimited([('项目', '结果', '参考范围', '单位'), *BLOOD], ','),
+        'tabular': latex(rows),
+        'longtable': latex(rows, 'longtable', r'\begin{longtable}{p{3cm} l l l}'),
+        'tabularx': latex(rows, 'tabularx', r'\begin{tabularx}{\textwidth}{|X|l|p{2cm}|l|}'),
+        'booktabs': latex(rows).replace(r'\hline', r'\midrule'),
+        'fenced latex': f'```latex\n\\begin{{table}}[h]\n{latex(rows)}\n\\caption{{Blood}}\n\\end{{table}}\n```',
+        'bold heads': latex([[rf'\textbf{{{name}}}' for name in HEADING],
+                             *BLOOD]).replace(r'entry\\_name', 'entry_name'),
+        'list': json.dumps(records, ensure_ascii=False),
+        'fenced json': f'```json\n{json.dumps(records, ensure_ascii=False)}\n```',
+        'under a key': json.dumps({'report': {
+            'results': records
+        }}, ensure_ascii=False),
+        'by column': json.dumps(by_column, ensure_ascii=False),
+        'columns and rows': json.dumps({
+            'columns': HEADING,
+            'rows': BLOOD
+        }, ensure_ascii=False),
+        'list of lists': json.dumps(rows, ensure_ascii=False),
+        'keys': keys,
+        'listed keys': keys.replace('entry_name:', '- entry_name:'),
+    }
+    flags = {'comma': 'csv_table', 'tabular': 'latex_table', 'list': 'json_table', 'keys': 'key_value_text'}
+    for name, text in found.items():
+        assert sorted(results(text)) == sorted(BLOOD), f'{name}: {text}'
+        assert name not in flags or lab_results_from_tables(text)[1] == {flags[name]}, name
+        # Where JSON is asked for.
+        assert len(lab_results_from_json(text)) == len(BLOOD), name
+    assert 'json_table' not in lab_results_from_tables(markdown(BLOOD))[1]
+
+
+def test_cells_of_latex():
+    text = (r'\begin{tabular}{llll} Item & Result & Reference & Unit \\ \multirow{2}{*}{WBC} & 5.2 $\uparrow$ & '
+            r'$3.5 \sim 9.5$ & $\times 10^{9}/\mathrm{L}$ \\ & 6 & \textless 9 & \textmu mol/L \\ '
+            r'\multicolumn{4}{c}{Page 2} \\ Protein & 12\,\% & 10--20 & \% \\[2pt] \end{tabular}')
+    found = [(r.entry_name, r.result, r.reference, r.unit) for r in lab_results_from_tables(text)[0]]
+    assert found[0] == ('WBC', '5.2 ↑', '3.5 ~9.5', '×10^9/L') and found[1] == ('WBC', '6', '<9', 'μmol/L')
+    assert found[-1] == ('Protein', '12 %', '10-20', '%')
+
+
+def test_text_that_is_no_table():
+    for text in ('The result is 5.2, the unit is mmol/L.', 'name, and so on', '{"a": [1, 2]}', r'\begin{tabular}{l} x',
+                 'Note: see below', 'a,b,c\n1,2,3', '[[1, 2], [3, 4]]'):
+        with pytest.raises(UnreadableAnswer):
+            lab_results_from_tables(text)

@@ -50,7 +50,8 @@ def test_pictures_are_those_of_the_cases(evaluated):
         row, index = int(cases.rows[case]), int(cases.indices[case])
         expected = picture_of(evaluation.pairs.pair(row), index)
         np.testing.assert_array_equal(found, np.array(expected))
-        assert f'ref.jsonl:{row + 1}, disc {index}' in image['alt']
+        # By the row's own id, with its line.
+        assert f'r{row} (ref.jsonl:{row + 1}), disc {index}' in image['alt']
     assert [image['alt'].split()[0] for image in images] == ['best'] * 6 + ['worst'] * 6 + ['random'] * 6
 
 

@@ -1,28 +1,16 @@
 """How the report looks in a real browser: on a desktop, a phone, in dark mode, and printed."""
 import numpy as np
 import pytest
-import shutil
 from collections.abc import Iterator
 from PIL import Image
 from support.discs import HOSTILE, SIZE, disc_answers, disc_rows, evaluate_discs
+from support.page import in_browser
 from typing import Any
 
 from swift_citrusv.scoring.evaluate import Evaluation
 from swift_citrusv.scoring.html_report.report import write_report
 
-BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-in_browser = pytest.mark.skipif(BROWSER is None, reason='no browser here: apt-get install chromium')
 DESKTOP, PHONE = {'width': 1280, 'height': 900}, {'width': 390, 'height': 844}
-
-
-@pytest.fixture(scope='module')
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        # Chromium refuses a sandbox as root, as CI runs it.
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=['--no-sandbox'])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

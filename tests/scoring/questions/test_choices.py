@@ -55,7 +55,7 @@ FIVE_ENGLISH = [
     ('Therefore, it would be **C. Lung cancer**, given smoking.', 'C'), ('The answer is B, D dimer is raised', 'B'),
     ('so the correct answer is:\n\n**B) Pneumonia**\n\nbecause A is less specific', 'B'),
     ('It is A 45-year-old man', ''),
-    ('The answer is C, A is incorrect', 'C'), ('Neither A nor B; C is right', 'C'), ('A: No. B: Yes.', '?'),
+    ('The answer is C, A is incorrect', 'C'), ('Neither A nor B; C is right', 'C'), ('A: No. B: Yes.', 'B'),
     ('So B', 'B'),
     ('So the answer is A. Wait, actually the answer is D.', 'D'),
     ('The answer is A... Therefore, the answer is C.', 'C'),

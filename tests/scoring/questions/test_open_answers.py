@@ -51,3 +51,26 @@ def test_overlap_against_torchmetrics():
                          [{'answers': {'answer_start': [0], 'text': [reference]}, 'id': '1'}])  # yapf: disable
         assert token_overlap(answer, reference)[0] == pytest.approx(float(expected['f1']) / 100, abs=1e-6)
         assert same_words(answer, reference) == bool(expected['exact_match'])
+
+
+def test_signs_of_numbers():
+    """A minus makes another number, however it is written; a hyphen does not."""
+    for text in ('-2.5', '−2.5', '–2.5', '－2.5', '‑2.5', 'minus 2.5', 'Minus 2.50', 'negative 2.5', '负2.5', '零下2.5',
+                 '(-2.5)', '-2.50'):
+        assert answer_tokens(text) == ['-2.5'], text
+        assert same_words(text, '-2.5') and not same_words(text, '2.5') and token_overlap(text, '2.5') == (0, 0), text
+    for text in ('2.5', '+2.5', '2.50', '02.5', '＋2.5'):
+        assert same_words(text, '2.5') and not same_words(text, '-2.5'), text
+    for text, words in (('T-score -2.5', ['t', 'score',
+                                          '-2.5']), ('2-3', ['2',
+                                                             '3']), ('2 - 3', ['2',
+                                                                               '3']), ('7.35-7.45', ['7.35', '7.45']),
+                        ('covid-19', ['covid', '19']), ('T2-weighted', ['t2', 'weighted']), ('L4-L5', ['l4', 'l5']),
+                        ('-0', ['0']), ('x = -3', ['x',
+                                                   '-3']), ('HER2-', ['her2-']), ('50%-60%', ['50', '%', '60', '%']),
+                        ('minus', ['minus']), ('负压', ['负',
+                                                      '压']), ('负五', ['-5']), ('-2 to -1', ['-2', 'to',
+                                                                                           '-1']), ('1e-3', ['0.001']),
+                        ('2.5E3', ['2500']), ('1e5x', ['1', 'e5x']), ('- item', ['item']), ('<-2', ['<', '-2'])):
+        assert answer_tokens(text) == words, (text, answer_tokens(text))
+    assert same_words('−2.5 SD', '-2.5 SD') and not same_words('2.5 SD', '-2.5 SD') and same_words('.5', '0.5')

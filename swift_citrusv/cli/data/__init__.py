@@ -1,0 +1,1 @@
+"""`citrusv data`: a file for each step, and `command`."""

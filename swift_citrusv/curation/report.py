@@ -1,0 +1,126 @@
+"""The HTML report of a step and of a run: what each rule took, with examples."""
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import __version__
+from ..files.errors import IMAGE_ERRORS
+from ..files.images import open_image, to_rgb
+from ..scoring.html_report.markup import collapsible, escaped, html_table, shortened, text_block
+from ..scoring.html_report.page import html_page
+from ..scoring.html_report.report_cases import image_data_url
+from .data_files import whole_file
+from .step import VERDICTS
+from .summary_text import count_words, measured_words
+
+_TEXTS = {
+    'kept': 'as they were',
+    'changed': 'changed, and go on',
+    'review': 'for a person to look at',
+    'merged': 'merged into others',
+    'dropped': 'left out',
+}
+# Pictures on a page.
+_MAX_PICTURES = 60
+_PICTURE_SIDE = 220
+
+
+def write_step_report(folder: str, summary: Mapping[str, Any], examples: Mapping[str, Sequence[Mapping[str, Any]]]) \
+        -> None:
+    """Writes `report.html` of a step.
+
+    Args:
+        folder: The output.
+        summary: Its summary.
+        examples: Examples of each rule.
+    """
+    sections = {'Rules': _rules_table(summary), 'Examples': _examples(summary, examples)}
+    _write(folder, f'citrusv data {summary["step"]}', summary, sections)
+
+
+def write_run_report(folder: str, summary: Mapping[str, Any]) -> None:
+    """Writes `report.html` of a run."""
+    rows = [[
+        f'<a href="{escaped(step)}/report.html">{escaped(step)}</a>', *(f'{counts[name]:,}'
+                                                                        for name in ('in', *VERDICTS))
+    ] for step, counts in summary['steps'].items()]
+    table = html_table('Rows by step', ['step', 'in', *VERDICTS], rows)
+    _write(folder, 'citrusv data run', summary, {'Steps': table})
+
+
+def _write(folder: str, title: str, summary: Mapping[str, Any], sections: Mapping[str, str]) -> None:
+    recipe = escaped(json.dumps(summary['run'], indent=1, ensure_ascii=False))
+    sections = {**sections, 'Recipe': collapsible('What was run on what', f'<pre class="text">{recipe}</pre>')}
+    page = html_page(title, _head(title, summary), sections, f'swift-citrusv {escaped(__version__)}')
+    with whole_file(os.path.join(folder, 'report.html')) as part, open(
+            part, 'w', encoding='utf-8', newline='\n') as file:
+        file.write(page)
+
+
+def _head(title: str, summary: Mapping[str, Any]) -> str:
+    total = summary['in']
+    tiles = [('rows in', f'{total:,}', '')]
+    tiles += [(verdict, f'{summary[verdict]:,}', f'{_share(summary[verdict], total)}, {_TEXTS[verdict]}')
+              for verdict in VERDICTS]  # yapf: disable
+    content = ''.join(f'<div class="tile"><dt>{name}</dt><dd><strong>{value}</strong><span>{note}</span></dd></div>'
+                      for name, value, note in tiles)
+    return f'<h1>{escaped(title)}</h1>\n<dl class="tiles">{content}</dl>'
+
+
+def _share(count: int, total: int) -> str:
+    return f'{100 * count / total:.1f} %' if total else '-'
+
+
+def _rules_table(summary: Mapping[str, Any]) -> str:
+    total = summary['in']
+    rows = []
+    for rule, item in summary['rules'].items():
+        hits = sum(count for verdict, count in item.items() if verdict != 'text')
+        rows.append([escaped(rule), count_words(item) or '0', _share(hits, total), escaped(item['text'])])
+    return ('<p>A row may break several rules; then the strongest decides: dropped, merged, review, changed.</p>'
+            + html_table('Rows by rule', ['rule', 'rows', 'share', 'what it finds'], rows, 'words'))
+
+
+def _examples(summary: Mapping[str, Any], examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    parts, pictures = [], 0
+    for rule, item in summary['rules'].items():
+        cards = []
+        for example in examples.get(rule, ()):
+            picture = ''
+            if example['images'] and pictures < _MAX_PICTURES:
+                picture = _picture(example['images'][0])
+                pictures += bool(picture)
+            cards.append(_card(example, picture))
+        if cards:
+            parts.append(f'<h3>{escaped(rule)} <span class="dim">{escaped(item["text"])}</span></h3>'
+                         f'<div class="cards">{"".join(cards)}</div>')
+    return '\n'.join(parts) or '<p>No rule found anything.</p>'
+
+
+def _card(example: Mapping[str, Any], picture: str) -> str:
+    measured = measured_words(example['measure'], example['threshold'])
+    notes = [note for note in (example['verdict'], measured, shortened(example['detail'], 160).rstrip('.')) if note]
+    if example['evidence_id']:
+        notes.append(f'evidence {shortened(example["evidence_id"], 80)}')
+    return (f'<article class="card"><h4>{escaped(example["source"])}:{example["line"]} '
+            f'<span class="dim">{escaped(example["row_id"])}</span></h4>'
+            f'<p>{escaped("; ".join(notes))}</p>{picture}{text_block(_row_words(example["text"]))}</article>')
+
+
+def _row_words(text: str) -> str:
+    """The conversation of a row, or its JSON if it has none."""
+    try:
+        messages = json.loads(text)['messages']
+        return '\n'.join(f'{message["role"]}: {message["content"]}' for message in messages)
+    except (ValueError, KeyError, TypeError):
+        return text
+
+
+def _picture(reference: str) -> str:
+    try:
+        image = to_rgb(open_image(reference))
+        image.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+        return f'<img src="{image_data_url(image)}" alt="" width="{image.width}" height="{image.height}">'
+    except IMAGE_ERRORS:
+        return ''

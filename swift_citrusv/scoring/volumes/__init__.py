@@ -1,0 +1,1 @@
+"""Scores of label maps in three dimensions, in millimetres: `citrusv eval volume`."""
