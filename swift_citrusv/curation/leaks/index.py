@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from safetensors.numpy import save_file
 from typing import Any, BinaryIO, NamedTuple
 
 from ...files.medical import PATIENT, STUDY
@@ -146,8 +147,8 @@ class IndexTask:
         values = np.concatenate([*runs, np.empty(0, np.uint64)])
         order = np.argsort(values, kind='stable')
         owners = np.repeat(np.arange(len(runs), dtype=np.uint32), [len(run) for run in runs])
-        with whole_file(os.path.join(top, 'grams.npz')) as part, open(part, 'wb') as file:
-            np.savez(file, values=values[order], texts=owners[order])
+        with whole_file(os.path.join(top, 'grams.safetensors')) as part:
+            save_file({'values': values[order], 'texts': owners[order]}, part)
         write_json(os.path.join(top, 'counts.json'), counts)
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from safetensors.numpy import load_file
 from typing import Any
 
 from ...errors import RowError
@@ -61,8 +62,8 @@ class Seeker:
         self._whole: dict[str, list[int]] = {}
         for number, (_, form) in enumerate(self._texts):
             self._whole.setdefault(form, []).append(number)
-        with np.load(os.path.join(folder, 'index', 'grams.npz')) as stored:
-            self._grams, self._owners = stored['values'], stored['texts']
+        stored = load_file(os.path.join(folder, 'index', 'grams.safetensors'))
+        self._grams, self._owners = stored['values'], stored['texts']
         images = read_index(folder, 'images')
         self._images, self._thumbnails = images, read_thumbnails(folder, len(images))
         self._hashes = np.array([line['hash'] for line in images], np.uint64)
