@@ -1,8 +1,9 @@
 """JSON, YAML and other files that are whole or absent."""
+import csv
 import json
 import os
 import yaml
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +23,14 @@ def write_json(path: str, value: Any) -> None:
     with whole_file(path) as part, open(part, 'w', encoding='utf-8') as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.write('\n')
+
+
+def write_csv(path: str, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a table in one go; all lines have the same columns."""
+    with whole_file(path) as part, open(part, 'w', encoding='utf-8', newline='') as file:
+        writer = csv.DictWriter(file, list(lines[0]) if lines else [])
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 def read_json(path: str) -> Any:

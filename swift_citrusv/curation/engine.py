@@ -18,6 +18,7 @@ from .step import Stage
 
 # datatrove's tracebacks show the values of variables, which may be a patient's.
 logger.disable('datatrove')
+_VARIABLES = 'DATATROVE_'
 
 
 class StageError(RuntimeError):
@@ -81,7 +82,7 @@ class Engine:
                 previous = executor
                 continue
             shutil.rmtree(os.path.join(stage.folder, 'errors'), ignore_errors=True)
-            with _without_forks(), _progress_bar(stage, quiet):
+            with _unchanged(), _progress_bar(stage, quiet):
                 try:
                     executor.run()
                 except Exception as error:
@@ -115,19 +116,24 @@ class Engine:
 
 
 @contextmanager
-def _without_forks() -> Iterator[None]:
-    """Lets datatrove start the process for its own use without a fork.
+def _unchanged() -> Iterator[None]:
+    """Lets datatrove start processes without a fork, and leaves this one as it was.
 
     A fork of a process that has threads, as the progress bar and DuckDB have, may never answer: a lock that a thread
     held stays locked in the copy. Afterwards `multiprocess` forks as before: `datasets` counts on that, and a process
-    that it starts otherwise would lack the plugin's patches.
+    that it starts otherwise would lack the plugin's patches. The variables that datatrove sets for a task that it runs
+    in this process go, too.
     """
+    environ = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
     before = multiprocess.get_start_method(allow_none=True)
     multiprocess.set_start_method('forkserver', force=True)
     try:
         yield
     finally:
         multiprocess.set_start_method(before, force=True)
+        for name in [name for name in os.environ if name.startswith(_VARIABLES)]:
+            del os.environ[name]
+        os.environ.update(environ)
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..settings import SettingError
-from .data_files import read_json, write_json
+from .data_files import read_json, write_csv, write_json
 from .inputs import sha256_of
 from .joins import connected
 from .ledger import ledger_files
@@ -60,9 +60,9 @@ class FinishStep:
             'run': self.head,
         }  # yapf: disable
         assert not rules.keys() - known.keys(), f'rules without a description: {rules.keys() - known.keys()}'
-        write_step_report(self.folder, summary, examples)
+        write_step_report(self.folder, summary, examples, self.step.sections(work, summary))
         for name, content in self.step.documents(work, summary).items():
-            write_json(os.path.join(self.folder, name), content)
+            (write_csv if name.endswith('.csv') else write_json)(os.path.join(self.folder, name), content)
         write_summary(self.folder, summary)
 
 

@@ -26,16 +26,17 @@ _MAX_PICTURES = 60
 _PICTURE_SIDE = 220
 
 
-def write_step_report(folder: str, summary: Mapping[str, Any], examples: Mapping[str, Sequence[Mapping[str, Any]]]) \
-        -> None:
+def write_step_report(folder: str, summary: Mapping[str, Any], examples: Mapping[str, Sequence[Mapping[str, Any]]],
+                      more: Mapping[str, str]) -> None:
     """Writes `report.html` of a step.
 
     Args:
         folder: The output.
         summary: Its summary.
         examples: Examples of each rule.
+        more: Sections of the step, as HTML.
     """
-    sections = {'Rules': _rules_table(summary), 'Examples': _examples(summary, examples)}
+    sections = {'Rules': _rules_table(summary), **more, 'Examples': _examples(summary, examples)}
     _write(folder, f'citrusv data {summary["step"]}', summary, sections)
 
 

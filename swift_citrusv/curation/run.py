@@ -12,7 +12,7 @@ from ..settings import SettingError
 from .data_files import read_json, write_json
 from .engine import Engine
 from .finish import FinishRun, FinishStep
-from .inputs import SHARD_BYTES, InputFile, Shard, find_files, hash_files, split
+from .inputs import SHARD_BYTES, InputFile, Shard, split
 from .shard_task import ShardTask, shard_name
 from .step import Stage, Step
 
@@ -60,16 +60,16 @@ def run_steps(steps: Sequence[Step],
         StageError: A part has failed.
     """
     work = os.path.join(output, 'work')
+    finished, started = os.path.join(output, SUMMARY), os.path.join(work, 'plan.json')
+    is_new = not os.path.exists(finished) and not os.path.exists(started)
+    if is_new and os.path.isdir(output) and set(os.listdir(output)) - {'work'}:
+        raise SettingError(f'{output} is not empty, and not the output of this command. Name another folder.')
     plan = _plan(steps, inputs, output, is_recipe, shard_bytes, quiet)
-    finished = os.path.join(output, SUMMARY)
     if os.path.exists(finished):
         _check_same(read_json(finished)['run'], plan.head, output)
     else:
-        started = os.path.join(work, 'plan.json')
-        if os.path.exists(started):
+        if not is_new:
             _check_same(read_json(started), plan.head, output)
-        elif os.path.isdir(output) and set(os.listdir(output)) - {'work'}:
-            raise SettingError(f'{output} is not empty, and not the output of this command. Name another folder.')
         os.makedirs(work, exist_ok=True)
         write_json(started, plan.head)
         if not engine.run(plan.stages, quiet):
@@ -82,17 +82,20 @@ def run_steps(steps: Sequence[Step],
 
 def _plan(steps: Sequence[Step], inputs: Sequence[str], output: str, is_recipe: bool, shard_bytes: int,
           quiet: bool) -> Plan:
-    files = hash_files(find_files(inputs), quiet)
+    late = next((step.name for step in steps[1:] if step.reads_folders), None)
+    if late is not None:
+        raise SettingError(f'The step {late} reads folders of files, not rows: it must be the first one.')
+    folders = [os.path.join(output, f'{number:02d}-{step.name}') if is_recipe else output
+               for number, step in enumerate(steps, start=1)]  # yapf: disable
+    files = steps[0].input_files(inputs, os.path.join(folders[0], 'work'), quiet)
     shards = split(files, shard_bytes, True)
     lines = [file.lines for file in files]
     total = None if None in lines else sum(filter(None, lines))
     # Once: a recipe may hold the hash of a file.
     recipes = [_recipe(step) for step in steps]
-    folders: list[str] = []
     stages: list[Stage] = []
-    for number, (step, recipe) in enumerate(zip(steps, recipes), start=1):
-        name = f'{number:02d}-{step.name}'
-        folder = os.path.join(output, name) if is_recipe else output
+    for number, (step, recipe, folder) in enumerate(zip(steps, recipes, folders)):
+        name = f'{number + 1:02d}-{step.name}'
         work = os.path.join(folder, 'work')
         label = name if is_recipe else step.name
         stages += step.stages(work, shards)
@@ -101,10 +104,9 @@ def _plan(steps: Sequence[Step], inputs: Sequence[str], output: str, is_recipe: 
             stages.append(Stage(label, task, len(shards), work, total, 'rows'))
         head = {
             'steps': [recipe],
-            'input': os.path.basename(folders[-1])
-        } if folders else _head([recipe], files, shard_bytes)
+            'input': os.path.basename(folders[number - 1])
+        } if number else _head([recipe], files, shard_bytes)
         stages.append(Stage(f'{label}-summary', FinishStep(step, folder, head, len(shards)), 1, work))
-        folders.append(folder)
         shards = [
             Shard(os.path.join(folder, 'rows', f'{shard_name(index)}.jsonl'), f'{name}/rows/{shard_name(index)}.jsonl',
                   is_optional=True) for index in range(len(shards))

@@ -67,17 +67,21 @@ class ShardTask:
                 if not decisions:
                     decisions, changed = judge(row)
                     text = changed if changed is not None else text
+                    if self.step.reads_folders:
+                        # Not the line of the inventory, but what the step made of it.
+                        source, place = self.step.place(row)
+                        row = Row(row.row_id, source, place, text, load_json(text)[0])
                 progress.add()
                 if not decisions:
                     # Most rows.
                     kept += 1
-                    ledger.add(row.row_id, shard.source, line)
+                    ledger.add(row.row_id, row.source, row.line)
                     out.write('rows', text)
                     continue
                 verdict = strongest(decisions)
                 counts[verdict] += 1
                 for decision in decisions:
-                    ledger.add(row.row_id, shard.source, line, decision)
+                    ledger.add(row.row_id, row.source, row.line, decision)
                     rules.setdefault(decision.rule, Counter())[decision.verdict] += 1
                     shown = examples.setdefault(decision.rule, [])
                     if len(shown) < _EXAMPLES:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from ..files.rules import FileRules
-from .inputs import Shard
+from .inputs import InputFile, Shard, find_files, hash_files
 
 # From the weakest to the strongest: of several decisions on a row, the strongest says what becomes of it.
 VERDICTS = ('kept', 'changed', 'review', 'merged', 'dropped')
@@ -79,8 +79,14 @@ class Stage(NamedTuple):
 
 
 class Step(ABC):
-    """A step. Instances are pickled into the worker processes, so they hold options only."""
+    """A step. Instances are pickled into the worker processes, so they hold options only.
+
+    Attributes:
+        name: Its name on the command line.
+        reads_folders: Whether its input are folders of files, whose inventory are its rows, and not rows.
+    """
     name: ClassVar[str]
+    reads_folders: ClassVar[bool] = False
 
     @abstractmethod
     def rules(self) -> Mapping[str, str]:
@@ -99,17 +105,35 @@ class Step(ABC):
             shard: The number of the shard.
         """
 
+    def input_files(self, inputs: Sequence[str], folder: str, quiet: bool) -> list[InputFile]:
+        """The files of rows that the arguments of the command name.
+
+        Args:
+            inputs: Files and folders.
+            folder: The work folder, for what the step makes of folders that hold no rows.
+            quiet: Whether to show no progress bar.
+        """
+        return hash_files(find_files(inputs), quiet)
+
+    def place(self, row: Row) -> tuple[str, int]:
+        """Source and line of a row in the ledger."""
+        return row.source, row.line
+
     def stages(self, folder: str, shards: Sequence[Shard]) -> Sequence[Stage]:
         """What must run over all rows before any decision; none by default."""
         return ()
 
     def documents(self, folder: str, summary: Mapping[str, Any]) -> Mapping[str, Any]:
-        """JSON files beside the summary, by name; none by default.
+        """JSON files, and tables as CSV, beside the summary, by name; none by default.
 
         Args:
             folder: The work folder of the run.
             summary: The summary.
         """
+        return {}
+
+    def sections(self, folder: str, summary: Mapping[str, Any]) -> Mapping[str, str]:
+        """Further sections of the report, by title, as HTML; none by default."""
         return {}
 
 

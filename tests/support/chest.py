@@ -6,6 +6,7 @@ import pytest
 from importlib.util import find_spec
 from pathlib import Path
 from support import scans
+from typing import Any
 
 from swift_citrusv.rows.masks import encode_rle
 
@@ -34,12 +35,13 @@ def voxels(step: int = 1) -> tuple[np.ndarray, np.ndarray]:
     return arrays[0].clip(-1024), arrays[1]
 
 
-def write_series(path: Path, step: int = 1) -> list[str]:
+def write_series(path: Path, step: int = 1, **tags: Any) -> list[str]:
     """Writes the CT as a DICOM series; returns the files from the feet to the head."""
     values, _ = voxels(step)
     spacing = .703125 * step
     # Stored values: the intercept is -1024.
-    return scans.series(path, values + 1024, first=(-180, -180, 0), spacing=(spacing, spacing), step=2.5)
+    tags = {'SliceThickness': 2.5, 'SpacingBetweenSlices': 2.5, **tags}
+    return scans.series(path, values + 1024, first=(-180, -180, 0), spacing=(spacing, spacing), step=2.5, **tags)
 
 
 def write_rows(path: Path, files: list[str], step: int = 1, window: str = '-600,1500') -> None:

@@ -4,24 +4,26 @@ import sys
 from typing import Any
 
 from ..options import add_option, positive_int
-from . import dedup
+from . import dedup, dicom
 from . import filter as filter_rows
 from . import leaks
 
 NAME = 'data'
-HELP = 'clean rows before training: filter, dedup, with a record of every decision'
+HELP = 'clean data before training: series, rows, copies, leaks; with a record of every decision'
 DESCRIPTION = (
     'Cleans rows before training. Every step writes the rows that go on (rows/), a ledger of every decision '
     '(ledger/), rows for a person to look at (review/), summary.json and report.html. An interrupted command '
     'goes on when it is repeated.')
-_STEPS = (filter_rows, dedup, leaks)
+_ROWS = 'files of rows (.jsonl, .jsonl.gz, .parquet, ...), folders of them, or outputs of earlier steps'
+# In the order in which one uses them.
+_STEPS = (dicom, filter_rows, dedup, leaks)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title='steps', required=True, metavar='STEP', dest='data_step')
     for module in _STEPS:
         step = commands.add_parser(module.NAME, help=module.HELP, description=module.DESCRIPTION)
-        _add_common(step)
+        _add_common(step, getattr(module, 'FOLDERS', _ROWS))
         module.add_arguments(step.add_argument_group(module.NAME))
         step.set_defaults(action=_run_step, make_step=module.make_step)
     run = commands.add_parser(
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             '`- filter: {min_tokens: 5}`. Each step has a folder in the output; the rows of the last one are in rows/.'
         ))
     run.add_argument('recipe', metavar='RECIPE', help='the recipe (.yaml)')
-    _add_common(run)
+    _add_common(run, f'{_ROWS}; where the first step is dicom, {dicom.FOLDERS}')
     run.set_defaults(action=_run_recipe)
     why = commands.add_parser('why', help='the history of a row', description='Prints what became of a row, and why.')
     _add_folder(why)
@@ -53,9 +55,8 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--traceback', action='store_true', help='show the traceback of an error')
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('inputs', nargs='+', metavar='IN', help='files of rows (.jsonl, .jsonl.gz, .parquet, ...), '
-                        'folders of them, or outputs of earlier steps')  # yapf: disable
+def _add_common(parser: argparse.ArgumentParser, inputs: str) -> None:
+    parser.add_argument('inputs', nargs='+', metavar='IN', help=inputs)
     parser.add_argument('--output', required=True, metavar='DIR', help='the folder to write')
     parser.add_argument('--workers', type=positive_int, default=1, metavar='N', help='processes (default: 1)')
     parser.add_argument('--executor', choices=('local', 'slurm', 'ray'), default='local',

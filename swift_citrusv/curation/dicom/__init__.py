@@ -1,0 +1,1 @@
+"""The step `dicom`: slices of DICOM and NIfTI files, series by series."""
