@@ -5,15 +5,15 @@ from typing import Any
 
 from ...files.errors import IMAGE_ERRORS
 from ...files.images import open_image, to_rgb
-from ...scoring.html_report.markup import escaped, html_table, shortened
+from ...scoring.html_report.markup import escaped, shortened
 from ...scoring.html_report.report_cases import image_data_url
 from .series import Series
 
 # Where an axis points, from right, front and feet: DICOM's coordinates.
 _LETTERS = (('R', 'L'), ('A', 'P'), ('I', 'S'))
 _PLANES = ('sagittal', 'coronal', 'axial')
-# Lines and pictures of the report.
-_MAX_LINES, _MAX_PICTURES, _SIDE = 300, 60, 96
+# Series and pictures of the report.
+_MAX_LINES, _MAX_PICTURES, _SIDE = 300, 60, 160
 
 
 def line_of(key: str, series: Series, verdict: str) -> dict[str, Any]:
@@ -88,26 +88,32 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def html_of(lines: Sequence[Mapping[str, Any]], paths: Mapping[str, str]) -> str:
-    """The table of a report, with a picture of the middle slice of each series; the broken ones first.
+    """The series of a report, each with a picture of its middle slice; the broken ones first.
 
     Args:
         lines: The lines of all series.
         paths: The paths of the files, by their sources.
     """
     order = sorted(lines, key=lambda line: (line['verdict'] == 'kept', line['series']))
-    rows = []
+    cards = []
     for number, line in enumerate(order[:_MAX_LINES]):
         picture = _picture(line['file'], paths) if number < _MAX_PICTURES else ''
+        counts = [f'{line["images"]} images', f'{line["missing"]} missing' if line['missing'] else '',
+                  f'{line["duplicates"]} copies' if line['duplicates'] else '',
+                  f'{line["volumes"]} volumes' if line['volumes'] > 1 else '']  # yapf: disable
+        measures = [line['modality'] or line['kind'], f'{line["plane"]} {line["axes"]}'.strip(),
+                    f'{line["size"]} pixels' if line['size'] else '',
+                    f'{line["spacing_mm"]} mm' if line['spacing_mm'] else '',
+                    f'{line["extent_mm"]} mm from right to left, front to back, feet to head' if line['extent_mm'] else
+                    '']  # yapf: disable
         name = shortened(line['description'] or line['file'], 60)
-        rows.append([
-            picture, f'{escaped(name)}<br><span class="dim">{escaped(shortened(line["file"], 70))}</span>',
-            escaped(line['verdict']), escaped(shortened(line['why'], 240)), escaped(line['modality'] or line['kind']),
-            f'{line["images"]}', escaped(line['size']), escaped(line['spacing_mm']), escaped(line['extent_mm']),
-            escaped(f'{line["plane"]} {line["axes"]}')])  # yapf: disable
-    note = '' if len(order) <= _MAX_LINES else f'<p>{_MAX_LINES} of {len(order)}; all of them are in series.csv.</p>'
-    head = ['', 'series', 'verdict', 'why', 'modality', 'images', 'pixels', 'spacing (mm)',
-            'extent L-R x A-P x S-I (mm)', 'plane, axes']  # yapf: disable
-    return note + html_table('Series', head, rows, 'words')
+        notes = [f'{line["verdict"]}: {shortened(line["why"], 240)}' if line['why'] else line['verdict'],
+                 '; '.join(filter(None, counts)), '; '.join(filter(None, measures))]  # yapf: disable
+        file = f' <span class="dim">{escaped(shortened(line["file"], 70))}</span>' if name != line['file'] else ''
+        words = ''.join(f'<p>{escaped(note)}</p>' for note in notes if note)
+        cards.append(f'<article class="card"><h4>{escaped(name)}{file}</h4>{picture}{words}</article>')
+    note = f'{_MAX_LINES} of {len(order)} series; ' if len(order) > _MAX_LINES else ''
+    return f'<p>{note}all of them, with their measures, are in series.csv.</p><div class="cards">{"".join(cards)}</div>'
 
 
 def _picture(name: str, paths: Mapping[str, str]) -> str:
