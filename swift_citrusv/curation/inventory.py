@@ -8,11 +8,13 @@ from typing import Any
 
 from ..settings import SettingError
 from .data_files import read_json, whole_file, write_json
-from .inputs import InputFile, hash_files, sha256_of
+from .inputs import InputFile, hash_files, is_output, is_rows, sha256_of
 
 NAME = 'inventory.jsonl'
 # Files are hashed by several threads: it is the disk that takes the time.
 _THREADS = 8
+# Extensions of files that are rows, wherever they lie.
+_SURE_ROWS = ('.jsonl', '.jsonl.gz', '.parquet')
 
 
 def find(inputs: Sequence[str]) -> list[tuple[str, str]]:
@@ -86,3 +88,23 @@ def paths_of(work: str) -> dict[str, str]:
     """The paths of the files of the inventory, by their sources."""
     paths: dict[str, str] = read_json(os.path.join(work, 'inventory', 'roots.json'))
     return paths
+
+
+def has_rows(name: str) -> bool:
+    """Whether an argument names rows: a file of rows, the output of a step, or a folder with nothing else.
+
+    Raises:
+        SettingError: It is a folder with rows and other files.
+    """
+    if os.path.isfile(name):
+        return is_rows(name)
+    if is_output(name):
+        return True
+    files = [os.path.join(top, file) for top, _, files in os.walk(name) for file in files]
+    rows = [file for file in files if is_rows(file)]
+    # Tables lie beside images too.
+    sure = next((file for file in rows if file.endswith(_SURE_ROWS)), None)
+    if sure is not None and len(rows) < len(files):
+        raise SettingError(f'{name} has rows ({os.path.relpath(sure, name)}) and other files. Name the file of rows, or '
+                           'the folders of the other files.')  # yapf: disable
+    return bool(rows) and len(rows) == len(files)

@@ -2,11 +2,13 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .. import __version__
 from ..files.errors import IMAGE_ERRORS
 from ..files.images import open_image, to_rgb
+from ..files.rules import file_rules
 from ..scoring.html_report.markup import collapsible, escaped, html_table, shortened, text_block
 from ..scoring.html_report.page import html_page
 from ..scoring.html_report.report_cases import image_data_url
@@ -36,7 +38,7 @@ def write_step_report(folder: str, summary: Mapping[str, Any], examples: Mapping
         examples: Examples of each rule.
         more: Sections of the step, as HTML.
     """
-    sections = {'Rules': _rules_table(summary), **more, 'Examples': _examples(summary, examples)}
+    sections = {'Rules': _rules_table(summary), **more, 'Examples': _examples(summary, examples, folder)}
     _write(folder, f'citrusv data {summary["step"]}', summary, sections)
 
 
@@ -83,14 +85,14 @@ def _rules_table(summary: Mapping[str, Any]) -> str:
             + html_table('Rows by rule', ['rule', 'rows', 'share', 'what it finds'], rows, 'words'))
 
 
-def _examples(summary: Mapping[str, Any], examples: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _examples(summary: Mapping[str, Any], examples: Mapping[str, Sequence[Mapping[str, Any]]], folder: str) -> str:
     parts, pictures = [], 0
     for rule, item in summary['rules'].items():
         cards = []
         for example in examples.get(rule, ()):
             picture = ''
             if example['images'] and pictures < _MAX_PICTURES:
-                picture = _picture(example['images'][0])
+                picture = _picture(example['images'][0], folder)
                 pictures += bool(picture)
             cards.append(_card(example, picture))
         if cards:
@@ -118,9 +120,11 @@ def _row_words(text: str) -> str:
         return text
 
 
-def _picture(reference: str) -> str:
+def _picture(reference: str, folder: str) -> str:
+    # Files that the step has written, too.
+    rules = replace(file_rules(), image_dir=folder) if reference.startswith('files/') else None
     try:
-        image = to_rgb(open_image(reference))
+        image = to_rgb(open_image(reference, rules))
         image.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
         return f'<img src="{image_data_url(image)}" alt="" width="{image.width}" height="{image.height}">'
     except IMAGE_ERRORS:

@@ -93,6 +93,9 @@ def _plan(steps: Sequence[Step], inputs: Sequence[str], output: str, is_recipe: 
     total = None if None in lines else sum(filter(None, lines))
     # Once: a recipe may hold the hash of a file.
     recipes = [_recipe(step) for step in steps]
+    # Later steps open the files that an earlier one has written.
+    writer = next((number for number, step in enumerate(steps) if step.writes_files), len(steps))
+    steps = [step if number <= writer else step.with_files_of(folders[writer]) for number, step in enumerate(steps)]
     stages: list[Stage] = []
     for number, (step, recipe, folder) in enumerate(zip(steps, recipes, folders)):
         name = f'{number + 1:02d}-{step.name}'

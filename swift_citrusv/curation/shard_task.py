@@ -67,8 +67,8 @@ class ShardTask:
                 if not decisions:
                     decisions, changed = judge(row)
                     text = changed if changed is not None else text
-                    if self.step.reads_folders:
-                        # Not the line of the inventory, but what the step made of it.
+                    if self.step.shows_result:
+                        # Not the line of an inventory, or what names a patient, but what the step made of it.
                         source, place = self.step.place(row)
                         row = Row(row.row_id, source, place, text, load_json(text)[0])
                 progress.add()

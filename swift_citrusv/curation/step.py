@@ -1,7 +1,7 @@
 """What a step of `citrusv data` is: rows in, decisions out."""
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 from ..files.rules import FileRules
@@ -84,9 +84,13 @@ class Step(ABC):
     Attributes:
         name: Its name on the command line.
         reads_folders: Whether its input are folders of files, whose inventory are its rows, and not rows.
+        shows_result: Whether reports and review show what it made of a row, and not the row before.
+        writes_files: Whether its rows name files below `files/` of its output.
     """
     name: ClassVar[str]
     reads_folders: ClassVar[bool] = False
+    shows_result: ClassVar[bool] = False
+    writes_files: ClassVar[bool] = False
 
     @abstractmethod
     def rules(self) -> Mapping[str, str]:
@@ -118,6 +122,11 @@ class Step(ABC):
     def place(self, row: Row) -> tuple[str, int]:
         """Source and line of a row in the ledger."""
         return row.source, row.line
+
+    def with_files_of(self, folder: str) -> 'Step':
+        """This step, where rows name files below a folder: the output of a step before."""
+        files = getattr(self, 'files', None)
+        return self if files is None else replace(self, files=replace(files, image_dir=folder))  # type: ignore[type-var]
 
     def stages(self, folder: str, shards: Sequence[Shard]) -> Sequence[Stage]:
         """What must run over all rows before any decision; none by default."""

@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from ..options import add_option, positive_int
-from . import dedup, dicom
+from . import dedup, deid, dicom
 from . import filter as filter_rows
 from . import leaks
 
@@ -16,7 +16,7 @@ DESCRIPTION = (
     'goes on when it is repeated.')
 _ROWS = 'files of rows (.jsonl, .jsonl.gz, .parquet, ...), folders of them, or outputs of earlier steps'
 # In the order in which one uses them.
-_STEPS = (dicom, filter_rows, dedup, leaks)
+_STEPS = (dicom, deid, filter_rows, dedup, leaks)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         step = commands.add_parser(module.NAME, help=module.HELP, description=module.DESCRIPTION)
         _add_common(step, getattr(module, 'FOLDERS', _ROWS))
         module.add_arguments(step.add_argument_group(module.NAME))
-        step.set_defaults(action=_run_step, make_step=module.make_step)
+        step.set_defaults(action=_run_step, make_step=module.make_step,
+                          check_result=getattr(module, 'check_result', None))  # yapf: disable
     run = commands.add_parser(
         'run',
         help='several steps in order, from a recipe',
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             '`- filter: {min_tokens: 5}`. Each step has a folder in the output; the rows of the last one are in rows/.'
         ))
     run.add_argument('recipe', metavar='RECIPE', help='the recipe (.yaml)')
-    _add_common(run, f'{_ROWS}; where the first step is dicom, {dicom.FOLDERS}')
+    _add_common(run, f'{_ROWS}; where the first step is dicom or deid, folders of images')
     run.set_defaults(action=_run_recipe)
     why = commands.add_parser('why', help='the history of a row', description='Prints what became of a row, and why.')
     _add_folder(why)
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_step(args: argparse.Namespace) -> int:
-    return _run(args, [args.make_step(args)], False)
+    return _run(args, [args.make_step(args)], False, args.check_result)
 
 
 def _run_recipe(args: argparse.Namespace) -> int:
@@ -114,7 +115,7 @@ class _RecipeParser(argparse.ArgumentParser):
         raise SettingError(f'{self.prog}: {message}.')
 
 
-def _run(args: argparse.Namespace, steps: list[Any], is_recipe: bool) -> int:
+def _run(args: argparse.Namespace, steps: list[Any], is_recipe: bool, check_result: Any = None) -> int:
     from ...curation.engine import Engine, StageError
     from ...curation.run import run_steps
     engine = Engine(args.executor, args.workers, dict(_option(text) for text in args.executor_options))
@@ -131,7 +132,7 @@ def _run(args: argparse.Namespace, steps: list[Any], is_recipe: bool) -> int:
         return 0
     from ...curation.summary_text import summary_lines
     print('\n'.join(summary_lines(summary, args.output)))
-    return 0
+    return check_result(summary, args.output) if check_result is not None else 0
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -41,6 +41,7 @@ class DicomStep(Step):
     """
     name: ClassVar[str] = 'dicom'
     reads_folders: ClassVar[bool] = True
+    shows_result: ClassVar[bool] = True
     limits: Limits = Limits()
     broken: str = 'dropped'
     question: str = ''

@@ -1,0 +1,1 @@
+"""The step `deid`: takes identities out of headers, pixels and texts, and proves it."""
