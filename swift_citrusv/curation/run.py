@@ -88,7 +88,8 @@ def _plan(steps: Sequence[Step], inputs: Sequence[str], output: str, is_recipe: 
     folders = [os.path.join(output, f'{number:02d}-{step.name}') if is_recipe else output
                for number, step in enumerate(steps, start=1)]  # yapf: disable
     files = steps[0].input_files(inputs, os.path.join(folders[0], 'work'), quiet)
-    shards = split(files, shard_bytes, True)
+    total_bytes = sum(os.path.getsize(file.path) for file in files)
+    shards = split(files, steps[0].shard_bytes(total_bytes, shard_bytes), True)
     lines = [file.lines for file in files]
     total = None if None in lines else sum(filter(None, lines))
     # Once: a recipe may hold the hash of a file.

@@ -119,6 +119,15 @@ class Step(ABC):
         """
         return hash_files(find_files(inputs), quiet)
 
+    def shard_bytes(self, total: int, most: int) -> int:
+        """The size of a part of the input.
+
+        Args:
+            total: Bytes of the whole input.
+            most: What the command asks for.
+        """
+        return most
+
     def place(self, row: Row) -> tuple[str, int]:
         """Source and line of a row in the ledger."""
         return row.source, row.line
@@ -126,7 +135,8 @@ class Step(ABC):
     def with_files_of(self, folder: str) -> 'Step':
         """This step, where rows name files below a folder: the output of a step before."""
         files = getattr(self, 'files', None)
-        return self if files is None else replace(self, files=replace(files, image_dir=folder))  # type: ignore[type-var]
+        return self if files is None else replace(
+            self, files=replace(files, image_dir=folder))  # type: ignore[type-var]
 
     def stages(self, folder: str, shards: Sequence[Shard]) -> Sequence[Stage]:
         """What must run over all rows before any decision; none by default."""
@@ -144,6 +154,11 @@ class Step(ABC):
     def sections(self, folder: str, summary: Mapping[str, Any]) -> Mapping[str, str]:
         """Further sections of the report, by title, as HTML; none by default."""
         return {}
+
+
+def small_shards(total: int, most: int) -> int:
+    """The size of a part of the input where a row costs seconds: some 64 parts, or more."""
+    return min(most, max(total // 64, 1 << 10), 1 << 16)
 
 
 def rules_recipe(rules: FileRules) -> dict[str, Any]:

@@ -1,14 +1,19 @@
 """Which action the standard asks of an element: DICOM PS3.15, table E.1-1, from the package dicom-anonymizer."""
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib import import_module
 
-from ...files.errors import import_medical
+from ...settings import SettingError
 
-# Actions of the table; those with a choice are decided so that a header that was valid stays so: X/Z empties, the others
-# replace.
+# Actions of the table. Those with a choice are decided so that a valid header stays valid: X/Z empties, others replace.
 REMOVE, EMPTY, REPLACE, UID = 'remove', 'empty', 'replace', 'uid'
-_ACTIONS = {'X_TAGS': REMOVE, 'Z_TAGS': EMPTY, 'D_TAGS': REPLACE, 'U_TAGS': UID, 'X_Z_TAGS': EMPTY,
-            'Z_D_TAGS': REPLACE, 'X_D_TAGS': REPLACE, 'X_Z_D_TAGS': REPLACE, 'X_Z_U_STAR_TAGS': REPLACE}  # yapf: disable
+_ACTIONS = {
+    'X_TAGS': REMOVE,
+    'Z_TAGS': EMPTY,
+    'X_Z_TAGS': EMPTY,
+    'U_TAGS': UID,
+    **dict.fromkeys(('D_TAGS', 'Z_D_TAGS', 'X_D_TAGS', 'X_Z_D_TAGS', 'X_Z_U_STAR_TAGS'), REPLACE),
+}
 EDITION = '2026c'
 
 # Options of section E.3, by name: code and meaning (CID 7050), and the keywords of the elements that they speak of.
@@ -45,7 +50,10 @@ OPTIONS: Mapping[str, tuple[str, str, frozenset[str]]] = {
 @lru_cache(1)
 def _table() -> tuple[dict[tuple[int, int], str], list[tuple[tuple[int, int, int, int], str]]]:
     """Actions by tag, and by tag with a mask for groups that repeat."""
-    module = import_medical(f'dicomanonymizer.dicom_anonymization_databases.dicomfields_{EDITION}')
+    try:
+        module = import_module(f'dicomanonymizer.dicom_anonymization_databases.dicomfields_{EDITION}')
+    except ImportError as error:
+        raise SettingError("dicom-anonymizer is missing: pip install 'swift-citrusv[deid]'") from error
     single: dict[tuple[int, int], str] = {}
     masked: list[tuple[tuple[int, int, int, int], str]] = []
     for name, action in _ACTIONS.items():
@@ -63,6 +71,6 @@ def action_of(group: int, element: int) -> str:
     single, masked = _table()
     found = single.get((group, element))
     if found is None:
-        found = next((action for tag, action in masked
-                      if group & tag[2] == tag[0] & tag[2] and element & tag[3] == tag[1] & tag[3]), '')  # yapf: disable
+        found = next((action for (of_group, of_element, groups, elements), action in masked
+                      if (group ^ of_group) & groups == 0 and (element ^ of_element) & elements == 0), '')
     return found

@@ -32,15 +32,15 @@ class Options:
         key: The secret of pseudonyms.
         keep: Names of `actions.OPTIONS`.
         moves_dates: Whether dates move; else they go.
-        reads_pixels: Whether text in pixels is blanked.
+        engines: The OCR engines whose texts are blanked in pixels; () leaves pixels as they are.
         blanks_outside: Whether all that lies outside the regions of an ultrasound image goes.
-        proves: Whether the second engine reads all that was written.
+        proves: Whether all engines read again what was written.
     """
     rules: DeidRules
     key: bytes
     keep: tuple[str, ...] = ()
     moves_dates: bool = True
-    reads_pixels: bool = True
+    engines: tuple[str, ...] = ENGINES
     blanks_outside: bool = True
     proves: bool = False
 
@@ -57,11 +57,9 @@ class FileCleaner:
     def __init__(self, options: Options, folder: str, tick: Callable[[], None] = lambda: None) -> None:
         self.pseudonyms, self._options, self._folder, self._tick = Pseudonyms(options.key), options, folder, tick
         self.texts = TextCleaner(options.rules)
-        engine = ENGINES[0] if options.reads_pixels else ''
         headers = HeaderCleaner(self.pseudonyms, self.texts, options.keep, options.moves_dates)
-        self._dicom = DicomCleaner(headers, options.rules.is_allowed, engine, options.blanks_outside)
-        self._labels = DicomCleaner(headers, options.rules.is_allowed, '')
-        self._engine = engine
+        self._dicom = DicomCleaner(headers, options.rules.is_allowed, options.engines, options.blanks_outside)
+        self._labels = DicomCleaner(headers, options.rules.is_allowed, ())
         self._hash = lru_cache(1 << 16)(sha256_of)
         self.identities = lru_cache(1 << 12)(self._identities)
 
@@ -93,10 +91,10 @@ class FileCleaner:
                 raise
             raise FileError(str(error) or type(error).__name__, 'Repair or remove the file.', 'damaged') from error
         if self._options.proves and not are_labels and kind != NIFTI:
-            read = reader(ENGINES[1]).read
             left = dicom_file.texts_left if kind == DICOM else image_file.texts_left
-            texts = left(os.path.join(self._folder, FOLDER, result.name), self._options.rules.is_allowed, read)
-            result.left = len(texts)
+            written = os.path.join(self._folder, FOLDER, result.name)
+            result.left = sum(len(left(written, self._options.rules.is_allowed, reader(engine).read))
+                              for engine in self._options.engines)  # yapf: disable
         write_json(record, result.as_json())
         return result
 
@@ -104,7 +102,7 @@ class FileCleaner:
         base = os.path.join(self._folder, FOLDER, '')
         if kind is None:
             result, extension = image_file.clean_image(path, target, self._options.rules.is_allowed,
-                                                       '' if are_labels else self._engine)  # yapf: disable
+                                                       () if are_labels else self._options.engines)  # yapf: disable
             result.name = f'{target}{extension}'.removeprefix(base)
             return result
         part = f'{target}.{os.getpid()}.part'

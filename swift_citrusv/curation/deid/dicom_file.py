@@ -8,7 +8,7 @@ from ...files.dicom_header import object_kind, with_syntax
 from ...files.errors import FileError
 from ...files.lookup_table import palette_to_rgb
 from .header import HeaderCleaner
-from .pixels import Box, blank_text, outside_of, views_of
+from .pixels import Box, blank_text, must_go, outside_of, views_of
 from .result import FileResult
 
 _REMEDY = 'Leave the file out, or clean it by hand.'
@@ -26,13 +26,13 @@ class DicomCleaner:
     Args:
         headers: For the header.
         is_allowed: Whether a text may stay in the pixels.
-        engine: The OCR engine; '' leaves pixels as they are.
+        engines: The OCR engines; without one, pixels stay as they are.
         blanks_outside: Whether all that lies outside the regions of an ultrasound image goes.
     """
 
-    def __init__(self, headers: HeaderCleaner, is_allowed: Callable[[str], bool], engine: str,
+    def __init__(self, headers: HeaderCleaner, is_allowed: Callable[[str], bool], engines: Sequence[str],
                  blanks_outside: bool = True) -> None:  # yapf: disable
-        self._headers, self._is_allowed, self._engine = headers, is_allowed, engine
+        self._headers, self._is_allowed, self._engines = headers, is_allowed, engines
         self._blanks_outside = blanks_outside
 
     def clean(self, path: str, output: str, tick: Callable[[], None] = lambda: None) -> FileResult:
@@ -65,15 +65,15 @@ class DicomCleaner:
 
     def _pixels(self, dataset: Any, result: FileResult, tick: Callable[[], None]) -> None:
         self._clear_embedded_overlays(dataset, result)
-        if not self._engine or int(dataset.get('BitsAllocated') or 0) == 1:
+        if not self._engines or int(dataset.get('BitsAllocated') or 0) == 1:
             return
         photometric = str(dataset.get('PhotometricInterpretation'))
         pixels, photometric = self._decoded(dataset, photometric)
         frames = pixels if int(dataset.get('NumberOfFrames') or 1) > 1 else pixels[None]
-        blanked = blank_text(frames, lambda frame: _views(frame, dataset, photometric), self._is_allowed, self._engine,
+        blanked = blank_text(frames, lambda frame: _views(frame, dataset, photometric), self._is_allowed, self._engines,
                              self._outside(dataset), tick)  # yapf: disable
         result.frames, result.boxes = len(frames), blanked.count
-        result.places = blanked.boxes
+        result.places, result.by_others = blanked.boxes, blanked.by_others
         if blanked.pixels is not frames:
             self._store(dataset, blanked.pixels, photometric)
 
@@ -123,8 +123,8 @@ class DicomCleaner:
         elif frames.ndim == 4 and int(dataset.get('PlanarConfiguration') or 0) == 1:
             frames = frames.transpose(0, 3, 1, 2)
         dataset.PhotometricInterpretation = photometric
-        order = '<' if syntax.is_compressed or syntax.is_little_endian else '>'
-        content = np.ascontiguousarray(frames).astype(frames.dtype.newbyteorder(order)).tobytes()
+        is_little = syntax.is_compressed or syntax.is_little_endian
+        content = frames.astype(frames.dtype.newbyteorder('<' if is_little else '>')).tobytes()
         is_wide = int(dataset.BitsAllocated) > 8
         # Bytes to the end of an even length. Source: PS3.5, section 8.1.1.
         dataset.PixelData = content + b'\0' * (len(content) % 2)
@@ -165,6 +165,6 @@ def texts_left(path: str, is_allowed: Callable[[str], bool], read: Callable[[np.
         for frame in frames:
             if before is None or not np.array_equal(before, frame):
                 found += [text.text for view in _views(frame, dataset, photometric) for text in read(view)
-                          if not is_allowed(text.text)]  # yapf: disable
+                          if must_go(text, frame.shape, is_allowed)]  # yapf: disable
             before = frame
     return found

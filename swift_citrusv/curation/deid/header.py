@@ -14,10 +14,18 @@ _DATES = ('DA', 'DT')
 # Dates and times of birth are no dates of a study.
 _BIRTH = ('PatientBirthDate', 'PatientBirthTime', 'PatientBirthDateInAlternativeCalendar')
 # What stands in the place of a value that must not be empty. Source: PS3.5, table 6.2-1.
-_DUMMIES: dict[str, Any] = {'AE': 'ANONYMIZED', 'AS': '000Y', 'CS': 'ANONYMIZED', 'DS': '0', 'IS': '0', 'UR':
-                            'http://anonymized.invalid', 'FD': 0., 'FL': 0., 'SL': 0, 'SS': 0, 'UL': 0, 'US': 0,
-                            'SV': 0, 'UV': 0, 'PN': 'ANONYMOUS', 'DA': '00010101', 'DT': '00010101000000', 'TM': '000000',
-                            **dict.fromkeys(_TEXTS, 'ANONYMIZED')}  # yapf: disable
+_DUMMIES: dict[str, Any] = {
+    **dict.fromkeys((*_TEXTS, 'AE', 'CS'), 'ANONYMIZED'),
+    **dict.fromkeys(('DS', 'IS'), '0'),
+    **dict.fromkeys(('FD', 'FL'), 0.),
+    **dict.fromkeys(('SL', 'SS', 'SV', 'UL', 'US', 'UV'), 0),
+    'AS': '000Y',
+    'DA': '00010101',
+    'DT': '00010101000000',
+    'PN': 'ANONYMOUS',
+    'TM': '000000',
+    'UR': 'http://anonymized.invalid',
+}
 # Whole numbers of a patient or a study, and names of places: sought in texts as they are.
 _NUMBERS = ('PatientID', 'OtherPatientIDs', 'AccessionNumber', 'AdmissionID', 'StudyID', 'PatientTelephoneNumbers',
             'PatientBirthDate', 'IssuerOfPatientID', 'RequestedProcedureID', 'MedicalRecordLocator', 'PatientBirthName',
@@ -118,16 +126,13 @@ class HeaderCleaner:
         return result
 
     def _dataset(self, dataset: Any, result: HeaderResult, known: Sequence[str], days: int) -> None:
-        before = len(dataset)
-        dataset.remove_private_tags()
-        for element in _elements(dataset):
+        for tag in list(dataset.keys()):
             # Lengths of groups, too: they are no longer right, and retired.
-            if element.tag.is_private or element.tag.element == 0:
-                del dataset[element.tag]
-            else:
-                self._element(dataset, element, result, known, days)
-        if len(dataset) < before and before:
-            result.actions['private'] += 0
+            if tag.is_private or tag.element == 0:
+                del dataset[tag]
+                result.actions['private'] += 1
+        for element in _elements(dataset):
+            self._element(dataset, element, result, known, days)
 
     def _element(self, dataset: Any, element: Any, result: HeaderResult, known: Sequence[str], days: int) -> None:
         keyword, action = element.keyword, action_of(element.tag.group, element.tag.element)
@@ -136,6 +141,10 @@ class HeaderCleaner:
             result.actions['date'] += 1
             return
         if element.VR == 'TM' and keyword not in _BIRTH and self._moves_dates:
+            return
+        if keyword == 'PatientID':
+            element.value = self._pseudonyms.patient(str(element.value or ''))
+            result.actions[REPLACE] += 1
             return
         if action and any(keyword in names for name, names in self._keeps.items() if name != 'descriptors'):
             if keyword == 'PatientAge' and _years(str(element.value)) > _OLDEST:
@@ -175,6 +184,8 @@ class HeaderCleaner:
             values = []
             for value in _values(element):
                 text, findings = self._texts.clean(str(value), known)
+                # It is replaced, and no words of a doctor are lost with it.
+                findings = [item._replace(is_sure=True) for item in findings]
                 values.append(text[:64] if element.VR == 'LO' else text[:16] if element.VR == 'SH' else text)
                 result.findings += findings
             if values != [str(value) for value in _values(element)]:

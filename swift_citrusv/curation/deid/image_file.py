@@ -11,7 +11,7 @@ from typing import Any
 
 from ...files.errors import IMAGE_ERRORS, FileError
 from ...files.nifti import GZIP, HEADER_BYTES, header_size
-from .pixels import blank_text, views_of
+from .pixels import blank_text, must_go, views_of
 from .result import FileResult
 
 _ORIENTATION = 0x112
@@ -27,14 +27,15 @@ _NIFTI_TEXTS = {348: ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16)), 540: 
 _NIFTI_OFFSET = {348: (108, 'f', 352), 540: (168, 'q', 544)}
 
 
-def clean_image(path: str, output: str, is_allowed: Callable[[str], bool], engine: str) -> tuple[FileResult, str]:
+def clean_image(path: str, output: str, is_allowed: Callable[[str], bool],
+                engines: Sequence[str]) -> tuple[FileResult, str]:
     """Cleans an image of a format that PIL reads.
 
     Args:
         path: The file.
         output: Where to write it, without its extension.
         is_allowed: Whether a text may stay.
-        engine: The OCR engine; '' leaves pixels as they are.
+        engines: The OCR engines; without one, pixels stay as they are.
 
     Returns:
         What was done, and the extension. PNG and JPEG files without text keep their pixel data byte by byte; others
@@ -56,10 +57,10 @@ def clean_image(path: str, output: str, is_allowed: Callable[[str], bool], engin
     if upright.mode not in ('L', 'RGB', 'I;16', 'I', 'LA', 'RGBA'):
         upright = upright.convert('L' if upright.mode == '1' else 'RGBA' if 'transparency' in upright.info else 'RGB')
     pixels = np.asarray(upright)
-    if engine:
-        blanked = blank_text(pixels[None], _views, is_allowed, engine)
-        result.boxes, result.places = blanked.count, blanked.boxes
-        if blanked.pixels is not None and result.boxes:
+    if engines:
+        blanked = blank_text(pixels[None], _views, is_allowed, engines)
+        result.boxes, result.places, result.by_others = blanked.count, blanked.boxes, blanked.by_others
+        if result.boxes:
             # Its metadata goes with the file.
             result.metadata = _count_metadata(content, kind)
             _save_png(Image.fromarray(blanked.pixels[0], upright.mode), output)
@@ -214,4 +215,4 @@ def texts_left(path: str, is_allowed: Callable[[str], bool], read: Callable[[np.
         if upright.mode not in ('L', 'RGB', 'I;16', 'I', 'LA', 'RGBA'):
             upright = upright.convert('RGB')
         values = np.asarray(upright)
-    return [text.text for view in _views(values) for text in read(view) if not is_allowed(text.text)]
+    return [text.text for view in _views(values) for text in read(view) if must_go(text, values.shape, is_allowed)]

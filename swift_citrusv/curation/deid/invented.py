@@ -92,7 +92,8 @@ def _chinese_phone(inventor: Inventor) -> Planted:
 def _email(inventor: Inventor) -> Planted:
     first, last = inventor.name().lower().split()
     address = f'{first}.{last}@example.org'
-    return Planted('email', f'Results were sent to {address}; dose 5 mg twice a day.', address, 'dose 5 mg twice a day.')
+    return Planted('email', f'Results were sent to {address}; dose 5 mg twice a day.', address,
+                   'dose 5 mg twice a day.')
 
 
 def _card(inventor: Inventor) -> Planted:

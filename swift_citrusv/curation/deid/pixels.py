@@ -1,28 +1,33 @@
 """Blanks text in pixels."""
 import numpy as np
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from .ocr import Text, reader
 
 Box = tuple[int, int, int, int]
 # Pixels around a text that are blanked with it, as a share of its height.
 _MARGIN = .15
+# A single letter that is larger than this share of the image, and than these pixels, is a shape.
+_LETTER_SHARE, _LETTER = .08, 24
 # Readings of one image: what is beside a text may be read only when the text is gone.
 _ROUNDS = 4
 # Pixels around a box whose commonest value fills it.
 _RING = 3
 
 
-class Blanked(NamedTuple):
+@dataclass(frozen=True)
+class Blanked:
     """What was blanked.
 
     Attributes:
         pixels: The pixels, in a new array if anything was blanked.
         boxes: For each frame the boxes, [x0, y0, x1, y1], x1 and y1 excluded.
+        by_others: How many places the first engine alone would have missed.
     """
     pixels: np.ndarray
     boxes: list[list[Box]]
+    by_others: int
 
     @property
     def count(self) -> int:
@@ -30,8 +35,11 @@ class Blanked(NamedTuple):
         return len({box for boxes in self.boxes for box in boxes})
 
 
-def blank_text(pixels: np.ndarray, to_views: Callable[[np.ndarray], Sequence[np.ndarray]],
-               is_allowed: Callable[[str], bool], engine: str, outside: Sequence[Box] = (),
+def blank_text(pixels: np.ndarray,
+               to_views: Callable[[np.ndarray], Sequence[np.ndarray]],
+               is_allowed: Callable[[str], bool],
+               engines: Sequence[str],
+               outside: Sequence[Box] = (),
                tick: Callable[[], None] = lambda: None) -> Blanked:
     """Blanks all text that may not stay, in every frame.
 
@@ -39,7 +47,7 @@ def blank_text(pixels: np.ndarray, to_views: Callable[[np.ndarray], Sequence[np.
         pixels: [n, h, w] or [n, h, w, c], of any type.
         to_views: Makes uint8 [h, w, 3] images of a frame for the reader; several where one shows not all.
         is_allowed: Whether a text may stay.
-        engine: The OCR engine.
+        engines: The OCR engines; what any of them reads goes.
         outside: Boxes that are blanked in every frame, whatever they hold.
         tick: Called after each frame.
     """
@@ -47,7 +55,7 @@ def blank_text(pixels: np.ndarray, to_views: Callable[[np.ndarray], Sequence[np.
     # Most texts stand still: where one was in a frame, it is blanked in the next ones before they are read.
     standing: list[Box] = list(outside)
     boxes: list[list[Box]] = []
-    read = reader(engine).read
+    by_others = 0
     before: np.ndarray | None = None
     for number in range(len(pixels)):
         frame, own = pixels[number].copy(), []
@@ -56,14 +64,20 @@ def blank_text(pixels: np.ndarray, to_views: Callable[[np.ndarray], Sequence[np.
             own.append(box)
         if before is None or not np.array_equal(frame, before):
             for _ in range(_ROUNDS):
-                found = [text for view in to_views(frame) for text in read(view) if not is_allowed(text.text)]
-                new = [_grown(text, frame.shape) for text in found]
+                new: list[Box] = []
+                # Each reads what those before it have left.
+                for engine in engines:
+                    read = reader(engine).read
+                    found = [_grown(text, frame.shape) for view in to_views(frame) for text in read(view)
+                             if must_go(text, frame.shape, is_allowed)]  # yapf: disable
+                    for box in found:
+                        _fill(frame, pixels[number], box)
+                    by_others += len(found) if engine != engines[0] else 0
+                    new += found
+                own += new
+                standing += new
                 if not new:
                     break
-                for box in new:
-                    _fill(frame, pixels[number], box)
-                    own.append(box)
-                    standing.append(box)
         before = frame
         boxes.append(list(dict.fromkeys(own)))
         if own:
@@ -71,7 +85,22 @@ def blank_text(pixels: np.ndarray, to_views: Callable[[np.ndarray], Sequence[np.
                 result, copied = pixels.copy(), True
             result[number] = frame
         tick()
-    return Blanked(result, boxes)
+    return Blanked(result, boxes, by_others)
+
+
+def must_go(text: Text, shape: Sequence[int], is_allowed: Callable[[str], bool]) -> bool:
+    """Whether a text is blanked: not if it may stay, and not if it is a shape that looks like one large letter.
+
+    Args:
+        text: The text.
+        shape: The size of the image, (height, width, ...).
+        is_allowed: Whether a text may stay.
+    """
+    if is_allowed(text.text):
+        return False
+    x0, y0, x1, y1 = text.box
+    is_large = max(x1 - x0, y1 - y0) > max(_LETTER_SHARE * min(shape[:2]), _LETTER)
+    return not (is_large and sum(map(str.isalnum, text.text)) <= 1)
 
 
 def _grown(text: Text, shape: Sequence[int]) -> Box:

@@ -15,7 +15,7 @@ from ..progress import Progress
 from .clean import FOLDER, FileCleaner, Options
 from .image_file import texts_left
 from .invented import Inventor
-from .ocr import ENGINES, reader
+from .ocr import reader
 
 _SEED = 20250914
 # Survivors that are named.
@@ -52,31 +52,31 @@ class ProveTask:
                 if len(named) < _MAX_NAMED:
                     named.append({'kind': kind, 'text': text})
 
-        cleaner = FileCleaner(dataclasses.replace(self.options, proves=False), top)
+        # The first engine alone: what it misses, the second one counts.
+        cleaner = FileCleaner(dataclasses.replace(self.options, proves=False, engines=self.options.engines[:1]), top)
         for number in range(self.count):
             inventor = Inventor(_SEED + number)
             _sentences(inventor, cleaner, count)
             _header(inventor, cleaner, top, number, count)
-            if self.options.reads_pixels:
+            if self.options.engines:
                 self._image(inventor, cleaner, top, number, count)
             progress.add()
         shutil.rmtree(top)
         write_json(os.path.join(self.folder, 'proof.json'), {
             'planted': {kind: planted[kind] for kind in planted},
             'survived': {kind: survived[kind] for kind in planted},
-            'survivors': named, 'first_engine': ENGINES[0] if self.options.reads_pixels else None,
-            'second_engine': ENGINES[1] if self.options.reads_pixels else None})  # yapf: disable
+            'survivors': named, 'engines': list(self.options.engines)})  # yapf: disable
         progress.end()
 
-    def _image(self, inventor: Inventor, cleaner: FileCleaner, top: str, number: int,
-               count: Callable[[str, bool, str], None]) -> None:
+    def _image(self, inventor: Inventor, cleaner: FileCleaner, top: str, number: int, count: Callable[[str, bool, str],
+                                                                                                      None]) -> None:
         """An image with burned-in lines, read again by both engines."""
         path = os.path.join(top, 'in', f'{number}.png')
         lines = inventor.burned()
         draw_image(lines, number).save(path)
         result = cleaner.clean(path)
         output = os.path.join(top, FOLDER, result.name)
-        for engine in ENGINES:
+        for engine in self.options.engines:
             left = texts_left(output, self.options.rules.is_allowed, reader(engine).read)
             count(f'pixels, read by {engine}', bool(left), ' | '.join(left))
 
@@ -88,8 +88,8 @@ def _sentences(inventor: Inventor, cleaner: FileCleaner, count: Callable[[str, b
         count('text that must stay', item.rest not in text, item.rest)
 
 
-def _header(inventor: Inventor, cleaner: FileCleaner, top: str, number: int,
-            count: Callable[[str, bool, str], None]) -> None:
+def _header(inventor: Inventor, cleaner: FileCleaner, top: str, number: int, count: Callable[[str, bool, str],
+                                                                                             None]) -> None:
     path = os.path.join(top, 'in', f'{number}.dcm')
     hidden = write_header(path, inventor)
     result = cleaner.clean(path)

@@ -17,8 +17,9 @@ class FileResult:
         frames: The frames that were read.
         boxes: The places in which text was blanked.
         places: The boxes of each frame.
+        by_others: Places that the first engine alone would have missed.
         overlays: Overlays that were cleared.
-        left: Texts that the second engine reads in what was written; None if it did not look.
+        left: Texts that an engine still reads in what was written; None if none looked again.
         name: The file below `files/`.
     """
     kind: str
@@ -28,15 +29,17 @@ class FileResult:
     frames: int = 1
     boxes: int = 0
     places: list[list[tuple[int, int, int, int]]] = field(default_factory=list)
+    by_others: int = 0
     overlays: int = 0
     left: int | None = None
     name: str = ''
 
     def as_json(self) -> dict[str, Any]:
         """For a file beside the cleaned one: counts only."""
-        return {'kind': self.kind, 'actions': self.actions, 'metadata': self.metadata, 'frames': self.frames,
-                'boxes': self.boxes, 'overlays': self.overlays, 'left': self.left, 'name': self.name,
-                'findings': [[item.rule, 0, 0, item.is_sure] for item in self.findings]}  # yapf: disable
+        return {
+            **{name: value for name, value in vars(self).items() if name not in ('places', 'findings')},
+            'findings': [[item.rule, 0, 0, item.is_sure] for item in self.findings],
+        }  # yapf: disable
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> 'FileResult':

@@ -15,7 +15,7 @@ from ..inputs import InputFile, Shard, find_files, hash_files
 from ..inventory import has_rows, paths_of, take
 from ..progress import Progress
 from ..shard_task import shard_name
-from ..step import Decision, Row, Ruling, Stage, Step, rules_recipe
+from ..step import Decision, Row, Ruling, Stage, Step, rules_recipe, small_shards
 from .clean import FOLDER, FileCleaner, Options, listed_files
 from .prove import ProveTask
 from .pseudonyms import Pseudonyms
@@ -30,7 +30,7 @@ _FILE_RULES = {
     'cannot-clean': 'a file that cannot be read, or not be cleaned for certain',
     'media': 'a film or sound, which is not cleaned',
     'other-file': 'no image',
-    'read-again': 'text that the second engine reads after the first is done',
+    'read-again': 'text that an engine still reads in what was written',
 }
 _CODES = {'person': 'a patient, study or series by its column', TextCleaner.KNOWN: 'a name or number of its header'}
 # Columns whose strings are no text of people.
@@ -64,7 +64,7 @@ class DeidStep(Step):
         options = self.options
         return {
             'rules_sha256': options.rules.sha256, 'key': Pseudonyms(options.key).key_id(), 'keep': sorted(options.keep),
-            'dates': 'moved' if options.moves_dates else 'removed', 'pixels': options.reads_pixels,
+            'dates': 'moved' if options.moves_dates else 'removed', 'engines': list(options.engines),
             'blank_outside_regions': options.blanks_outside, 'prove': options.proves, 'planted': self.num_planted,
             'columns': dict(self.columns), 'files': rules_recipe(self.files)}  # yapf: disable
 
@@ -72,6 +72,9 @@ class DeidStep(Step):
         if all(has_rows(name) for name in inputs):
             return hash_files(find_files(inputs), quiet)
         return take(inputs, folder, lambda path: [{'place': 0}], quiet)
+
+    def shard_bytes(self, total: int, most: int) -> int:
+        return small_shards(total, most)
 
     def place(self, row: Row) -> tuple[str, int]:
         return (row.data['source'], 1) if _is_file(row) else (row.source, row.line)
@@ -112,7 +115,8 @@ class _RowCleaner:
         decisions: list[Decision] = []
         if _is_file(row) and self._paths:
             name = self._file(self._paths[row.data['source']], False, decisions)
-            data: dict[str, Any] = {'messages': [{'role': 'user', 'content': '<image>'}], 'images': [name] if name else [],
+            message = {'role': 'user', 'content': '<image>'}
+            data: dict[str, Any] = {'messages': [message], 'images': [name] if name else [],
                                     'row_id': row.row_id}  # yapf: disable
             return Ruling(decisions, _json(data))
         data = dict(row.data)
@@ -213,7 +217,9 @@ def _file_decisions(result: FileResult) -> list[Decision]:
         decisions.append(Decision('header', 'changed', float(sum(result.actions.values())), detail=words))
     if result.boxes or result.overlays:
         more = f', {result.overlays} overlays in the pixels' if result.overlays else ''
-        decisions.append(Decision('pixel-text', 'changed', float(result.boxes), detail=f'in {result.frames} frames{more}'))
+        more += f', {result.by_others} of them by the second engine only' if result.by_others else ''
+        decisions.append(
+            Decision('pixel-text', 'changed', float(result.boxes), detail=f'in {result.frames} frames{more}'))
     if result.metadata:
         decisions.append(Decision('metadata', 'changed', float(result.metadata)))
     if result.left:

@@ -62,9 +62,6 @@ def _card(text: str) -> bool:
 _CONDITIONS: Mapping[str, Callable[[str], bool]] = {
     '': lambda text: True,
     'identity-card': _card,
-    'no-identity-card': lambda text: not _card(text),
-    # A run of words in capitals is a heading.
-    'mixed-case': lambda text: not text.isupper(),
 }
 
 
@@ -143,9 +140,11 @@ def names_of(values: Iterable[str]) -> tuple[str, ...]:
             least = 2 if re.search(r'[\u4e00-\u9fff]', part) else _MIN_NAME
             if len(part) >= least and part.casefold() not in _NO_NAMES:
                 found.add(part)
-        whole = ' '.join(re.split(r'[\^=]+', value)).strip()
-        if len(whole) >= _MIN_NAME and whole.casefold() not in _NO_NAMES:
-            found.add(whole)
+        parts = [part for part in re.split(r'[\^=]+', value) if part.strip()]
+        # As in the header, and as one says it.
+        for whole in (' '.join(parts), ' '.join([*parts[1:2], *parts[:1]])):
+            if ' ' in whole and any(part in found for part in whole.split()):
+                found.add(whole)
     return tuple(sorted(found, key=lambda word: (-len(word), word)))
 
 
@@ -183,7 +182,10 @@ class TextCleaner:
         return sorted(found, key=lambda item: item.start)
 
     @staticmethod
-    def _add(found: list[Finding], name: str, is_sure: bool, matches: Iterable[re.Match[str]],
+    def _add(found: list[Finding],
+             name: str,
+             is_sure: bool,
+             matches: Iterable[re.Match[str]],
              condition: Callable[[str], bool] = _CONDITIONS['']) -> None:
         for match in matches:
             group = 'id' if 'id' in match.re.groupindex and match['id'] is not None else 0

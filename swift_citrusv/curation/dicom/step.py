@@ -17,7 +17,7 @@ from ..joins import connected
 from ..parquet import LineWriter
 from ..progress import Progress
 from ..shard_task import parsed, shard_name
-from ..step import Decision, Row, Ruling, Stage, Step, rules_recipe, strongest
+from ..step import Decision, Row, Ruling, Stage, Step, rules_recipe, small_shards, strongest
 from .checks import check
 from .facts import SCHEMA, Slice, SliceReader, parts, slice_of
 from .series import DOUBTS, RULES, Fault, Limits, Series
@@ -57,6 +57,9 @@ class DicomStep(Step):
 
     def input_files(self, inputs: Sequence[str], folder: str, quiet: bool) -> list[InputFile]:
         return take(inputs, folder, lambda path: parts(path, self.files), quiet)
+
+    def shard_bytes(self, total: int, most: int) -> int:
+        return small_shards(total, most)
 
     def place(self, row: Row) -> tuple[str, int]:
         return row.data['source'], row.data['place'] + 1
