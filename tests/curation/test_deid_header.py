@@ -26,10 +26,12 @@ KEY = b'a key of the tests'
 TEXTS = TextCleaner(read_rules(str(templates_dir() / 'deid_rules.yaml')))
 # A value of each representation that tells of somebody.
 VALUES: dict[str, Any] = {
-    'AE': 'SECRETAE', 'AS': '054Y', 'CS': 'SECRET', 'DA': '20210314', 'DS': '77.5', 'DT': '20210314101500', 'FD': 77.5,
-    'FL': 77.5, 'IS': '77', 'LO': 'Secretly', 'LT': 'Secretly', 'OB': b'SECRET', 'PN': 'SECRETLY^JOHN', 'SH': 'Secretly',
-    'SL': 77, 'SS': 77, 'ST': 'Secretly', 'TM': '101500', 'UC': 'Secretly', 'UI': '1.2.3.77', 'UL': 77, 'UN': b'SECRET',
-    'UR': 'http://secret.example', 'US': 77, 'UT': 'Secretly', 'OW': b'SECRET', 'OF': b'SECRET77'}  # yapf: disable
+    **dict.fromkeys(('LO', 'LT', 'SH', 'ST', 'UC', 'UT'), 'Secretly'),
+    **dict.fromkeys(('SL', 'SS', 'UL', 'US'), 77),
+    **dict.fromkeys(('FD', 'FL'), 77.5),
+    **dict.fromkeys(('OB', 'OF', 'OW', 'UN'), b'SECRET77'),
+    'AE': 'SECRETAE', 'AS': '054Y', 'CS': 'SECRET', 'DA': '20210314', 'DS': '77.5', 'DT': '20210314101500', 'IS': '77',
+    'PN': 'SECRETLY^JOHN', 'TM': '101500', 'UI': '1.2.3.77', 'UR': 'http://secret.example'}  # yapf: disable
 
 
 def _cleaner(*keep: str, moves: bool = True) -> HeaderCleaner:
@@ -119,7 +121,7 @@ def test_options_keep_what_they_say():
 
 
 def test_dates_of_a_patient_move_by_the_same_days():
-    """By whole weeks, in every file and element, so that intervals and weekdays stay; another patient moves otherwise."""
+    """By whole weeks, in every file and element, so that intervals and weekdays stay; others move otherwise."""
 
     def dates(patient: str, *values: str) -> list[datetime]:
         data = _dataset(StudyDate=values[0], AcquisitionDateTime=f'{values[1]}120000.5', ReferencedDateTime=values[1])

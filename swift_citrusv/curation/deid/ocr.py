@@ -12,8 +12,8 @@ ENGINES = ('rapidocr', 'rapidocr_onnxruntime')
 # What is read less surely than this is no text.
 SURE = .5
 # The side of what is read at a time. Longer images are read in tiles, which overlap, and once as a whole, made smaller;
-# shorter ones are enlarged. Measured on 'NERISSA 77' in letters of 14 to 34 pixels, alone in a grey image: PP-OCRv6 reads
-# all of them in images of 736 x 736, and none of up to 26 pixels in 1280 x 1000.
+# shorter ones are enlarged. Measured on 'NERISSA 77' in letters of 14 to 34 pixels, alone in a grey image: PP-OCRv6
+# reads all of them in images of 736 x 736, and none of up to 26 pixels in 1280 x 1000.
 _SIDE, _OVERLAP = 736, 160
 
 
@@ -56,9 +56,9 @@ class Reader:
         try:
             if engine == ENGINES[0]:
                 from rapidocr import RapidOCR
-                self._engine: Any = RapidOCR(params={
-                    'Global.log_level': 'critical', 'Det.thresh': .2, 'Det.box_thresh': .3, 'EngineConfig.onnxruntime.intra_op_num_threads': 1,
-                    'EngineConfig.onnxruntime.inter_op_num_threads': 1})  # yapf: disable
+                one = {f'EngineConfig.onnxruntime.{name}_op_num_threads': 1 for name in ('intra', 'inter')}
+                sensitive = {'Det.thresh': .2, 'Det.box_thresh': .3}
+                self._engine: Any = RapidOCR(params={'Global.log_level': 'critical', **sensitive, **one})
             else:
                 from rapidocr_onnxruntime import RapidOCR as OlderRapidOCR
                 self._engine = OlderRapidOCR(intra_op_num_threads=1, inter_op_num_threads=1)

@@ -22,6 +22,8 @@ def read_key(path: str) -> bytes:
     Raises:
         SettingError: The file is too short for a secret.
     """
+    if not path.strip():
+        raise SettingError('--key names no file.')
     if not os.path.exists(path):
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), 'w', encoding='ascii') as file:
             file.write(f'{secrets.token_hex(32)}\n')

@@ -163,7 +163,12 @@ class _RowCleaner:
     def _entry(self, entry: Any, are_labels: bool, decisions: list[Decision], known: dict[str, None]) -> Any:
         """An entry of the images or masks: a name, or an object with a path or with bytes; RLE stays."""
         if isinstance(entry, dict) and isinstance(entry.get('path'), str) and entry['path']:
-            return {**entry, 'path': self._entry(entry['path'], are_labels, decisions, known), 'bytes': None}
+            return {
+                **entry, 'path': self._entry(entry['path'], are_labels, decisions, known),
+                **({
+                    'bytes': None
+                } if 'bytes' in entry else {})
+            }
         if not isinstance(entry, str):
             if isinstance(entry, dict) and entry.get('bytes') or isinstance(entry, (bytes, bytearray)):
                 decisions.append(_unclean('it is inside of the row: write it to a file first'))
