@@ -6,7 +6,7 @@ from typing import Any
 from ..options import add_option, positive_int
 from . import dedup, deid, dicom
 from . import filter as filter_rows
-from . import leaks
+from . import leaks, stats
 
 NAME = 'data'
 HELP = 'clean data before training: series, rows, copies, leaks; with a record of every decision'
@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             'Exit status: 0; 1 if something is wrong.'))
     _add_folder(verify)
     verify.set_defaults(action=_verify)
+    counts = commands.add_parser(stats.NAME, help=stats.HELP, description=stats.DESCRIPTION)
+    stats.add_arguments(counts)
+    counts.set_defaults(action=stats.run)
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:

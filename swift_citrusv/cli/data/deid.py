@@ -9,8 +9,8 @@ HELP = 'take identities out of rows, headers and pixels, and prove it'
 DESCRIPTION = (
     'Takes identities out of rows and of the files that they name, or out of all files of folders: DICOM headers by '
     'PS3.15 (basic profile), text in pixels by OCR, metadata of images, and phone numbers, dates, names and the '
-    'like in texts, by rules. UIDs and patients get the same pseudonyms everywhere, dates move by the same days for a patient. '
-    'The cleaned files are in files/. What is not sure goes to review.')
+    'like in texts, by rules. UIDs and patients get the same pseudonyms everywhere, dates move by the same days for a '
+    'patient. The cleaned files are in files/. What is not sure goes to review.')
 FOLDERS = 'files of rows, or folders of DICOM, NIfTI and images, or outputs of earlier steps'
 
 

@@ -1,0 +1,1 @@
+"""`citrusv data stats`: tables, pictures and one page about rows."""
