@@ -20,14 +20,18 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test slow lint bench setup clean
+# The chest CT and the ultrasounds are inside of packages that `make setup` installs.
+.PHONY: help demo demo-data test slow lint bench setup clean
 .DEFAULT_GOAL := test
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup ## Train and score a tiny model on real images: about ten minutes.
 	$(BIN)/python examples/demo/run.py --output output/demo
+
+demo-data: setup ## Clean real scans and rows about them, from DICOM to a training set: about five minutes.
+	$(BIN)/python examples/demo_data/run.py
 
 # One thread per worker by default: two workers with a thread for each core would compete for the cores. The caller may
 # set OMP_NUM_THREADS, WORKERS (processes), PYTEST_ARGS, and ATEN_CPU_CAPABILITY (default, avx2) for other kernels.

@@ -6,21 +6,28 @@ import yaml
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 from ..settings import SettingError
 
 
 @contextmanager
-def whole_file(path: str) -> Iterator[str]:
-    """The name under which to write a file, which gets its own name at the end."""
+def whole_file(path: str, is_shared: bool = False) -> Iterator[str]:
+    """The name under which to write a file, which gets its own name at the end.
+
+    Args:
+        path: The file.
+        is_shared: Whether several workers may write it at a time, all of them the same.
+    """
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    yield f'{path}.part'
-    os.replace(f'{path}.part', path)
+    part = f'{path}.{uuid4().hex}.part' if is_shared else f'{path}.part'
+    yield part
+    os.replace(part, path)
 
 
-def write_json(path: str, value: Any) -> None:
-    """Writes a file in one go."""
-    with whole_file(path) as part, open(part, 'w', encoding='utf-8') as file:
+def write_json(path: str, value: Any, is_shared: bool = False) -> None:
+    """Writes a file in one go; `is_shared` as in `whole_file`."""
+    with whole_file(path, is_shared) as part, open(part, 'w', encoding='utf-8') as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.write('\n')
 

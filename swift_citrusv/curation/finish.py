@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..settings import SettingError
@@ -14,7 +15,9 @@ from .ledger import ledger_files
 from .shard_task import COMMON_RULES, shard_name
 from .step import GOING_ON, VERDICTS, Step
 
-_FOLDERS = ('rows', 'ledger', 'review', 'files')
+# What a step writes for its rows to name.
+FILES = 'files'
+_FOLDERS = ('rows', 'ledger', 'review', FILES)
 # Examples of each rule in the report.
 _EXAMPLES = 5
 
@@ -28,18 +31,25 @@ class FinishStep:
         folder: Its output.
         head: What was run on what, for the summary.
         num_shards: The number of shards.
+        hands_on: Outputs of earlier steps whose files the rows name.
     """
     step: Step
     folder: str
     head: Mapping[str, Any]
     num_shards: int
+    hands_on: Sequence[str] = ()
 
     def __call__(self, index: int) -> None:
         from .report import write_step_report
         work = os.path.join(self.folder, 'work')
+        for path in Path(work, FILES).rglob('*.part'):
+            # Of a worker that was killed.
+            path.unlink()
         for name in _FOLDERS:
             if os.path.isdir(os.path.join(work, name)):
                 os.replace(os.path.join(work, name), os.path.join(self.folder, name))
+        for source in self.hands_on:
+            _link(os.path.join(source, FILES), os.path.join(self.folder, FILES), '', is_shared=True)
         counts: Counter[str] = Counter({verdict: 0 for verdict in VERDICTS})
         rules: dict[str, Counter[str]] = {}
         examples: dict[str, list[Any]] = {}
@@ -91,7 +101,7 @@ class FinishRun:
                 if name != 'rows' or is_last:
                     _link(
                         os.path.join(self.folder, folder, name), os.path.join(self.folder, name),
-                        '' if name in ('rows', 'files') else f'{folder}-')
+                        '' if name in ('rows', FILES) else f'{folder}-')
         with connected(os.path.join(self.folder, 'work', 'spill')) as connection:
             make_final(connection, self.folder)
             overall = overall_counts(connection)
@@ -107,8 +117,14 @@ class FinishRun:
         write_summary(self.folder, summary, self.steps)
 
 
-def _link(source: str, target: str, prefix: str) -> None:
-    """Hard links to all files of a folder; copies where the file system has none."""
+def _link(source: str, target: str, prefix: str, is_shared: bool = False) -> None:
+    """Hard links to all files of a folder; copies where the file system has none.
+
+    Args:
+        source, target: The folders.
+        prefix: For the names.
+        is_shared: Whether a file may be there already: with the same content.
+    """
     for top, _, names in os.walk(source):
         inside = os.path.join(target, os.path.relpath(top, source))
         os.makedirs(inside, exist_ok=True)
@@ -117,6 +133,8 @@ def _link(source: str, target: str, prefix: str) -> None:
             try:
                 os.link(os.path.join(top, name), place)
             except FileExistsError:
+                if is_shared and sha256_of(place) == sha256_of(os.path.join(top, name)):
+                    continue
                 raise SettingError(f'Two steps have written {place}.') from None
             except OSError:
                 shutil.copy2(os.path.join(top, name), place)

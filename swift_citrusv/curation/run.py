@@ -11,8 +11,8 @@ from .. import __version__
 from ..settings import SettingError
 from .data_files import read_json, write_json
 from .engine import Engine
-from .finish import FinishRun, FinishStep
-from .inputs import SHARD_BYTES, InputFile, Shard, split
+from .finish import FILES, FinishRun, FinishStep
+from .inputs import SHARD_BYTES, InputFile, Shard, is_output, split
 from .shard_task import ShardTask, shard_name
 from .step import Stage, Step
 
@@ -94,7 +94,10 @@ def _plan(steps: Sequence[Step], inputs: Sequence[str], output: str, is_recipe: 
     total = None if None in lines else sum(filter(None, lines))
     # Once: a recipe may hold the hash of a file.
     recipes = [_recipe(step) for step in steps]
-    # Later steps open the files that an earlier one has written.
+    # Steps open the files that an earlier one has written, and hand them on.
+    carried = [name for name in inputs if is_output(name) and os.path.isdir(os.path.join(name, FILES))]
+    if len(carried) == 1 and getattr(getattr(steps[0], 'files', None), 'image_dir', '') is None:
+        steps = [step.with_files_of(carried[0]) for step in steps]
     writer = next((number for number, step in enumerate(steps) if step.writes_files), len(steps))
     steps = [step if number <= writer else step.with_files_of(folders[writer]) for number, step in enumerate(steps)]
     stages: list[Stage] = []
@@ -110,7 +113,9 @@ def _plan(steps: Sequence[Step], inputs: Sequence[str], output: str, is_recipe: 
             'steps': [recipe],
             'input': os.path.basename(folders[number - 1])
         } if number else _head([recipe], files, shard_bytes)
-        stages.append(Stage(f'{label}-summary', FinishStep(step, folder, head, len(shards)), 1, work))
+        hands_on = [] if number or step.writes_files else carried
+        finish = FinishStep(step, folder, head, len(shards), tuple(map(os.path.abspath, hands_on)))
+        stages.append(Stage(f'{label}-summary', finish, 1, work))
         shards = [
             Shard(os.path.join(folder, 'rows', f'{shard_name(index)}.jsonl'), f'{name}/rows/{shard_name(index)}.jsonl',
                   is_optional=True) for index in range(len(shards))

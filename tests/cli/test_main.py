@@ -18,7 +18,8 @@ LIGHT_COMMANDS = [
                                     'compare', 'pack-report', 'segment', 'templates', 'try', 'volume')),
     *(['eval', task, '--help'] for task in ('segmentation', 'volume', 'detection', 'qa', 'documents', 'reports',
                                             'grounding')),
-    *(['data', step, '--help'] for step in ('filter', 'dedup', 'leaks', 'run', 'why', 'verify')),
+    *(['data', step, '--help'] for step in ('dicom', 'deid', 'filter', 'dedup', 'leaks', 'stats', 'run', 'why',
+                                            'verify')),
 ]  # yapf: disable
 
 

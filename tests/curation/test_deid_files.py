@@ -1,13 +1,14 @@
 """Pixels, overlays and metadata of files."""
 import nibabel
 import numpy as np
+import os
 import pydicom
 import pytest
 import re
 from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from pydicom.uid import JPEGBaseline8Bit
-from support import deid, scans
+from support import chest, deid, scans
 from typing import Any
 
 from swift_citrusv.curation.deid import dicom_file
@@ -42,13 +43,14 @@ def _check_planted(seeds: range, folder: Path) -> None:
 
 
 def test_text_in_planted_images_goes(tmp_path):
-    _check_planted(range(6), tmp_path)
+    _check_planted(range(4), tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_text_in_200_planted_images_goes(tmp_path):
-    _check_planted(range(6, 206), tmp_path)
+def test_text_in_more_planted_images_goes(tmp_path):
+    """20, or as many as `PLANTED_IMAGES` says."""
+    _check_planted(range(6, 6 + int(os.environ.get('PLANTED_IMAGES', '20'))), tmp_path)
 
 
 def test_allowed_words_stay(tmp_path):
@@ -285,6 +287,16 @@ def test_damaged_files_are_named(tmp_path):
     with pytest.raises(FileError):
         deid.without_pixels(tmp_path).clean(str(path))
     assert not list((tmp_path / 'files').rglob('*.part'))
+
+
+def test_anatomy_is_no_text():
+    """Slices of the chest CT, in which there is no text, lose at most a speck that looks like a sign or a digit."""
+    deid.require_engines()
+    values, _ = chest.voxels(2)
+    # Those that the engines have taken for '600', 'SC' and the like, and some more.
+    for number in (2, 4, 18, 38, 60, 90, 128, 130):
+        blanked = blank_text(values[number][None] + 1024, views_of, ALLOWED, ENGINES)
+        assert (~deid.outside((256, 256), blanked.boxes[0])).mean() < .015, number
 
 
 def test_text_is_found_in_large_and_in_small_images():

@@ -7,6 +7,7 @@ import pytest
 from pathlib import Path
 from PIL import Image
 from support import deid, scans
+from support.kills import kill_runs
 from typing import Any
 
 from swift_citrusv.cli.main import main
@@ -109,6 +110,33 @@ def test_workers_change_no_byte(tmp_path):
     assert first == second and len(first) > 6
 
 
+def test_workers_share_files(tmp_path):
+    """Rows of all parts name the same images, which several workers clean at a time."""
+    rows = _folder(tmp_path)
+    first = rows.read_text(encoding='utf-8').split('\n')[:2]
+    rows.write_text('\n'.join(first * 60), encoding='utf-8')
+    summary = _run([rows], tmp_path / 'out', 4)
+    assert summary['in'] == summary['changed'] == 120
+    assert len([path for path in (tmp_path / 'out' / 'files').rglob('*') if path.is_file()]) == 3
+
+
+def _scans(top: Path) -> list[str]:
+    folder = top / 'scans'
+    folder.mkdir()
+    for number in range(40):
+        scans.dicom(folder / f'{number}.dcm', PatientID=f'{number // 10}', SOPInstanceUID=f'1.2.{number}')
+    return ['data', 'deid', str(folder), '--no-pixels', '--key', str(top / 'key')]
+
+
+def test_killed_runs_give_the_same_bytes(tmp_path):
+    kill_runs(_scans(tmp_path), tmp_path / 'out', 3, 0)
+
+
+@pytest.mark.slow
+def test_runs_killed_at_twenty_points_give_the_same_bytes(tmp_path):
+    kill_runs(_scans(tmp_path), tmp_path / 'out', 20, 1)
+
+
 def test_another_key_gives_other_names(tmp_path):
     rows = _folder(tmp_path)
     _run([rows], tmp_path / 'a')
@@ -142,6 +170,20 @@ def test_a_later_step_finds_the_files(tmp_path, monkeypatch):
     assert problems('out', quiet=True) == []
     assert all(os.path.exists(os.path.join('out', name.partition('#')[0])) for row in _lines(Path('out'))
                for name in row.get('images', ()))  # yapf: disable
+
+
+def test_files_go_from_output_to_output(tmp_path, monkeypatch):
+    """One command after another: each output has what its rows name."""
+    rows = _folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(['data', 'deid', str(rows), '--output', 'one', '--no-pixels']) == 0
+    assert main(['data', 'filter', 'one', '--output', 'two', '--min-tokens', '1', '--min-pixels', '100']) == 0
+    assert main(['data', 'dedup', 'two', '--output', 'three']) == 0
+    assert read_json('two/summary.json')['dropped'] == 0 and problems('three', quiet=True) == []
+    names = [name.partition('#')[0] for row in _lines(Path('three')) for name in row.get('images', ())]
+    assert len(names) == 2 and all(Path('three', name).is_file() for name in names)
+    assert main(['data', 'stats', 'three', '--output', 'stats']) == 0
+    assert 'not opened' not in read_json('stats/stats.json')['counts']['image sizes']
 
 
 def test_rows_beside_files_are_not_lost(tmp_path, capsys):

@@ -8,8 +8,10 @@ import pytest
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from PIL import Image
 from pydicom.uid import generate_uid
 from support import chest, scans
+from support.kills import kill_runs
 from typing import Any
 
 from swift_citrusv.cli.main import main
@@ -249,6 +251,15 @@ def test_workers_and_places_change_nothing(clean, tmp_path):
     assert first == second
 
 
+def test_killed_runs_give_the_same_bytes(clean, tmp_path):
+    kill_runs(['data', 'dicom', str(clean[0])], tmp_path / 'out', 3, 0)
+
+
+@pytest.mark.slow
+def test_runs_killed_at_twenty_points_give_the_same_bytes(clean, tmp_path):
+    kill_runs(['data', 'dicom', str(clean[0])], tmp_path / 'out', 20, 1)
+
+
 def _nifti(path: Path, affine: np.ndarray | None = None, step: int = 4) -> nibabel.Nifti1Image:
     image: Any = nibabel.load(chest.folder() / 'cxr.nii.gz')
     values = np.asarray(image.dataobj)[::step, ::step].clip(-1024).astype(np.int16)
@@ -367,3 +378,31 @@ def test_bad_options_are_refused(clean, tmp_path, capsys):
 def test_every_rule_is_tried():
     tried = {rule for rule, *_ in BROKEN.values()}
     assert tried | {'other-file', 'no-image', 'damaged', 'duplicate', 'localizer', 'few-slices'} == set(RULES)
+
+
+def test_rows_about_broken_series_are_dropped(clean, tmp_path, capsys):
+    """By the output of the step: rows of a sound series stay, whatever their window, and so do those without slices."""
+    good, bad = tmp_path / 'scans' / 'good', tmp_path / 'scans' / 'bad'
+    for folder in (good, bad):
+        shutil.copytree(clean[0], folder)
+    names, uid = clean[1], generate_uid()
+    for name in names:
+        _edit(bad / name, lambda data: setattr(data, 'SeriesInstanceUID', uid))
+        _edit(bad / name, lambda data: setattr(data, 'SOPInstanceUID', generate_uid()))
+        _edit(bad / name,
+              lambda data: setattr(data, 'ImagePositionPatient', [0, 0, float(data.ImagePositionPatient[2])]))
+    (bad / names[50]).unlink()
+    assert main(['data', 'dicom', str(tmp_path / 'scans'), '--output', str(tmp_path / 'series')]) == 0
+    image = tmp_path / 'a.png'
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80), np.uint8)).save(image)
+    rows = tmp_path / 'rows.jsonl'
+    named = [f'{good}/{names[3]}#window=bone', f'{bad}/{names[3]}', str(image), f'{good}/{names[4]}']
+    rows.write_text('\n'.join(json.dumps({
+        'messages': [{'role': 'user', 'content': '<image>What is seen?'}, {'role': 'assistant', 'content': 'A lung.'}],
+        'images': [name]}) for name in named))  # yapf: disable
+    arguments = ['data', 'filter', str(rows), '--min-tokens', '1', '--series']
+    assert main([*arguments, str(tmp_path / 'series'), '--output', str(tmp_path / 'out')]) == 0
+    assert [row['images'][0] for row in _rows(tmp_path / 'out')] == [named[0], *named[2:]]
+    assert read_json(str(tmp_path / 'out' / 'summary.json'))['rules']['unsound-series']['dropped'] == 1
+    assert main([*arguments, str(tmp_path / 'out'), '--output', str(tmp_path / 'other')]) == 2
+    assert 'is not the output of `citrusv data dicom`' in capsys.readouterr().err

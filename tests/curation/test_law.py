@@ -1,18 +1,13 @@
 """The law of `citrusv data`: nothing is lost, and the same input and recipe give the same bytes."""
-import contextlib
 import duckdb
 import gzip
 import json
-import numpy as np
 import os
 import pandas as pd
 import pytest
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
+from support.kills import content, kill_runs
 from support.messy_rows import GOOD_ANSWER, row, write_images, write_rows
 from typing import Any
 
@@ -43,11 +38,6 @@ def run(inputs: list[Path], output: Path, workers: int = 1, executor: str = 'loc
     summary = run_steps(steps, list(map(str, inputs)), str(output), Engine(executor, workers), **settings)
     assert summary is not None
     return summary
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """All files of a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}
 
 
 def query(text: str) -> list[tuple[Any, ...]]:
@@ -129,45 +119,19 @@ def test_where_images_lie_changes_no_byte(tmp_path, monkeypatch):
     assert outputs[0] == outputs[1]
 
 
-def kill_runs(rows: Path, folder: Path, kills: int, seed: int) -> None:
-    """Runs a recipe, kills it `kills` times at random points, and compares what is left at the end."""
+def _recipe(rows: Path, folder: Path) -> list[str]:
     recipe = folder / 'recipe.yaml'
     recipe.write_text('- filter: {no_images: true}\n- dedup: {no_images: true}\n')
-    rng, hits, out = np.random.default_rng(seed), 0, folder / 'out'
-    command = ['data', 'run', str(recipe), str(rows), '--output', str(out), '--workers', '2']
-    code = f'import sys; from swift_citrusv.cli.main import main; sys.exit(main({command!r}))'
-    # The whole run once, for the points at which it is killed.
-    start = time.monotonic()
-    subprocess.run([sys.executable, '-c', code], check=True, capture_output=True)
-    length = time.monotonic() - start
-    expected = content(out)
-    shutil.rmtree(out)
-    while hits < kills:
-        process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                   start_new_session=True)  # yapf: disable
-        try:
-            # What is left of a run takes less time than the whole.
-            process.wait(rng.uniform(.1, .9) * length)
-        except subprocess.TimeoutExpired:
-            hits += 1
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if (out / 'summary.json').exists() and not (out / 'work').exists():
-            assert content(out) == expected
-            shutil.rmtree(out)
-    subprocess.run([sys.executable, '-c', code], check=True, capture_output=True)
-    assert content(out) == expected
-    assert problems(str(out), quiet=True) == []
+    return ['data', 'run', str(recipe), str(rows)]
 
 
 def test_killed_runs_give_the_same_bytes(rows, tmp_path):
-    kill_runs(rows[0], tmp_path, 3, 0)
+    kill_runs(_recipe(rows[0], tmp_path), tmp_path / 'out', 3, 0)
 
 
 @pytest.mark.slow
 def test_runs_killed_at_twenty_points_give_the_same_bytes(rows, tmp_path):
-    kill_runs(rows[0], tmp_path, 20, 1)
+    kill_runs(_recipe(rows[0], tmp_path), tmp_path / 'out', 20, 1)
 
 
 def test_a_recipe(rows, tmp_path, capsys):

@@ -26,6 +26,14 @@ CITRUSV = {command.words: command for command in ALL
 PYTHON = [(page, text) for page in PAGES if page != 'README.md' for language, text in blocks_of(page)
           if language == 'python']  # yapf: disable
 SERVER = 'http://host:8000'
+# The walk of docs/data.md: what must have run before a command that names its output.
+TRAINABLE = 'output/trainable'
+BEFORE = {
+    'output/series': 'citrusv data dicom scans --output output/series',
+    TRAINABLE: f'citrusv data run clean.yaml reports.jsonl --output {TRAINABLE}',
+}
+# A recipe that names an output.
+NAMED_BY = {'clean.yaml': 'output/series', TRAINABLE: 'output/series'}
 # Only in prose, and run by tests of their own.
 PAGE, VERSION = 'citrusv app --model DIR'.split(), 'citrusv --version'.split()
 # What runs `citrusv try`, whole, and gives it its flags.
@@ -85,7 +93,7 @@ def sbatch(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize('command', [
     pytest.param(command, marks=pytest.mark.slow if answers_first(command) or starts_ray(command) else (),
                  id=' '.join(command.words)) for command in CITRUSV.values()])  # yapf: disable
-def test_citrusv(command, inside, server, sbatch):
+def test_citrusv(command, inside, server, sbatch, monkeypatch):
     words = [STAND_INS.get(word, server if word == SERVER else word) for word in command.words[1:]]
     if words[0] == 'compare':
         for run, answers in (('a', 'out.jsonl'), ('b', 'answers.jsonl')):
@@ -93,10 +101,18 @@ def test_citrusv(command, inside, server, sbatch):
             assert main(evaluation.split()) == 0
     if 'filter_rules.yaml' in words and not Path('filter_rules.yaml').exists():
         assert main('templates filter_rules --copy .'.split()) == 0
+    outputs = outputs_of(words)
+    for name, command_before in BEFORE.items():
+        named = any(word.startswith(name) or NAMED_BY.get('/'.join(word.split('/')[:2])) == name for word in words)
+        if named and Path(name) not in outputs and not Path(name).exists():
+            assert main(command_before.split()[1:]) == 0
+    if words[-1].startswith(f'{TRAINABLE}/'):
+        monkeypatch.setenv('ROOT_IMAGE_DIR', TRAINABLE)
     if words[:2] in (['data', 'why'], ['data', 'verify']) and not Path(words[2]).exists():
         assert main(['data', 'filter', 'rows.jsonl', '--output', words[2]]) == 0
     if words[0] == 'templates':
         Path('filter_rules.yaml').unlink(missing_ok=True)
+        Path('deid_rules.yaml').unlink(missing_ok=True)
     for path in outputs_of(words):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     assert main(words) == 0
@@ -195,8 +211,8 @@ def string_words(source: str) -> set[str]:
 
 def made_by_ci() -> set[str]:
     """The targets that `.ci/run` makes, and what they need."""
-    targets = dict(re.findall(r'^(\w+):([^=#\n]*)', (ROOT / 'Makefile').read_text(encoding='utf-8'), re.MULTILINE))
-    made = re.findall(r'^make (\w+)', (ROOT / '.ci' / 'run').read_text(encoding='utf-8'), re.MULTILINE)
+    targets = dict(re.findall(r'^([\w-]+):([^=#\n]*)', (ROOT / 'Makefile').read_text(encoding='utf-8'), re.MULTILINE))
+    made = re.findall(r'^make ([\w-]+)', (ROOT / '.ci' / 'run').read_text(encoding='utf-8'), re.MULTILINE)
     for target in made:
         made += [name for name in targets[target].split() if name in targets and name not in made]
     return set(made)
@@ -210,10 +226,13 @@ def scripts_that_are_run() -> set[str]:
 
 
 def is_installable(name: str) -> bool:
-    """Whether it is `.`, a wheel, or `swift-citrusv[app]` with an extra that exists."""
-    extra = re.fullmatch(r"swift-citrusv\[(\w+)\]", name)
+    """Whether it is `.`, a wheel, or `swift-citrusv[app]` with extras that exist."""
+    extras = re.fullmatch(r"swift-citrusv\[([\w,]+)\]", name)
     setup = (ROOT / 'setup.cfg').read_text(encoding='utf-8').partition('[options.extras_require]')[2]
-    return name in ('.', 'dist/*.whl') if extra is None else f'\n{extra[1]} =' in setup.partition('\n[')[0]
+    if extras is None:
+        return name in ('.', 'dist/*.whl')
+    known = setup.partition('\n[')[0]
+    return all(f'\n{extra} =' in known for extra in extras[1].split(','))
 
 
 def test_unknown_commands_are_found():

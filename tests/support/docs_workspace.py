@@ -14,6 +14,22 @@ from typing import Any
 STAND_INS = {'Qwen/Qwen2.5-VL-7B-Instruct': 'mllm', 'facebook/sam2.1-hiera-large': 'tiny'}
 # The recipe of docs/curation.md.
 RECIPE = '- filter:\n    min_tokens: 5\n    no_images: true\n- dedup:\n    exact: true\n    no_images: true\n'
+# Those of docs/data.md.
+CLEAN = '''- filter:
+    series: output/series
+    min_tokens: 3
+- dedup
+- leaks:
+    against: held-out.jsonl
+- deid:
+    keep: [descriptors, patient]
+'''
+# What the slices of `scans` show; the sixth is long enough to be a leak by itself.
+_FINDINGS = ('a bright ball in the middle.', 'no fracture of any rib.', 'a clear airway above the ball.',
+             'dense tissue around its edge.', 'an even grey behind it.',
+             'a sharp border between the ball and the darker tissue that lies around it on every side.',
+             'some noise in the corners.', 'two levels of grey only.', 'a smooth outline without spicules.',
+             'nothing in front of the ball.', 'a brighter half towards the left.', 'an empty last slice above.')
 _REPORT = {'findings': 'The heart is normal in size today.', 'impression': 'No acute disease in the chest.'}
 
 
@@ -44,7 +60,25 @@ def make_workspace(folder: Path, mllm: str, checkpoint: str, talkative: str) -> 
     series(folder / 'dicom_folder', values[:3, :, :].repeat(4, axis=1).repeat(4, axis=2))
     _write_volumes(folder)
     (folder / 'recipe.yaml').write_text(RECIPE)
+    _write_reports(folder)
     return folder
+
+
+def _write_reports(folder: Path) -> None:
+    """A series in `scans`, reports about it with names, and a held-out one."""
+    y, x = np.mgrid[:64, :64]
+    ball = 60 + 1000 * ((y - 32)**2 + (x - 32)**2 < 600)
+    voxels = np.stack([ball + 3 * number * (x > 30) for number in range(12)]).astype(np.int16)
+    tags = {'PatientName': 'ROE^JANE', 'PatientID': '4711', 'SpacingBetweenSlices': 5}
+    files = series(folder / 'scans', voxels, spacing=(5, 5), step=5, first=(-160, -160, 0), **tags)
+    names = [Path(path).relative_to(folder) for path in files]
+    rows = [{'messages': [{'role': 'user', 'content': '<image>What does the slice show?'},
+                          {'role': 'assistant', 'content': f'Jane Roe has {_FINDINGS[number]}'}],
+             'images': [str(name)], 'patient': '4711'} for number, name in enumerate(names)]  # yapf: disable
+    write_jsonl(folder / 'reports.jsonl', rows)
+    messages = [{'role': 'user', 'content': 'Report:'}, {'role': 'assistant', 'content': f'She has {_FINDINGS[5]}'}]
+    write_jsonl(folder / 'held-out.jsonl', [{'id': 'h1', 'messages': messages}])
+    (folder / 'clean.yaml').write_text(CLEAN)
 
 
 def _write_volumes(folder: Path) -> None:

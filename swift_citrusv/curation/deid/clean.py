@@ -10,7 +10,7 @@ from ...errors import RowError
 from ...files.dicom import dicom_errors
 from ...files.errors import IMAGE_ERRORS, FileError
 from ...files.medical import DICOM, NIFTI, medical_format
-from ..data_files import write_json
+from ..data_files import whole_file, write_json
 from ..inputs import sha256_of
 from . import dicom_file, image_file
 from .dicom_file import DicomCleaner
@@ -95,7 +95,7 @@ class FileCleaner:
             written = os.path.join(self._folder, FOLDER, result.name)
             result.left = sum(len(left(written, self._options.rules.is_allowed, reader(engine).read))
                               for engine in self._options.engines)  # yapf: disable
-        write_json(record, result.as_json())
+        write_json(record, result.as_json(), is_shared=True)
         return result
 
     def _cleaned(self, path: str, target: str, kind: str | None, are_labels: bool) -> FileResult:
@@ -105,12 +105,11 @@ class FileCleaner:
                                                        () if are_labels else self._options.engines)  # yapf: disable
             result.name = f'{target}{extension}'.removeprefix(base)
             return result
-        part = f'{target}.{os.getpid()}.part'
-        if kind == DICOM:
-            result = (self._labels if are_labels else self._dicom).clean(path, part, self._tick)
-        else:
-            result = image_file.clean_nifti(path, part)
-        os.replace(part, target)
+        with whole_file(target, is_shared=True) as part:
+            if kind == DICOM:
+                result = (self._labels if are_labels else self._dicom).clean(path, part, self._tick)
+            else:
+                result = image_file.clean_nifti(path, part)
         result.name = target.removeprefix(base)
         return result
 

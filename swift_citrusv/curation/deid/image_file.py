@@ -2,7 +2,6 @@
 import gzip
 import io
 import numpy as np
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from ...files.errors import IMAGE_ERRORS, FileError
 from ...files.nifti import GZIP, HEADER_BYTES, header_size
+from ..data_files import whole_file
 from .pixels import blank_text, must_go, views_of
 from .result import FileResult
 
@@ -75,9 +75,8 @@ def clean_image(path: str, output: str, is_allowed: Callable[[str], bool],
         result.metadata = 1
         _save_png(upright, output)
         return result, '.png'
-    with open(f'{output}.png.part' if extension == '.png' else f'{output}.jpg.part', 'wb') as file:
+    with whole_file(f'{output}{extension}', is_shared=True) as part, open(part, 'wb') as file:
         file.write(cleaned)
-    os.replace(f'{output}{extension}.part', f'{output}{extension}')
     return result, extension
 
 
@@ -90,8 +89,8 @@ def _views(values: np.ndarray) -> Sequence[np.ndarray]:
 
 def _save_png(image: Image.Image, output: str) -> None:
     image.info.clear()
-    image.save(f'{output}.png.part', 'PNG')
-    os.replace(f'{output}.png.part', f'{output}.png')
+    with whole_file(f'{output}.png', is_shared=True) as part:
+        image.save(part, 'PNG')
 
 
 def _exif(orientation: int) -> bytes:

@@ -8,8 +8,10 @@ from .ocr import Text, reader
 Box = tuple[int, int, int, int]
 # Pixels around a text that are blanked with it, as a share of its height.
 _MARGIN = .15
-# A single letter that is larger than this share of the image, and than these pixels, is a shape.
+# A single letter that is larger than this share of the image, and than these pixels, is a shape. So is a short word of
+# letters this high that is read unsurely: ribs and hearts are taken for '600' or 'SC'.
 _LETTER_SHARE, _LETTER = .08, 24
+_WORD_SHARE, _WORD_LENGTH, _WORD_SURE = .15, 4, .9
 # Readings of one image: what is beside a text may be read only when the text is gone.
 _ROUNDS = 4
 # Pixels around a box whose commonest value fills it.
@@ -89,7 +91,7 @@ def blank_text(pixels: np.ndarray,
 
 
 def must_go(text: Text, shape: Sequence[int], is_allowed: Callable[[str], bool]) -> bool:
-    """Whether a text is blanked: not if it may stay, and not if it is a shape that looks like one large letter.
+    """Whether a text is blanked: not if it may stay, and not if it is a shape that looks like large letters.
 
     Args:
         text: The text.
@@ -99,8 +101,10 @@ def must_go(text: Text, shape: Sequence[int], is_allowed: Callable[[str], bool])
     if is_allowed(text.text):
         return False
     x0, y0, x1, y1 = text.box
-    is_large = max(x1 - x0, y1 - y0) > max(_LETTER_SHARE * min(shape[:2]), _LETTER)
-    return not (is_large and sum(map(str.isalnum, text.text)) <= 1)
+    side, letters = min(shape[:2]), sum(map(str.isalnum, text.text))
+    is_large = max(x1 - x0, y1 - y0) > max(_LETTER_SHARE * side, _LETTER)
+    is_high = min(x1 - x0, y1 - y0) > max(_WORD_SHARE * side, _LETTER)
+    return not (letters <= 1 and is_large or letters <= _WORD_LENGTH and is_high and text.score < _WORD_SURE)
 
 
 def _grown(text: Text, shape: Sequence[int]) -> Box:

@@ -110,15 +110,18 @@ class _RowCleaner:
     def __init__(self, step: DeidStep, cleaner: FileCleaner, paths: Mapping[str, str]) -> None:
         self._step, self._cleaner, self._paths = step, cleaner, paths
         self._columns = {column: level for level, column in step.columns}
+        # Of the row at hand.
+        self._findings: list[Finding] = []
 
     def decide(self, row: Row) -> Ruling:
         decisions: list[Decision] = []
+        self._findings = []
         if _is_file(row) and self._paths:
             name = self._file(self._paths[row.data['source']], False, decisions)
             message = {'role': 'user', 'content': '<image>'}
             data: dict[str, Any] = {'messages': [message], 'images': [name] if name else [],
                                     'row_id': row.row_id}  # yapf: disable
-            return Ruling(decisions, _json(data))
+            return Ruling([*decisions, *_found(self._findings)], _json(data))
         data = dict(row.data)
         decisions += [Decision('media', 'review', detail=f'the column {name}') for name in listed_files(data, _MEDIA)]
         known: dict[str, None] = {}
@@ -127,29 +130,28 @@ class _RowCleaner:
                 is_list = isinstance(data[column], list)
                 entries = [self._entry(entry, are_labels, decisions, known) for entry in listed(data[column])]
                 data[column] = entries if is_list else entries[0]
-        findings: list[Finding] = []
         persons = 0
         for column in data:
             if column in self._columns and data[column] not in (None, ''):
                 data[column] = self._person(self._columns[column], data[column])
                 persons += 1
             elif column not in _FIXED and column not in _MEDIA:
-                data[column] = self._texts(data[column], tuple(known), findings)
+                data[column] = self._texts(data[column], tuple(known))
         if persons:
             decisions.append(Decision('person', 'changed', float(persons)))
-        decisions += _found(findings)
+        decisions += _found(self._findings)
         return Ruling(decisions, _json(data) if decisions else None)
 
-    def _texts(self, value: Any, known: Sequence[str], findings: list[Finding], key: str = '') -> Any:
+    def _texts(self, value: Any, known: Sequence[str], key: str = '') -> Any:
         """A value of a row with all its texts cleaned."""
         if isinstance(value, str) and key not in _FIXED:
             text, found = self._cleaner.texts.clean(value, known)
-            findings += found
+            self._findings += found
             return text
         if isinstance(value, list):
-            return [self._texts(item, known, findings, key) for item in value]
+            return [self._texts(item, known, key) for item in value]
         if isinstance(value, dict):
-            return {name: self._texts(item, known, findings, name) for name, item in value.items()}
+            return {name: self._texts(item, known, name) for name, item in value.items()}
         return value
 
     def _person(self, level: str, value: Any) -> Any:
@@ -208,6 +210,7 @@ class _RowCleaner:
             decisions.append(_unclean(str(error) or type(error).__name__))
             return ''
         decisions += _file_decisions(result)
+        self._findings += result.findings
         return f'{FOLDER}/{result.name}'.replace(os.sep, '/')
 
 
@@ -229,7 +232,6 @@ def _file_decisions(result: FileResult) -> list[Decision]:
         decisions.append(Decision('metadata', 'changed', float(result.metadata)))
     if result.left:
         decisions.append(Decision('read-again', 'review', float(result.left), 0))
-    decisions += _found(result.findings)
     return decisions or [Decision('copied', 'changed')]
 
 

@@ -1,4 +1,5 @@
 """The step `filter`."""
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from ..step import Decision, Row, Ruling, Step, rules_recipe
 from ..texts import row_text, token_counter, tokenizer_file
 from .image_rules import ImageJudge
 from .rule_file import FilterRules, descriptions
+from .series import RULE, SeriesJudge
 from .text_rules import TextJudge
 
 _RULES = {
@@ -26,6 +28,7 @@ _RULES = {
     'short': 'too few tokens',
     'long': 'too many tokens',
     'repetition': 'a text that repeats itself',
+    RULE: 'a slice of a series that `citrusv data dicom` did not let pass',
 }
 # Integers of more than 64 bits, which need the strict reader.
 _LONG_NUMBER = re.compile(rb'[\[,:\s-]\d{19,}')
@@ -40,12 +43,14 @@ class FilterStep(Step):
         tokenizer: The folder of a tokenizer; None: characters and words count.
         check_images: Whether to open the images.
         files: What rows may name.
+        series: An output of `citrusv data dicom` that slices must have passed; None: any slice.
     """
     name: ClassVar[str] = 'filter'
     filter_rules: FilterRules
     tokenizer: str | None = None
     check_images: bool = True
     files: FileRules = FileRules()
+    series: str | None = None
 
     def rules(self) -> Mapping[str, str]:
         return {**_RULES, **descriptions(self.filter_rules.text_rules)}
@@ -57,11 +62,13 @@ class FilterStep(Step):
             'tokens': tokens,
             'images': self.check_images,
             'files': rules_recipe(self.files),
+            'series': None if self.series is None else sha256_of(os.path.join(self.series, 'summary.json')),
         }
 
     def judge(self, folder: str, shard: int) -> Callable[[Row], Ruling]:
         texts = TextJudge(self.filter_rules, token_counter(self.tokenizer))
         images = ImageJudge(self.filter_rules, self.files) if self.check_images else None
+        series = None if self.series is None else SeriesJudge(self.series, self.files)
         columns = ColumnRules()
 
         def decide(row: Row) -> Ruling:
@@ -79,6 +86,8 @@ class FilterStep(Step):
             found = list(texts.decide(text, bool(row.data.get('masks'))))
             if images is not None:
                 found += images.decide(images_of(row.data))
+            if series is not None:
+                found += series.decide(images_of(row.data))
             return Ruling(found)
 
         return decide
