@@ -101,6 +101,33 @@ def test_what_cannot_be_cleaned_is_for_a_person(tmp_path):
     assert '1234567890123' not in json.dumps(review[4])
 
 
+def test_files_are_found_wherever_they_stand(tmp_path):
+    """Inside of messages, and in columns that nobody has told us of."""
+    _folder(tmp_path)
+    data = tmp_path / 'data'
+    ct = f'{data}/JANE_ROE.dcm'
+    parts = [{'type': 'image', 'image': ct}, {'type': 'image_url', 'image_url': {'url': f'{data}/xray.jpg'}},
+             {'type': 'text', 'text': 'What does Jane Roe have?'}]  # yapf: disable
+    lines = [
+        {'messages': [{'role': 'user', 'content': parts}, {'role': 'assistant', 'content': 'A nodule.'}]},
+        {'messages': [{'role': 'user', 'content': '<image>A'}, {'role': 'assistant', 'content': 'B'}], 'images': [ct],
+         'scan': ct, 'notes': {'from': f'{data}/xray.jpg'}},
+        {'messages': [{'role': 'user', 'content': 'A'}, {'role': 'assistant', 'content': 'B'}], 'scan': 'ROE/JANE.dcm'},
+        {'messages': [{'role': 'user', 'content': [{'type': 'video', 'video': 'a.mp4'}]},
+                      {'role': 'assistant', 'content': 'B'}]}]  # yapf: disable
+    rows = tmp_path / 'rows.jsonl'
+    rows.write_text('\n'.join(map(json.dumps, lines)), encoding='utf-8')
+    summary = _run([rows], tmp_path / 'out')
+    assert (summary['changed'], summary['review']) == (2, 2)
+    first, second = _lines(tmp_path / 'out')
+    image, address, text = first['messages'][0]['content']
+    names = [image['image'], address['image_url']['url'], second['scan'], second['notes']['from'], second['images'][0]]
+    assert image['type'] == 'image' and text['text'] == 'What does [KNOWN-IDENTITY] have?'
+    assert all(name.startswith('files/') and (tmp_path / 'out' / name).is_file() for name in names)
+    # A name of a file that is not there tells something, too.
+    assert 'JANE' not in json.dumps(_lines(tmp_path / 'out', 'review'))
+
+
 def test_workers_change_no_byte(tmp_path):
     rows = _folder(tmp_path)
     for name, workers in (('one', 1), ('three', 3)):

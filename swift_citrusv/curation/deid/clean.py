@@ -1,10 +1,9 @@
 """Cleans the files of rows, each once, whichever row or worker comes first."""
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from ...errors import RowError
 from ...files.dicom import dicom_errors
@@ -140,8 +139,3 @@ class FileCleaner:
                 return identities_of(dcmread(path, stop_before_pixels=True, force=True))
         except (*IMAGE_ERRORS, RowError):
             return ()
-
-
-def listed_files(data: dict[str, Any], columns: Sequence[str]) -> list[str]:
-    """The columns of a row that hold sound or films, which are not cleaned."""
-    return [name for name in columns if data.get(name) not in (None, '', [], {})]

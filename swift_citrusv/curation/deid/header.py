@@ -26,13 +26,13 @@ _DUMMIES: dict[str, Any] = {
     'TM': '000000',
     'UR': 'http://anonymized.invalid',
 }
-# Whole numbers of a patient or a study, and names of places: sought in texts as they are.
+# Numbers of a patient or a study, and names of places: sought in texts as they are. A place of one short word may be a
+# word of any text.
 _NUMBERS = ('PatientID', 'OtherPatientIDs', 'AccessionNumber', 'AdmissionID', 'StudyID', 'PatientTelephoneNumbers',
-            'PatientBirthDate', 'IssuerOfPatientID', 'RequestedProcedureID', 'MedicalRecordLocator', 'PatientBirthName',
-            'PatientMotherBirthName', 'InstitutionName', 'InstitutionAddress', 'PatientAddress', 'StationName',
-            'InstitutionalDepartmentName')  # yapf: disable
-# The shortest number that is sought, so that a StudyID of '1' is not.
-_MIN_NUMBER = 4
+            'PatientBirthDate', 'IssuerOfPatientID', 'RequestedProcedureID', 'MedicalRecordLocator')
+_PLACES = ('InstitutionName', 'InstitutionAddress', 'PatientAddress')
+# The shortest number that is sought, so that a StudyID of '1' is not, and the shortest place of one word.
+_MIN_NUMBER, _MIN_PLACE = 4, 8
 # PS3.16, CID 7050.
 _BASIC = ('113100', 'Basic Application Confidentiality Profile')
 _PIXELS = ('113101', 'Clean Pixel Data Option')
@@ -61,6 +61,9 @@ def identities_of(dataset: Any) -> tuple[str, ...]:
             names += [str(value) for value in _values(element)]
         elif element.keyword in _NUMBERS:
             numbers += [str(value).strip() for value in _values(element)]
+        elif element.keyword in _PLACES:
+            numbers += [place for value in _values(element) if ' ' in (place := str(value).strip())
+                        or len(place) >= _MIN_PLACE]  # yapf: disable
     found = {*names_of(names), *(number for number in numbers if len(number) >= _MIN_NUMBER)}
     return tuple(sorted(found, key=lambda word: (-len(word), word)))
 

@@ -42,7 +42,7 @@ def check(slices: Sequence[Slice], limits: Limits = Limits()) -> Series:
 
 def _without_copies(series: Series, numbers: Sequence[int]) -> list[int]:
     """Leaves copies out: the same pixels at the same place, or under the same UID."""
-    slices, stay = series.slices, []
+    slices, stay, conflicts = series.slices, [], []
     by_uid: dict[str, int] = {}
     by_place: dict[Hashable, int] = {}
     for number in numbers:
@@ -61,8 +61,12 @@ def _without_copies(series: Series, numbers: Sequence[int]) -> list[int]:
             series.duplicates += 1
             series.add('duplicate', f'the same as {slices[first].name}', slices=(number, ), evidence=first)
         else:
-            series.add('uid-conflict', f'{slices[first].name} and {item.name}')
+            conflicts.append((first, number))
             stay.append(number)
+    if conflicts:
+        first, number = conflicts[0]
+        detail = f'{len(conflicts)} times: {slices[first].name} and {slices[number].name}'
+        series.add('uid-conflict', detail, float(len(conflicts)), 0)
     return stay
 
 
