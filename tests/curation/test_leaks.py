@@ -182,6 +182,24 @@ def test_dicom_headers_and_folders_of_images(tmp_path):
     assert certificate['evaluation_sets'][0]['images'] == 3 and found[5] == {('text', 'asked')}
 
 
+def test_each_slice_of_a_volume_is_an_item(tmp_path):
+    """A picture of one slice of a volume of the evaluation set is found, and one of a slice beside it is not it."""
+    values, _ = chest.voxels(2)
+    sets = tmp_path / 'sets'
+    sets.mkdir()
+    # Axial slices are numbered from the feet; rows and columns of NIfTI run to the left and the front.
+    part = values[60:90:6][:, ::-1, ::-1].transpose(2, 1, 0)
+    scans.nifti(sets / 'ct.nii.gz', part, np.diag([1.4, 1.4, 15, 1]))
+    rows = []
+    for number in (72, 40):
+        grey = ((values[number] + 1000) / 1500 * 255).clip(0, 255).astype(np.uint8)
+        Image.fromarray(grey).save(tmp_path / f'{number}.png')
+        rows.append(row(ASKED, 'A chest.', str(tmp_path / f'{number}.png')))
+    found, certificate = leaks(rows, tmp_path / 'run', '--against', str(sets))
+    assert found == [{('image', 'sets/ct.nii.gz#index=2')}, set()]
+    assert certificate['evaluation_sets'][0]['images'] == 5
+
+
 def test_rows_as_an_evaluation_set_and_a_recipe(tmp_path, monkeypatch, capsys):
     """Rows of training's own format; the step in a recipe; why."""
     monkeypatch.chdir(tmp_path)

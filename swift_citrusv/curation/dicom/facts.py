@@ -115,30 +115,6 @@ def slice_of(values: Mapping[str, Any]) -> Slice:
     return Slice._make(tuple(values[name]) if name in _LISTS else values[name] for name in Slice._fields)
 
 
-def parts(path: str, rules: FileRules) -> list[dict[str, Any]]:
-    """The slices of a file as lines of the inventory: {'place': n, 'slice': '...'}.
-
-    A file whose slices cannot be counted is one line; what is wrong with it shows when it is read.
-    """
-    names = ['']
-    try:
-        kind = medical_format(path)
-        if kind == DICOM:
-            from pydicom import dcmread
-            with dicom_errors():
-                header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=['NumberOfFrames'])
-                count = int(header.get('NumberOfFrames') or 1)
-            names = [f'frame={number}' for number in range(count)] if count > 1 else names
-        elif kind == NIFTI:
-            file = NiftiFile(path, rules)
-            depth = len(SliceOrientation.from_affine(file.affine, file.shape, PLANES[0]))
-            volumes = [f'&volume={number}' for number in range(file.num_volumes)] if file.num_volumes > 1 else ['']
-            names = [f'index={index}{volume}' for volume in volumes for index in range(depth)]
-    except (*IMAGE_ERRORS, RowError):
-        names = ['']
-    return [{'place': place, 'slice': name} for place, name in enumerate(names or [''])]
-
-
 class SliceReader:
     """Reads slices; keeps the last file open, since its slices follow each other.
 

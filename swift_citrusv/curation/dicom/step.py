@@ -17,9 +17,10 @@ from ..joins import connected
 from ..parquet import LineWriter
 from ..progress import Progress
 from ..shard_task import parsed, shard_name
+from ..slices import slice_fragments
 from ..step import Decision, Row, Ruling, Stage, Step, rules_recipe, small_shards, strongest
 from .checks import check
-from .facts import SCHEMA, Slice, SliceReader, parts, slice_of
+from .facts import SCHEMA, Slice, SliceReader, slice_of
 from .series import DOUBTS, RULES, Fault, Limits, Series
 from .series_table import html_of, line_of
 
@@ -56,7 +57,11 @@ class DicomStep(Step):
                 'files': rules_recipe(self.files)}  # yapf: disable
 
     def input_files(self, inputs: Sequence[str], folder: str, quiet: bool) -> list[InputFile]:
-        return take(inputs, folder, lambda path: parts(path, self.files), quiet)
+
+        def parts(path: str) -> list[dict[str, Any]]:
+            return [{'place': place, 'slice': name} for place, name in enumerate(slice_fragments(path, self.files))]
+
+        return take(inputs, folder, parts, quiet)
 
     def shard_bytes(self, total: int, most: int) -> int:
         return small_shards(total, most)

@@ -7,11 +7,13 @@ from typing import Any
 
 from ...errors import RowError
 from ...files.medical import medical_format
+from ...files.rules import FileRules
 from ...scoring.questions.presets import QA_PRESETS, preset_rows
 from ...settings import SettingError
 from ..images import images_of
 from ..inputs import Shard, find_files, is_output, is_rows, read_shard, sha256_of
 from ..shard_task import parsed
+from ..slices import slice_fragments
 from ..texts import row_text
 
 _IMAGE_NAMES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.gif')
@@ -127,7 +129,11 @@ def read_items(chosen: EvaluationSet, image_folder: str) -> Iterator[Item]:
     if chosen.kind == 'files':
         for path, name in chosen.files:
             if not is_rows(path):
-                yield Item(f'{chosen.name}/{name}' if name != chosen.name else name, (), (), (path, ), {}, True)
+                item_id = f'{chosen.name}/{name}' if name != chosen.name else name
+                # Each slice of a volume is an item.
+                for fragment in slice_fragments(path, FileRules()):
+                    suffix = f'#{fragment}' if fragment else ''
+                    yield Item(f'{item_id}{suffix}', (), (), (f'{path}{suffix}', ), {}, True)
                 continue
             for line, content in read_shard(Shard(path, name)):
                 row, faults = parsed(content, name, line)
