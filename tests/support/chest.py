@@ -2,6 +2,7 @@
 import json
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,8 +41,13 @@ def write_series(path: Path, step: int = 1, **tags: Any) -> list[str]:
     values, _ = voxels(step)
     spacing = .703125 * step
     # Stored values: the intercept is -1024.
-    tags = {'SliceThickness': 2.5, 'SpacingBetweenSlices': 2.5, **tags}
-    return scans.series(path, values + 1024, first=(-180, -180, 0), spacing=(spacing, spacing), step=2.5, **tags)
+    tags = {'PatientPosition': 'HFS', 'SliceThickness': 2.5, 'SpacingBetweenSlices': 2.5, **tags}
+    files = scans.series(path, values + 1024, first=(-180, -180, 0), spacing=(spacing, spacing), step=2.5, **tags)
+    for number, file in enumerate(files, start=1):
+        data = pydicom.dcmread(file)
+        data.InstanceNumber = number
+        data.save_as(file)
+    return files
 
 
 def write_rows(path: Path, files: list[str], step: int = 1, window: str = '-600,1500') -> None:

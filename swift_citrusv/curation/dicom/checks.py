@@ -2,6 +2,7 @@
 import numpy as np
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from math import isnan
 
 from .facts import Slice
 from .geometry import AXES, check_geometry
@@ -73,6 +74,7 @@ def _without_copies(series: Series, numbers: Sequence[int]) -> list[int]:
 def _mixtures(series: Series, is_volume: bool) -> None:
     kinds: list[tuple[str, Callable[[Slice], Hashable], str]] = [
         ('mixed-patient', lambda item: item.patient, 'patients'),
+        ('mixed-study', lambda item: item.study, 'studies'),
         ('mixed-modality', lambda item: item.modality, 'modalities'),
     ]
     if is_volume:
@@ -80,13 +82,19 @@ def _mixtures(series: Series, is_volume: bool) -> None:
             ('mixed-size', lambda item: f'{item.columns} x {item.rows}', 'sizes'),
             ('mixed-pixels', lambda item: item.pixels, 'kinds of pixels'),
             ('mixed-frame', lambda item: item.frame_of_reference, 'frames of reference'),
+            ('mixed-orientation', lambda item: item.patient_position, 'positions of the patient'),
+            ('mixed-spacing', lambda item: '' if isnan(item.thickness) else f'{item.thickness:g}', 'thicknesses'),
         ]
     for rule, value, what in kinds:
         found = Counter(value(series.slices[number]) for number in series.order)
+        if rule in ('mixed-orientation', 'mixed-spacing'):
+            # Only some say it.
+            del found['']
         if len(found) > 1:
             shown = ', '.join(f'{name or "none"} ({count})' for name, count in found.most_common(3))
             # Names of patients are no words for a report.
-            detail = f'{len(found)} {what}' + ('' if rule in ('mixed-patient', 'mixed-frame') else f': {shown}')
+            detail = f'{len(found)} {what}' + ('' if rule in ('mixed-patient', 'mixed-study',
+                                                              'mixed-frame') else f': {shown}')
             series.add(rule, detail, float(len(found)), 1)
     if is_volume:
         _differing(series, 'mixed-orientation', 'directions', 'not parallel to', AXES, 0)

@@ -49,6 +49,9 @@ class Slice(NamedTuple):
         directions: [6], of a row and of a column, unit vectors; () if unknown.
         spacing: [2], millimetres between rows, and between columns; () if unknown.
         between: SpacingBetweenSlices, or the thickness of a NIfTI voxel; NaN if unknown.
+        thickness: SliceThickness; NaN if unknown.
+        location: SliceLocation, along some axis of the scanner; NaN if unknown.
+        number: InstanceNumber; NaN if unknown.
         tilt: GantryDetectorTilt in degrees; NaN if unknown.
         rescale: Slope and intercept; () if unknown.
         patient_position: PatientPosition, e.g. 'HFS', of an original axial image; else ''.
@@ -80,6 +83,9 @@ class Slice(NamedTuple):
     directions: tuple[float, ...] = ()
     spacing: tuple[float, ...] = ()
     between: float = math.nan
+    thickness: float = math.nan
+    location: float = math.nan
+    number: float = math.nan
     tilt: float = math.nan
     rescale: tuple[float, ...] = ()
     patient_position: str = ''
@@ -101,7 +107,7 @@ class Slice(NamedTuple):
 _LISTS = ('position', 'directions', 'spacing', 'rescale', 'levels')
 _TYPES = {
     **dict.fromkeys(('place', 'rows', 'columns'), pa.int32()),
-    **dict.fromkeys(('between', 'tilt'), pa.float64()),
+    **dict.fromkeys(('between', 'thickness', 'location', 'number', 'tilt'), pa.float64()),
     **dict.fromkeys(('is_localizer', 'is_volume', 'is_blank'), pa.bool_()),
     **dict.fromkeys(_LISTS, pa.list_(pa.float64())),
     'digest': pa.binary(),
@@ -188,6 +194,7 @@ def _dicom(result: Slice, file: DicomFile, place: int) -> Slice:
     frame = Frame.of(file, place)
     with dicom_errors():
         item = file.functional_group('PixelValueTransformationSequence', place)
+        measures = file.functional_group('PixelMeasuresSequence', place)
         rescale = [value for name in ('RescaleSlope', 'RescaleIntercept') for value in numbers(item, name)[:1]]
         kinds = [str(kind).upper() for kind in _listed(header.get('ImageType'))]
         modality = str(header.get('Modality') or '')
@@ -202,7 +209,10 @@ def _dicom(result: Slice, file: DicomFile, place: int) -> Slice:
             pixels=', '.join([file.photometric, *(f'{name} {header.get(name)}' for name in (
                 'BitsStored', 'PixelRepresentation'))]),
             position=_floats(frame.position), directions=_floats(frame.directions), spacing=_floats(spacing),
-            between=_first(numbers(file.functional_group('PixelMeasuresSequence', place), 'SpacingBetweenSlices')),
+            between=_first(numbers(measures, 'SpacingBetweenSlices')),
+            thickness=_first(numbers(measures, 'SliceThickness')),
+            number=_first(numbers(header, 'InstanceNumber')) if file.num_frames == 1 else math.nan,
+            location=_first(numbers(header, 'SliceLocation')) if file.num_frames == 1 else math.nan,
             tilt=_first(numbers(header, 'GantryDetectorTilt')), rescale=tuple(rescale) if len(rescale) == 2 else (),
             patient_position=(str(header.get('PatientPosition') or '')
                               if {'ORIGINAL', 'AXIAL'} <= set(kinds) and modality == 'CT' else ''),

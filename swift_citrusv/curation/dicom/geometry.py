@@ -9,6 +9,8 @@ from .series import Limits, Series
 # Millimetres by which decimal strings are rounded, and relative tolerance of distances and axes.
 _ROUNDING, _RELATIVE = 2e-3, .02
 AXES = 1e-2
+# Millimetres by which SliceLocation is rounded.
+_LOCATION = .5
 # A distance of so many steps or more is a gap.
 _GAP = 1.5
 # Degrees between the normal of slices and the line of their positions: above the first it is a tilt, no gantry
@@ -150,8 +152,35 @@ def _distances(series: Series, firsts: Sequence[int], heights: dict[int, float],
     if not np.isnan(said) and abs(abs(said) - fine) > .05 * fine + _ROUNDING and not len(narrow):
         series.add('spacing-mismatch', f'SpacingBetweenSlices is {said:g} mm, the positions are '
                    f'{fine:.4g} mm apart', float(abs(said)), fine)
+    _locations(series, firsts, heights, tolerance)
+    _order(series, firsts)
     length = heights[firsts[-1]] - heights[firsts[0]]
     if step > limits.max_voxel or length > limits.max_length:
         measure, limit = (step, limits.max_voxel) if step > limits.max_voxel else (length, limits.max_length)
         series.add('impossible-extent', f'{len(firsts)} slices, {step:.4g} mm apart, over '
                    f'{length:.5g} mm', float(measure), float(limit))
+
+
+def _locations(series: Series, firsts: Sequence[int], heights: dict[int, float], tolerance: float) -> None:
+    """Whether SliceLocation, which may count in either direction, goes on as the positions do."""
+    places = np.array([series.slices[number].location for number in firsts])
+    # One value for all of them is left from a template.
+    if np.isnan(places).any() or not np.ptp(places) or series.has('spacing-mismatch'):
+        return
+    along = np.array([heights[number] for number in firsts])
+    off = np.minimum(*(np.abs(np.diff(sign * places) - np.diff(along)).max() for sign in (1, -1)))
+    # Scanners round it.
+    if off > tolerance + _LOCATION:
+        series.add('spacing-mismatch', f'SliceLocation goes on by up to {off:.3g} mm more or less than the positions',
+                   float(off), tolerance + _LOCATION)  # yapf: disable
+
+
+def _order(series: Series, firsts: Sequence[int]) -> None:
+    """Whether InstanceNumber rises or falls with the positions."""
+    steps = np.diff([series.slices[number].number for number in firsts])
+    if series.volumes > 1 or np.isnan(steps).any() or (steps > 0).all() or (steps < 0).all():
+        return
+    against = np.flatnonzero(steps <= 0 if (steps > 0).sum() * 2 >= len(steps) else steps >= 0)
+    before, after = (series.slices[firsts[int(against[0]) + place]] for place in (0, 1))
+    series.add('order', f'{len(against)} of {len(steps)} steps, the first from {before.name} ({before.number:g}) to '
+               f'{after.name} ({after.number:g})', len(against) / len(steps), 0)  # yapf: disable

@@ -13,11 +13,12 @@ RULES = {
     'localizer': 'a scout, which lies across the slices',
     'uid-conflict': 'two different images with one SOPInstanceUID',
     'mixed-patient': 'a series of several patients',
+    'mixed-study': 'a series of several studies',
     'mixed-modality': 'a series of several modalities',
     'mixed-size': 'slices of different sizes',
     'mixed-pixels': 'slices whose pixels are stored in different ways',
-    'mixed-orientation': 'slices that are not parallel',
-    'mixed-spacing': 'slices with different distances of their pixels',
+    'mixed-orientation': 'slices that are not parallel, or patients in different positions',
+    'mixed-spacing': 'slices with different distances of their pixels, or of different thickness',
     'mixed-frame': 'slices in several frames of reference',
     'missing-geometry': 'no position, orientation or distance of pixels',
     'orientation': 'axes that contradict each other, the patient position, or the order of the slices',
@@ -25,6 +26,7 @@ RULES = {
     'same-position': 'several slices at one position that are no phases',
     'gap': 'missing slices',
     'uneven-spacing': 'different distances between slices',
+    'order': 'InstanceNumbers that do not follow the positions',
     'spacing-mismatch': 'the distance of slices is not what the header says',
     'impossible-extent': 'a physical size that no body or scanner has',
     'rescale-mismatch': 'values whose slope or intercept is wrong',
@@ -33,7 +35,7 @@ RULES = {
     'few-slices': 'fewer slices than asked for',
 }
 # Rules that leave a series in doubt only.
-DOUBTS = ('tilt', )
+DOUBTS = ('tilt', 'order')
 
 
 @dataclass(frozen=True)

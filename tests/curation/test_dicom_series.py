@@ -16,7 +16,7 @@ from typing import Any
 
 from swift_citrusv.cli.main import main
 from swift_citrusv.curation.data_files import read_json
-from swift_citrusv.curation.dicom.series import RULES
+from swift_citrusv.curation.dicom.series import DOUBTS, RULES
 from swift_citrusv.curation.dicom.step import DicomStep
 from swift_citrusv.curation.engine import Engine
 from swift_citrusv.curation.run import run_steps
@@ -179,6 +179,19 @@ BROKEN: dict[str, tuple[str, Callable[[Path, list[str]], None], int]] = {
     'pixels of 0.03 mm': ('impossible-extent', _every(PixelSpacing=[.03, .03]), 133),
     'slices of 30 mm':
     ('impossible-extent', _all(lambda number, data: _set(ImagePositionPatient=[-180, -180, 30 * number])(data)), 133),
+    'a thicker slice': ('mixed-spacing', _at(60, _set(SliceThickness=5)), 133),
+    'two positions of the patient': ('mixed-orientation', _at(60, _set(PatientPosition='FFS')), 133),
+    'two studies': ('mixed-study', _at(60, _set(StudyInstanceUID='1.2.3')), 133),
+    'exchanged numbers': ('order',
+                          _all(lambda number, data: _set(InstanceNumber={
+                              60: 71,
+                              70: 61
+                          }.get(number, number + 1))(data)), 133),
+    'exchanged locations': ('spacing-mismatch',
+                            _all(lambda number, data: _set(SliceLocation={
+                                60: 70,
+                                70: 60
+                            }.get(number, number) * 2.5)(data)), 133),
     'another distance in the header': ('spacing-mismatch', _every(SpacingBetweenSlices=5), 133),
     'a blank slice': ('blank-slice', _at(60, _blank), 133),
     'pixels twice': ('repeated-pixels', _copy_pixels, 133),
@@ -194,9 +207,16 @@ def test_each_kind_of_broken_series_is_named(clean, tmp_path, name):
     summary = _run(tmp_path / 'ct', tmp_path / 'out')
     expected = {rule} | ({'spacing-mismatch'} if name == 'slices of 30 mm' else set())
     assert _found(summary) == expected, _table(tmp_path / 'out')
-    verdict = 'review' if rule == 'tilt' else 'dropped'
+    verdict = 'review' if rule in DOUBTS else 'dropped'
     assert summary['in'] == summary[verdict] == count
     assert _table(tmp_path / 'out')[0]['verdict'] == verdict
+
+
+@pytest.mark.parametrize('sign', [1, -1])
+def test_locations_may_count_in_either_direction(clean, tmp_path, sign):
+    shutil.copytree(clean[0], tmp_path / 'ct')
+    _all(lambda number, data: _set(SliceLocation=round(sign * 2.5 * number + 100, 1))(data))(tmp_path / 'ct', clean[1])
+    assert _run(tmp_path / 'ct', tmp_path / 'out')['kept'] == 133
 
 
 def test_single_files_are_left_out_and_the_series_stays(clean, tmp_path):
