@@ -1,5 +1,6 @@
 """The rooms of the package and their floors (`docs/architecture.md`), held by reading every import of every file."""
 import ast
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,3 +203,9 @@ def test_violations_and_circles_are_found():
         'attic.old stands in no room of FLOORS',
     ]
     assert circles(graph) == [['files.images', 'rows.masks', 'files.images']]
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest takes them for one module, and stops."""
+    names = Counter(path.name for path in (ROOT.parent / 'tests').rglob('test_*.py'))
+    assert not [name for name, count in names.items() if count > 1]
