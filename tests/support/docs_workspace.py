@@ -1,6 +1,7 @@
 """A folder with the files that the commands of the documentation name, so that they run in it as they stand."""
 import json
 import numpy as np
+import pydicom
 import shutil
 from pathlib import Path
 from PIL import Image
@@ -71,6 +72,10 @@ def _write_reports(folder: Path) -> None:
     voxels = np.stack([ball + 3 * number * (x > 30) for number in range(12)]).astype(np.int16)
     tags = {'PatientName': 'ROE^JANE', 'PatientID': '4711', 'SpacingBetweenSlices': 5}
     files = series(folder / 'scans', voxels, spacing=(5, 5), step=5, first=(-160, -160, 0), **tags)
+    for number, path in enumerate(files, start=1):
+        data = pydicom.dcmread(path)
+        data.InstanceNumber = number
+        data.save_as(path)
     names = [Path(path).relative_to(folder) for path in files]
     rows = [{'messages': [{'role': 'user', 'content': '<image>What does the slice show?'},
                           {'role': 'assistant', 'content': f'Jane Roe has {_FINDINGS[number]}'}],
