@@ -12,10 +12,10 @@ from ..files.errors import FileError
 # The rounding of DICOM's decimal strings, in millimetres.
 MILLIMETRES = 2e-3
 # What tells the images of one position apart, the most telling first; and those that differ from slice to slice too.
-_PHASE_KEYS = ('TemporalPositionIdentifier', 'TemporalPositionIndex', 'EchoTime', 'EffectiveEchoTime', 'EchoNumbers',
-               'DiffusionBValue', 'FlipAngle', 'InversionTime', 'NominalPercentageOfCardiacPhase', 'ImageType',
-               'AcquisitionNumber', 'TriggerTime', 'NominalCardiacTriggerDelayTime', 'AcquisitionTime', 'ContentTime',
-               'InstanceNumber')  # yapf: disable
+PHASE_KEYS = ('TemporalPositionIdentifier', 'TemporalPositionIndex', 'EchoTime', 'EffectiveEchoTime', 'EchoNumbers',
+              'DiffusionBValue', 'FlipAngle', 'InversionTime', 'NominalPercentageOfCardiacPhase', 'ImageType',
+              'AcquisitionNumber', 'TriggerTime', 'NominalCardiacTriggerDelayTime', 'AcquisitionTime', 'ContentTime',
+              'InstanceNumber')  # yapf: disable
 _TIMES = ('TriggerTime', 'NominalCardiacTriggerDelayTime', 'AcquisitionTime', 'ContentTime', 'InstanceNumber')
 _APART = 'Put images that belong together into a separate folder.'
 
@@ -219,7 +219,7 @@ def _copies(group: Sequence[Frame]) -> bool:
 
 def _telling(positions: Sequence[Sequence[Frame]]) -> tuple[str, list[str]]:
     """The element that tells the images of a position apart, and its values where all positions have the same."""
-    for name in _PHASE_KEYS:
+    for name in PHASE_KEYS:
         found = [[_text(frame.value(name)) for frame in group] for group in positions]
         if any('' in texts or len(set(texts)) < len(texts) for texts in found):
             continue

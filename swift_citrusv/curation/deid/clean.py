@@ -1,5 +1,4 @@
 """Cleans the files of rows, each once, whichever row or worker comes first."""
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +8,8 @@ from ...errors import RowError
 from ...files.dicom import dicom_errors
 from ...files.errors import IMAGE_ERRORS, FileError
 from ...files.medical import DICOM, NIFTI, medical_format
-from ..data_files import whole_file, write_json
+from ..data_files import read_json, whole_file, write_json
+from ..finish import FILES
 from ..inputs import sha256_of
 from . import dicom_file, image_file
 from .dicom_file import DicomCleaner
@@ -18,8 +18,6 @@ from .ocr import ENGINES, reader
 from .pseudonyms import Pseudonyms
 from .result import FileResult
 from .text import DeidRules, TextCleaner
-
-FOLDER = 'files'
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,8 @@ class FileCleaner:
         name = self._name(path, kind, are_labels)
         record = os.path.join(self._folder, 'cleaned', f'{name}.json')
         if os.path.exists(record):
-            with open(record, encoding='utf-8') as file:
-                return FileResult.from_json(json.load(file))
-        target = os.path.join(self._folder, FOLDER, name)
+            return FileResult.from_json(read_json(record))
+        target = os.path.join(self._folder, FILES, name)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         try:
             result = self._cleaned(path, target, kind, are_labels)
@@ -91,14 +88,14 @@ class FileCleaner:
             raise FileError(str(error) or type(error).__name__, 'Repair or remove the file.', 'damaged') from error
         if self._options.proves and not are_labels and kind != NIFTI:
             left = dicom_file.texts_left if kind == DICOM else image_file.texts_left
-            written = os.path.join(self._folder, FOLDER, result.name)
+            written = os.path.join(self._folder, FILES, result.name)
             result.left = sum(len(left(written, self._options.rules.is_allowed, reader(engine).read))
                               for engine in self._options.engines)  # yapf: disable
         write_json(record, result.as_json(), is_shared=True)
         return result
 
     def _cleaned(self, path: str, target: str, kind: str | None, are_labels: bool) -> FileResult:
-        base = os.path.join(self._folder, FOLDER, '')
+        base = os.path.join(self._folder, FILES, '')
         if kind is None:
             result, extension = image_file.clean_image(path, target, self._options.rules.is_allowed,
                                                        () if are_labels else self._options.engines)  # yapf: disable

@@ -53,7 +53,7 @@ def blank_text(pixels: np.ndarray,
         outside: Boxes that are blanked in every frame, whatever they hold.
         tick: Called after each frame.
     """
-    result, copied = pixels, False
+    result = pixels
     # Most texts stand still: where one was in a frame, it is blanked in the next ones before they are read.
     standing: list[Box] = list(outside)
     boxes: list[list[Box]] = []
@@ -83,8 +83,8 @@ def blank_text(pixels: np.ndarray,
         before = frame
         boxes.append(list(dict.fromkeys(own)))
         if own:
-            if not copied:
-                result, copied = pixels.copy(), True
+            if result is pixels:
+                result = pixels.copy()
             result[number] = frame
         tick()
     return Blanked(result, boxes, by_others)

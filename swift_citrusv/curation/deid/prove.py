@@ -11,8 +11,9 @@ from typing import Any
 
 from ...scoring.html_report.markup import escaped, html_table
 from ..data_files import write_json
+from ..finish import FILES
 from ..progress import Progress
-from .clean import FOLDER, FileCleaner, Options
+from .clean import FileCleaner, Options
 from .image_file import texts_left
 from .invented import Inventor
 from .ocr import reader
@@ -63,7 +64,7 @@ class ProveTask:
             progress.add()
         shutil.rmtree(top)
         write_json(os.path.join(self.folder, 'proof.json'), {
-            'planted': {kind: planted[kind] for kind in planted},
+            'planted': dict(planted),
             'survived': {kind: survived[kind] for kind in planted},
             'survivors': named, 'engines': list(self.options.engines)})  # yapf: disable
         progress.end()
@@ -75,7 +76,7 @@ class ProveTask:
         lines = inventor.burned()
         draw_image(lines, number).save(path)
         result = cleaner.clean(path)
-        output = os.path.join(top, FOLDER, result.name)
+        output = os.path.join(top, FILES, result.name)
         for engine in self.options.engines:
             left = texts_left(output, self.options.rules.is_allowed, reader(engine).read)
             count(f'pixels, read by {engine}', bool(left), ' | '.join(left))
@@ -93,7 +94,7 @@ def _header(inventor: Inventor, cleaner: FileCleaner, top: str, number: int, cou
     path = os.path.join(top, 'in', f'{number}.dcm')
     hidden = write_header(path, inventor)
     result = cleaner.clean(path)
-    with open(os.path.join(top, FOLDER, result.name), 'rb') as file:
+    with open(os.path.join(top, FILES, result.name), 'rb') as file:
         content = file.read()
     for kind, text in hidden:
         count(f'header, {kind}', text.encode('utf-8') in content or text.upper().encode('utf-8') in content, text)

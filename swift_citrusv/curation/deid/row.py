@@ -8,9 +8,10 @@ from typing import Any
 
 from ...files.errors import IMAGE_ERRORS, FileError
 from ...files.rules import FileRules
+from ..finish import FILES
 from ..images import listed
 from ..step import Decision, Ruling
-from .clean import FOLDER, FileCleaner
+from .clean import FileCleaner
 from .result import FileResult
 from .text import Finding
 
@@ -116,24 +117,14 @@ class RowCleaner:
         if entry.startswith(('data:', 'http:', 'https:')) or len(entry) > 4096:
             self._refuse('it is an address or inside of the row: write it to a file first')
             return ''
-        path, fragment = self._split(entry)
-        if path is None:
+        try:
+            path, fragment = self._rules.resolve_image(entry)
+        except (FileError, OSError, ValueError) as error:
+            self._refuse(str(error))
             return ''
         self._known.update(dict.fromkeys(self._cleaner.identities(path)))
         name = self._file(path, are_labels)
         return f'{name}#{fragment}' if name and fragment else name
-
-    def _split(self, entry: str) -> tuple[str | None, str]:
-        """The path of a name, and the fragment after it."""
-        name, _, fragment = entry.partition('#')
-        problem = ''
-        for candidate, rest in ((entry, ''), (name, fragment)):
-            try:
-                return self._rules.resolve(candidate), rest
-            except (FileError, OSError, ValueError) as error:
-                problem = str(error)
-        self._refuse(problem)
-        return None, ''
 
     def _file(self, path: str, are_labels: bool) -> str:
         """The new name of a file; '' if it was not cleaned."""
@@ -150,7 +141,7 @@ class RowCleaner:
             return ''
         self._decisions += _file_decisions(result)
         self._findings += result.findings
-        return f'{FOLDER}/{result.name}'.replace(os.sep, '/')
+        return f'{FILES}/{result.name}'.replace(os.sep, '/')
 
     def _refuse(self, problem: str) -> None:
         self._decisions.append(Decision('cannot-clean', 'review', detail=problem))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from ...files.rules import FileRules
 from ..data_files import read_json
 from ..inputs import InputFile, Shard, find_files, hash_files
-from ..inventory import has_rows, paths_of, take
+from ..inventory import NAME, has_rows, paths_of, take
 from ..progress import Progress
 from ..shard_task import shard_name
 from ..step import Row, Ruling, Stage, Step, rules_recipe, small_shards
@@ -100,4 +100,4 @@ class DeidStep(Step):
 
 def _is_file(row: Row) -> bool:
     """Whether a row is a line of an inventory."""
-    return row.source == 'inventory.jsonl' and row.data.keys() == {'source', 'sha256', 'place', 'row_id'}
+    return row.source == NAME and row.data.keys() == {'source', 'sha256', 'place', 'row_id'}

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from math import isnan
 
-from .facts import Slice
+from .facts import Slice, times
 from .geometry import AXES, check_geometry
-from .series import Limits, Series, times
+from .series import Limits, Series
 from .values import check_values
 
 

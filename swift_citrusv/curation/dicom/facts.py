@@ -4,7 +4,7 @@ import json
 import math
 import numpy as np
 import pyarrow as pa
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...errors import RowError
@@ -15,14 +15,12 @@ from ...files.medical import DICOM, NIFTI, medical_format
 from ...files.nifti import NiftiFile
 from ...files.rules import FileRules
 from ...files.slices import PLANES, SliceOrientation
-from ...volumes.frames import Frame, check_mosaic
+from ...volumes.frames import PHASE_KEYS, Frame, check_mosaic
 
 # The shares of a slice's values at which `levels` are taken.
 SHARES = (.01, .05, .1, .2, .3, .4, .5, .6, .7, .8, .9, .95, .99)
-# What tells several images at one position apart: phases, echoes, b-values.
-_PHASE_NAMES = ('TemporalPositionIdentifier', 'TemporalPositionIndex', 'EchoTime', 'EffectiveEchoTime', 'EchoNumbers',
-                'DiffusionBValue', 'FlipAngle', 'InversionTime', 'NominalPercentageOfCardiacPhase', 'AcquisitionNumber',
-                'TriggerTime', 'NominalCardiacTriggerDelayTime', 'AcquisitionTime', 'ContentTime')  # yapf: disable
+# What tells several images at one position apart: phases, echoes, b-values; not what tells any two files apart.
+_PHASE_NAMES = tuple(name for name in PHASE_KEYS if name not in ('ImageType', 'InstanceNumber'))
 # Why a file has no slice.
 NO_IMAGE, OTHER, DAMAGED = 'no-image', 'other-file', 'damaged'
 # From NIfTI's coordinates (to the right, the front, the head) to DICOM's.
@@ -119,6 +117,11 @@ SCHEMA = pa.schema([('row_id', pa.string()), ('shard', pa.int32()),
 def slice_of(values: Mapping[str, Any]) -> Slice:
     """A slice from a line of a table."""
     return Slice._make(tuple(values[name]) if name in _LISTS else values[name] for name in Slice._fields)
+
+
+def times(values: Sequence[float] | np.ndarray) -> str:
+    """Numbers for people: '1.4 x 2.5'."""
+    return ' x '.join(f'{value:.4g}' for value in values)
 
 
 class SliceReader:
@@ -263,7 +266,7 @@ def _grid_problem(file: NiftiFile) -> str:
     sizes = np.array(header['pixdim'][1:4], float)
     norms = np.linalg.norm(file.affine[:3, :3], axis=0)
     if np.any(np.abs(norms - sizes) > _RELATIVE * norms + 1e-3):
-        return (f'its voxels measure {_millimetres(sizes)} by pixdim, but {_millimetres(norms)} by its '
+        return (f'its voxels measure {times(sizes)} mm by pixdim, but {times(norms)} mm by its '
                 f'{"sform" if header["sform_code"] else "qform"}')
     axes = file.affine[:3, :3] / norms
     if np.abs(axes.T @ axes - np.eye(3)).max() > _RELATIVE:
@@ -273,10 +276,6 @@ def _grid_problem(file: NiftiFile) -> str:
         if off > _RELATIVE * norms.max() + .1:
             return f'its sform and its qform, of one kind, differ by up to {off:.3g}'
     return ''
-
-
-def _millimetres(values: np.ndarray) -> str:
-    return ' x '.join(f'{value:.4g}' for value in values) + ' mm'
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

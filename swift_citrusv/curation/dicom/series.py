@@ -106,8 +106,3 @@ class Series:
     def has(self, rule: str) -> bool:
         """Whether a rule is broken."""
         return any(fault.rule == rule for fault in self.faults)
-
-
-def times(values: Sequence[float]) -> str:
-    """Numbers for people: '1.4 x 2.5'."""
-    return ' x '.join(f'{value:.4g}' for value in values)

@@ -7,6 +7,7 @@ from ...files.errors import IMAGE_ERRORS
 from ...files.images import open_image, to_rgb
 from ...scoring.html_report.markup import escaped, shortened
 from ...scoring.html_report.report_cases import image_data_url
+from .facts import times
 from .series import Series
 
 # Where an axis points, from right, front and feet: DICOM's coordinates.
@@ -41,8 +42,8 @@ def line_of(key: str, series: Series, verdict: str) -> dict[str, Any]:
         'slices': len(order) // series.volumes,
         'volumes': series.volumes,
         'size': ', '.join(f'{width} x {height}' for width, height in sizes[:3]),
-        'spacing_mm': _numbers([*shown.spacing, *([series.step] if series.step is not None else [])]),
-        'extent_mm': _numbers(extent),
+        'spacing_mm': times([*shown.spacing, *([series.step] if series.step is not None else [])]),
+        'extent_mm': times(extent),
         'plane': _plane(directions) if shown.is_volume and len(directions) == 6 else '',
         'axes': _axes(directions) if len(directions) == 6 else '',
         'missing': series.gaps,
@@ -81,10 +82,6 @@ def _axes(directions: np.ndarray) -> str:
         world = int(np.argmax(np.abs(axis)))
         letters.append(_LETTERS[world][int(axis[world] > 0)])
     return ''.join(letters)
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ' x '.join(f'{value:.4g}' for value in values)
 
 
 def html_of(lines: Sequence[Mapping[str, Any]], paths: Mapping[str, str]) -> str:

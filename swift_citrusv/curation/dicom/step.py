@@ -13,7 +13,7 @@ from ...files.rules import FileRules
 from ..data_files import read_json, whole_file, write_json
 from ..inputs import InputFile, Shard, read_shard
 from ..inventory import paths_of, take
-from ..joins import connected
+from ..joins import connected, rows_of
 from ..parquet import LineWriter
 from ..progress import Progress
 from ..shard_task import parsed, shard_name
@@ -83,7 +83,7 @@ class DicomStep(Step):
             verdict = verdicts[row.row_id]
             decisions = [Decision(*values) for values in orjson.loads(verdict['faults'])]
             item = slices[row.row_id]
-            if strongest(decisions) == 'dropped' and item.problem:
+            if item.problem:
                 return Ruling(decisions)
             return Ruling(decisions, self._row(row.row_id, item, verdict, paths[item.source]))
 
@@ -179,11 +179,8 @@ class CheckTask:
                                         [files])  # yapf: disable
             names = [column[0] for column in cursor.description]
 
-            def all_lines() -> Iterator[dict[str, Any]]:
-                while block := cursor.fetchmany(1000):
-                    yield from (dict(zip(names, values)) for values in block)
-
-            for name, lines in groupby(all_lines(), key=lambda line: str(line['key'])):
+            all_lines = (dict(zip(names, values)) for values in rows_of(cursor))
+            for name, lines in groupby(all_lines, key=lambda line: str(line['key'])):
                 yield name, list(lines)
 
     def _decisions(self, series: Series, ids: Sequence[str]) -> tuple[list[list[Decision]], str]:

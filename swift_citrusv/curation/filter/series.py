@@ -10,10 +10,13 @@ from ...files.errors import IMAGE_ERRORS
 from ...files.medical import medical_format
 from ...files.rules import FileRules
 from ...settings import SettingError
+from ..images import remembered
 from ..inputs import is_output
 from ..step import Decision
 
 RULE = 'unsound-series'
+# A file, and the keys that select a slice in it.
+_Slice = tuple[str, tuple[tuple[str, str], ...]]
 
 
 def check_output(folder: str) -> None:
@@ -36,39 +39,35 @@ class SeriesJudge:
 
     def __init__(self, folder: str, files: FileRules) -> None:
         self._files = files
-        self._sound: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
+        self._sound: set[_Slice] = set()
         top = os.path.join(folder, 'rows')
         for name in sorted(os.listdir(top)) if os.path.isdir(top) else ():
             with open(os.path.join(top, name), encoding='utf-8') as file:
                 for line in file:
-                    self._sound.update(map(self._key, json.loads(line)['images']))
+                    self._sound.update(filter(None, map(self._slice, json.loads(line)['images'])))
+        # Many rows ask about one slice.
+        self._passes = remembered(self._look)
 
     def decide(self, images: Sequence[Any]) -> Iterator[Decision]:
         """Yields the decisions on the images of a row; images that are no slices pass."""
         for image in images:
             name = image.get('path') if isinstance(image, dict) else image
-            if isinstance(name, str) and self._is_medical(name) and self._key(name) not in self._sound:
+            if isinstance(name, str) and not self._passes(name):
                 yield Decision(RULE, 'dropped', evidence_id=name[:200],
                                detail='it did not pass `citrusv data dicom`, or was not in its input')  # yapf: disable
 
-    def _key(self, name: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """The file, and the slice in it without its window."""
-        path = self._path(name)
-        fragment = name.partition('#')[2] if path is not None and not os.path.exists(name) else ''
-        keys = sorted((key, value) for key, value in parse_qsl(fragment) if key in ('frame', 'index', 'volume'))
-        return path or name, tuple(keys)
-
-    def _path(self, name: str) -> str | None:
-        for candidate in (name, name.partition('#')[0]):
-            try:
-                return os.path.realpath(self._files.resolve(candidate))
-            except (*IMAGE_ERRORS, RowError):
-                continue
-        return None
-
-    def _is_medical(self, name: str) -> bool:
-        path = self._path(name)
+    def _look(self, name: str) -> bool:
+        found = self._slice(name)
         try:
-            return path is not None and medical_format(path) is not None
+            return found is None or found in self._sound or medical_format(found[0]) is None
         except IMAGE_ERRORS:
-            return False
+            return True
+
+    def _slice(self, name: str) -> _Slice | None:
+        """The file, and the slice in it without its window; None for what is no file."""
+        try:
+            path, fragment = self._files.resolve_image(name)
+        except (*IMAGE_ERRORS, RowError):
+            return None
+        keys = sorted((key, value) for key, value in parse_qsl(fragment) if key in ('frame', 'index', 'volume'))
+        return os.path.realpath(path), tuple(keys)

@@ -11,7 +11,7 @@ from ...errors import RowError
 from ...files.errors import IMAGE_ERRORS
 from ...files.images import open_image
 from ...files.rules import FileRules
-from ..data_files import write_json
+from ..data_files import read_json, write_json
 from ..images import images_of, listed, remembered
 from ..inputs import Shard, read_shard
 from ..labels import LABELS, label_of
@@ -173,9 +173,9 @@ def merged(folder: str, num_shards: int) -> dict[str, Counter[str]]:
     """The counts of all shards."""
     total: dict[str, Counter[str]] = {}
     for shard in range(num_shards):
-        with open(os.path.join(folder, 'counts', f'{shard_name(shard)}.json'), encoding='utf-8') as file:
-            for name, found in json.load(file).items():
-                total.setdefault(name, Counter()).update(found)
+        part = read_json(os.path.join(folder, 'counts', f'{shard_name(shard)}.json'))
+        for name, found in part.items():
+            total.setdefault(name, Counter()).update(found)
     return total
 
 

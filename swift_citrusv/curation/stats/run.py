@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ... import __version__
@@ -62,7 +63,7 @@ def run_stats(inputs: Sequence[str],
         names += [os.path.basename(os.path.abspath(argument))] * len(parts)
     made = [argument for argument in inputs if is_output(argument)]
     if files.image_dir is None and made:
-        rules = FileRules(**{**vars(files), 'image_dir': os.path.abspath(made[0])})
+        rules = replace(files, image_dir=os.path.abspath(made[0]))
     os.makedirs(output, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix='work-') as work:
         task = CountTask(shards, names, work, columns, tokenizer, reads_images, rules)
