@@ -10,6 +10,9 @@ from uuid import uuid4
 
 from ..settings import SettingError
 
+# What a step writes for its rows to name.
+FILES = 'files'
+
 
 @contextmanager
 def whole_file(path: str, is_shared: bool = False) -> Iterator[str]:

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import SettingError
-from .data_files import read_json, write_csv, write_json
+from .data_files import FILES, read_json, write_csv, write_json
 from .inputs import sha256_of
 from .joins import connected
 from .ledger import ledger_files
 from .shard_task import COMMON_RULES, shard_name
 from .step import GOING_ON, VERDICTS, Step
 
-# What a step writes for its rows to name.
-FILES = 'files'
 _FOLDERS = ('rows', 'ledger', 'review', FILES)
 # Examples of each rule in the report.
 _EXAMPLES = 5

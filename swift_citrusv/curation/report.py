@@ -5,14 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .. import __version__
-from ..files.errors import IMAGE_ERRORS
-from ..files.images import open_image, to_rgb
 from ..files.rules import file_rules
 from ..scoring.html_report.markup import collapsible, escaped, html_table, shortened, text_block
-from ..scoring.html_report.page import html_page
-from ..scoring.html_report.report_cases import image_data_url
-from .data_files import whole_file
+from .data_files import FILES
+from .page import page_head, small_picture, steps_table, write_page
 from .step import VERDICTS
 from .summary_text import count_words, measured_words
 
@@ -44,31 +40,19 @@ def write_step_report(folder: str, summary: Mapping[str, Any], examples: Mapping
 
 def write_run_report(folder: str, summary: Mapping[str, Any]) -> None:
     """Writes `report.html` of a run."""
-    rows = [[
-        f'<a href="{escaped(step)}/report.html">{escaped(step)}</a>', *(f'{counts[name]:,}'
-                                                                        for name in ('in', *VERDICTS))
-    ] for step, counts in summary['steps'].items()]
-    table = html_table('Rows by step', ['step', 'in', *VERDICTS], rows)
-    _write(folder, 'citrusv data run', summary, {'Steps': table})
+    links = {f'<a href="{escaped(step)}/report.html">{escaped(step)}</a>': counts
+             for step, counts in summary['steps'].items()}  # yapf: disable
+    _write(folder, 'citrusv data run', summary, {'Steps': steps_table(links)})
 
 
 def _write(folder: str, title: str, summary: Mapping[str, Any], sections: Mapping[str, str]) -> None:
     recipe = escaped(json.dumps(summary['run'], indent=1, ensure_ascii=False))
     sections = {**sections, 'Recipe': collapsible('What was run on what', f'<pre class="text">{recipe}</pre>')}
-    page = html_page(title, _head(title, summary), sections, f'swift-citrusv {escaped(__version__)}')
-    with whole_file(os.path.join(folder, 'report.html')) as part, open(
-            part, 'w', encoding='utf-8', newline='\n') as file:
-        file.write(page)
-
-
-def _head(title: str, summary: Mapping[str, Any]) -> str:
     total = summary['in']
     tiles = [('rows in', f'{total:,}', '')]
     tiles += [(verdict, f'{summary[verdict]:,}', f'{_share(summary[verdict], total)}, {_TEXTS[verdict]}')
               for verdict in VERDICTS]  # yapf: disable
-    content = ''.join(f'<div class="tile"><dt>{name}</dt><dd><strong>{value}</strong><span>{note}</span></dd></div>'
-                      for name, value, note in tiles)
-    return f'<h1>{escaped(title)}</h1>\n<dl class="tiles">{content}</dl>'
+    write_page(os.path.join(folder, 'report.html'), title, page_head(title, tiles), sections)
 
 
 def _share(count: int, total: int) -> str:
@@ -122,10 +106,5 @@ def _row_words(text: str) -> str:
 
 def _picture(reference: str, folder: str) -> str:
     # Files that the step has written, too.
-    rules = replace(file_rules(), image_dir=folder) if reference.startswith('files/') else None
-    try:
-        image = to_rgb(open_image(reference, rules))
-        image.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
-        return f'<img src="{image_data_url(image)}" alt="" width="{image.width}" height="{image.height}">'
-    except IMAGE_ERRORS:
-        return ''
+    rules = replace(file_rules(), image_dir=folder) if reference.startswith(f'{FILES}/') else None
+    return small_picture(reference, _PICTURE_SIDE, rules)

@@ -9,9 +9,9 @@ from typing import Any
 
 from .. import __version__
 from ..settings import SettingError
-from .data_files import read_json, write_json
+from .data_files import FILES, read_json, write_json
 from .engine import Engine
-from .finish import FILES, FinishRun, FinishStep
+from .finish import FinishRun, FinishStep
 from .inputs import SHARD_BYTES, InputFile, Shard, is_output, split
 from .shard_task import ShardTask, shard_name
 from .step import Stage, Step
@@ -96,7 +96,7 @@ def _plan(steps: Sequence[Step], inputs: Sequence[str], output: str, is_recipe: 
     recipes = [_recipe(step) for step in steps]
     # Steps open the files that an earlier one has written, and hand them on.
     carried = [name for name in inputs if is_output(name) and os.path.isdir(os.path.join(name, FILES))]
-    if len(carried) == 1 and getattr(getattr(steps[0], 'files', None), 'image_dir', '') is None:
+    if len(carried) == 1 and steps[0].files.image_dir is None:
         steps = [step.with_files_of(carried[0]) for step in steps]
     writer = next((number for number, step in enumerate(steps) if step.writes_files), len(steps))
     steps = [step if number <= writer else step.with_files_of(folders[writer]) for number, step in enumerate(steps)]

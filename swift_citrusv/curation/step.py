@@ -88,6 +88,8 @@ class Step(ABC):
         writes_files: Whether its rows name files below `files/` of its output.
     """
     name: ClassVar[str]
+    # What rows may name, and where: a field of every step.
+    files: FileRules
     reads_folders: ClassVar[bool] = False
     shows_result: ClassVar[bool] = False
     writes_files: ClassVar[bool] = False
@@ -134,9 +136,7 @@ class Step(ABC):
 
     def with_files_of(self, folder: str) -> 'Step':
         """This step, where rows name files below a folder: the output of a step before."""
-        files = getattr(self, 'files', None)
-        return self if files is None else replace(
-            self, files=replace(files, image_dir=folder))  # type: ignore[type-var]
+        return replace(self, files=replace(self.files, image_dir=folder))  # type: ignore[type-var]
 
     def stages(self, folder: str, shards: Sequence[Shard]) -> Sequence[Stage]:
         """What must run over all rows before any decision; none by default."""

@@ -8,8 +8,7 @@ from ...errors import RowError
 from ...files.dicom import dicom_errors
 from ...files.errors import IMAGE_ERRORS, FileError
 from ...files.medical import DICOM, NIFTI, medical_format
-from ..data_files import read_json, whole_file, write_json
-from ..finish import FILES
+from ..data_files import FILES, read_json, whole_file, write_json
 from ..inputs import sha256_of
 from . import dicom_file, image_file
 from .dicom_file import DicomCleaner

@@ -7,7 +7,7 @@ from typing import Any
 
 from .actions import EMPTY, OPTIONS, REMOVE, REPLACE, UID, action_of
 from .pseudonyms import Pseudonyms
-from .text import Finding, TextCleaner, names_of
+from .text import Finding, TextCleaner, longest_first, names_of
 
 _TEXTS = ('LO', 'LT', 'SH', 'ST', 'UC', 'UT')
 _DATES = ('DA', 'DT')
@@ -64,8 +64,7 @@ def identities_of(dataset: Any) -> tuple[str, ...]:
         elif element.keyword in _PLACES:
             numbers += [place for value in _values(element) if ' ' in (place := str(value).strip())
                         or len(place) >= _MIN_PLACE]  # yapf: disable
-    found = {*names_of(names), *(number for number in numbers if len(number) >= _MIN_NUMBER)}
-    return tuple(sorted(found, key=lambda word: (-len(word), word)))
+    return longest_first({*names_of(names), *(number for number in numbers if len(number) >= _MIN_NUMBER)})
 
 
 def _walk(dataset: Any) -> Iterator[Any]:
@@ -94,6 +93,10 @@ def _elements(dataset: Any) -> list[Any]:
 def _values(element: Any) -> list[Any]:
     value = element.value
     return [] if value is None else list(value) if element.VM > 1 or hasattr(value, 'append') else [value]
+
+
+def _set(element: Any, values: Sequence[Any]) -> None:
+    element.value = list(values) if len(values) > 1 else values[0] if values else None
 
 
 class HeaderCleaner:
@@ -167,7 +170,7 @@ class HeaderCleaner:
         elif action == EMPTY:
             element.value = [] if element.VR == 'SQ' else None
         elif action == REPLACE:
-            self._replace(dataset, element)
+            self._replace(element)
         elif not action:
             self._other(dataset, element, result, known)
             return
@@ -192,7 +195,7 @@ class HeaderCleaner:
                 values.append(text[:64] if element.VR == 'LO' else text[:16] if element.VR == 'SH' else text)
                 result.findings += findings
             if values != [str(value) for value in _values(element)]:
-                element.value = values if len(values) > 1 else values[0]
+                _set(element, values)
                 result.actions['text'] += 1
 
     def _uid(self, element: Any, result: HeaderResult) -> None:
@@ -200,14 +203,14 @@ class HeaderCleaner:
             return
         values = [self._pseudonyms.uid(str(value)) for value in _values(element)]
         if values and values != [str(value) for value in _values(element)]:
-            element.value = values if len(values) > 1 else values[0]
+            _set(element, values)
             result.actions[UID] += 1
 
     def _move(self, element: Any, days: int) -> None:
-        values = [self._pseudonyms.shifted(str(value), days) for value in _values(element)]
-        element.value = values if len(values) > 1 else values[0] if values else None
+        _set(element, [self._pseudonyms.shifted(str(value), days) for value in _values(element)])
 
-    def _replace(self, dataset: Any, element: Any) -> None:
+    @staticmethod
+    def _replace(element: Any) -> None:
         if element.VR not in _DUMMIES:
             # Bytes.
             element.value = b'\0\0'

@@ -10,8 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from typing import Any
 
 from ...scoring.html_report.markup import escaped, html_table
-from ..data_files import write_json
-from ..finish import FILES
+from ..data_files import FILES, write_json
 from ..progress import Progress
 from .clean import FileCleaner, Options
 from .image_file import texts_left

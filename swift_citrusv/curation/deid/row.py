@@ -8,7 +8,7 @@ from typing import Any
 
 from ...files.errors import IMAGE_ERRORS, FileError
 from ...files.rules import FileRules
-from ..finish import FILES
+from ..data_files import FILES
 from ..images import listed
 from ..step import Decision, Ruling
 from .clean import FileCleaner

@@ -10,8 +10,8 @@ from ...settings import SettingError
 from ..data_files import read_yaml
 
 # Weights and check digits of Chinese identity cards. Source: GB 11643-1999.
-WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
-CHECKS = '10X98765432'
+_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+_CHECKS = '10X98765432'
 # Words of a name that are too short or too common to be sought in a text.
 _MIN_NAME = 3
 _NO_NAMES = frozenset('anonymous anonymized unknown patient test none null dr mr mrs ms prof the and for of'.split())
@@ -56,7 +56,12 @@ def _card(text: str) -> bool:
         date(int(digits[6:10]), int(digits[10:12]), int(digits[12:14]))
     except ValueError:
         return False
-    return CHECKS[sum(weight * int(digit) for weight, digit in zip(WEIGHTS, digits)) % 11] == digits[17]
+    return check_digit(digits[:17]) == digits[17]
+
+
+def check_digit(digits: str) -> str:
+    """The last digit of an identity card that begins with 17 digits."""
+    return _CHECKS[sum(weight * int(digit) for weight, digit in zip(_WEIGHTS, digits)) % 11]
 
 
 _CONDITIONS: Mapping[str, Callable[[str], bool]] = {
@@ -145,7 +150,12 @@ def names_of(values: Iterable[str]) -> tuple[str, ...]:
         for whole in (' '.join(parts), ' '.join([*parts[1:2], *parts[:1]])):
             if ' ' in whole and any(part in found for part in whole.split()):
                 found.add(whole)
-    return tuple(sorted(found, key=lambda word: (-len(word), word)))
+    return longest_first(found)
+
+
+def longest_first(words: Iterable[str]) -> tuple[str, ...]:
+    """Words in the order in which they are sought."""
+    return tuple(sorted(words, key=lambda word: (-len(word), word)))
 
 
 class TextCleaner:

@@ -3,10 +3,8 @@ import numpy as np
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...files.errors import IMAGE_ERRORS
-from ...files.images import open_image, to_rgb
 from ...scoring.html_report.markup import escaped, shortened
-from ...scoring.html_report.report_cases import image_data_url
+from ..page import small_picture
 from .facts import times
 from .series import Series
 
@@ -118,9 +116,4 @@ def _picture(name: str, paths: Mapping[str, str]) -> str:
     if source not in paths:
         # A file whose own name has a '#'.
         source, sign, fragment = name, '', ''
-    try:
-        image = to_rgb(open_image(f'{paths[source]}{sign}{fragment}'))
-        image.thumbnail((_SIDE, _SIDE))
-        return f'<img src="{image_data_url(image)}" alt="" width="{image.width}" height="{image.height}">'
-    except IMAGE_ERRORS:
-        return ''
+    return small_picture(f'{paths[source]}{sign}{fragment}', _SIDE)

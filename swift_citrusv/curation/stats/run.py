@@ -12,13 +12,13 @@ from typing import Any
 from ... import __version__
 from ...files.rules import FileRules
 from ...scoring.html_report.markup import collapsible, escaped, html_table
-from ...scoring.html_report.page import html_page
 from ...settings import SettingError
 from ..data_files import read_json, whole_file, write_csv, write_json
 from ..engine import Engine
 from ..inputs import SHARD_BYTES, find_files, hash_files, is_output, split
 from ..labels import LABELS
-from ..step import VERDICTS, Stage
+from ..page import page_head, steps_table, write_page
+from ..step import Stage
 from . import figures
 from .count import FORMS, NO_VALUE, Columns, CountTask, merged
 
@@ -86,9 +86,7 @@ def run_stats(inputs: Sequence[str],
     for name, lines in tables.items():
         write_csv(os.path.join(output, f'{name}.csv'), lines)
     write_json(os.path.join(output, 'stats.json'), result)
-    page = _page(result, counts, pictures, tables, made)
-    with whole_file(os.path.join(output, _PAGE)) as part, open(part, 'w', encoding='utf-8', newline='\n') as text:
-        text.write(page)
+    _write_page(os.path.join(output, _PAGE), result, counts, pictures, tables, made)
     return result
 
 
@@ -153,18 +151,17 @@ def _pictures(counts: Mapping[str, Counter[str]], columns: Columns,
     return found
 
 
-def _page(result: Mapping[str, Any], counts: Mapping[str, Counter[str]], pictures: Mapping[str, tuple[str, bytes]],
-          tables: Mapping[str, Sequence[Mapping[str, Any]]], made: Sequence[str]) -> str:
+def _write_page(path: str, result: Mapping[str, Any], counts: Mapping[str, Counter[str]],
+                pictures: Mapping[str, tuple[str, bytes]], tables: Mapping[str, Sequence[Mapping[str, Any]]],
+                made: Sequence[str]) -> None:
     total = counts.get('total', Counter())
     unreadable = counts.get('unreadable', Counter()).total()
     not_opened = counts.get('image sizes', Counter())['not opened']
     tiles = [('rows', total['rows'], f'{unreadable:,} more cannot be read' if unreadable else ''),
              ('images', total['images'], f'{not_opened:,} not opened' if not_opened else ''),
              ('masks', total['masks'], ''), ('tokens', total['tokens'], result['tokens'])]  # yapf: disable
-    cells = [f'<dt>{name}</dt><dd><strong>{value:,}</strong><span>{escaped(note)}</span></dd>'
-             for name, value, note in tiles]  # yapf: disable
-    content = ''.join(f'<div class="tile">{cell}</div>' for cell in cells)
-    head = f'<h1>{escaped(", ".join(result["inputs"]))}</h1>\n<dl class="tiles">{content}</dl>'
+    title = ', '.join(result['inputs'])
+    head = page_head(title, [(name, f'{value:,}', note) for name, value, note in tiles])
     sections = {}
     if pictures:
         sections['Pictures'] = ''.join(
@@ -180,7 +177,7 @@ def _page(result: Mapping[str, Any], counts: Mapping[str, Counter[str]], picture
         sections.update(_made(folder))
     numbers = escaped(json.dumps(result['counts'], indent=1, ensure_ascii=False))
     sections['Numbers'] = collapsible('All counts', f'<pre class="text">{numbers}</pre>')
-    return html_page('Statistics', head, sections, f'swift-citrusv {escaped(__version__)}')
+    write_page(path, 'Statistics', head, sections)
 
 
 def _lines_table(caption: str, lines: Sequence[Mapping[str, Any]], most: int = _MAX_LINES) -> str:
@@ -197,8 +194,7 @@ def _made(folder: str) -> dict[str, str]:
     name = os.path.basename(os.path.abspath(folder))
     summary = read_json(os.path.join(folder, 'summary.json'))
     steps = summary.get('steps') or {summary['step']: summary}
-    rows = [[escaped(step), *(f'{item[count]:,}' for count in ('in', *VERDICTS))] for step, item in steps.items()]
-    sections = {f'Steps of {name}': html_table('Rows by step', ['step', 'in', *VERDICTS], rows)}
+    sections = {f'Steps of {name}': steps_table({escaped(step): item for step, item in steps.items()})}
     places = [folder, *(os.path.join(folder, step) for step in summary.get('steps', ()))]
     documents = {'certificate.json': ('Leak certificate', _certificate), 'proof.json': ('Proof of deid', _proof)}
     for document, (title, write) in documents.items():
