@@ -73,17 +73,20 @@ def find_files(inputs: Sequence[str]) -> list[tuple[str, str]]:
             raise SettingError(f'{name} is the output of an unfinished run. Repeat its command first.')
         top = os.path.join(name, 'rows') if is_made else name
         base = os.path.basename(os.path.abspath(name))
-        inside = [
-            os.path.relpath(os.path.join(folder, file), top) for folder, _, files in os.walk(top) for file in files
-            if is_rows(file)
-        ]
+        inside = [file for file in files_below(top) if is_rows(file)]
         if not inside and not is_made:
             raise SettingError(f'{name} has no file with one of the extensions of rows: '
                                f'{", ".join((*EXTENSIONS, COMPRESSED))}.')
-        found += [(os.path.join(top, file), f'{base}/{file}'.replace(os.sep, '/')) for file in sorted(inside)]
+        found += [(os.path.join(top, file), f'{base}/{file}'.replace(os.sep, '/')) for file in inside]
     if len({os.path.realpath(path) for path, _ in found}) < len(found):
         raise SettingError('A file is named twice. Name each once.')
     return _distinct(found)
+
+
+def files_below(folder: str) -> list[str]:
+    """The files of a folder and of its subfolders, sorted, by their names below it."""
+    return sorted(
+        os.path.relpath(os.path.join(top, file), folder) for top, _, files in os.walk(folder) for file in files)
 
 
 def is_output(folder: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..settings import SettingError
 from .data_files import read_json, whole_file, write_json
-from .inputs import InputFile, hash_files, is_output, is_rows, sha256_of
+from .inputs import InputFile, files_below, hash_files, is_output, is_rows, sha256_of
 
 NAME = 'inventory.jsonl'
 # Files are hashed by several threads: it is the disk that takes the time.
@@ -37,7 +37,7 @@ def find(inputs: Sequence[str]) -> list[tuple[str, str]]:
         if not os.path.isdir(name):
             raise SettingError(f'{name}: there is no such file or folder.')
         base = os.path.basename(os.path.abspath(name))
-        inside = [os.path.relpath(os.path.join(top, file), name) for top, _, files in os.walk(name) for file in files]
+        inside = files_below(name)
         if not inside:
             raise SettingError(f'{name} is an empty folder.')
         found += [(os.path.join(name, file), f'{base}/{file}'.replace(os.sep, '/')) for file in inside]
@@ -100,11 +100,11 @@ def has_rows(name: str) -> bool:
         return is_rows(name)
     if is_output(name):
         return True
-    files = [os.path.join(top, file) for top, _, files in os.walk(name) for file in files]
+    files = files_below(name)
     rows = [file for file in files if is_rows(file)]
     # Tables lie beside images too.
     sure = next((file for file in rows if file.endswith(_SURE_ROWS)), None)
     if sure is not None and len(rows) < len(files):
-        raise SettingError(f'{name} has rows ({os.path.relpath(sure, name)}) and other files. Name the file of rows, '
+        raise SettingError(f'{name} has rows ({sure}) and other files. Name the file of rows, '
                            'or the folders of the other files.')  # yapf: disable
     return bool(rows) and len(rows) == len(files)

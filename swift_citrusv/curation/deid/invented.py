@@ -1,6 +1,6 @@
 """Identities of nobody, for proofs and tests."""
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .text import check_digit
@@ -40,7 +40,8 @@ class Inventor:
     def _one(self, words: tuple[str, ...] | str) -> str:
         return self._random.choice(words)
 
-    def _digits(self, count: int) -> str:
+    def digits(self, count: int) -> str:
+        """So many digits."""
         return ''.join(self._random.choices('0123456789', k=count))
 
     def name(self) -> str:
@@ -57,100 +58,73 @@ class Inventor:
 
     def record(self) -> str:
         """A record number."""
-        return self._random.choice((self._digits(8), f'A{self._digits(7)}', f'MR-{self._digits(6)}'))
+        return self._random.choice((self.digits(8), f'A{self.digits(7)}', f'MR-{self.digits(6)}'))
 
     def card(self) -> str:
         """A Chinese identity card whose check digit fits."""
         year, month, day = self.day()
-        digits = f'{self._random.randint(110101, 659001)}{year}{month:02d}{day:02d}{self._digits(3)}'
+        digits = f'{self._random.randint(110101, 659001)}{year}{month:02d}{day:02d}{self.digits(3)}'
         return digits + check_digit(digits)
 
     def planted(self) -> list[Planted]:
         """One sentence of each kind, in English and in Chinese."""
-        return [make(self) for make in _SENTENCES.values()]
+        found = []
+        for kind, invent, sentence in _SENTENCES:
+            identity = invent(self)
+            rest = sentence.partition('{}')[2].lstrip(' ,.;\n，')
+            found.append(Planted(kind, sentence.format(identity), identity, rest))
+        return found
+
+    def email(self) -> str:
+        """An address of a domain that nobody has."""
+        first, last = self.name().lower().split()
+        return f'{first}.{last}@example.org'
+
+    def date(self) -> str:
+        """A date in one of four forms."""
+        year, month, day = self.day()
+        name = _MONTHS[month - 1]
+        return self._random.choice((f'{month:02d}/{day:02d}/{year}', f'{year}-{month:02d}-{day:02d}',
+                                    f'{day} {name} {year}', f'{name} {day}, {year}'))  # yapf: disable
+
+    def chinese_date(self) -> str:
+        """'2023年5月6日'."""
+        year, month, day = self.day()
+        return f'{year}年{month}月{day}日'
+
+    def address(self) -> str:
+        """A street and a town."""
+        return f'{self._random.randint(1, 999)} {self._one(_STREETS)} Street, {self._one(_TOWNS)}'
+
+    def chinese_address(self) -> str:
+        """A city and a street."""
+        return f'{self._one(_CHINESE_CITIES)}{self._one(_CHINESE_ROADS)}路{self._random.randint(1, 300)}号'
 
     def burned(self) -> list[str]:
         """Lines as devices burn them into images."""
         name, (year, month, day) = self.name(), self.day()
         first, last = name.upper().split()
-        return [f'{last}, {first}', f'ID: {self._digits(8)}', f'DOB {month:02d}/{day:02d}/{year}',
+        return [f'{last}, {first}', f'ID: {self.digits(8)}', f'DOB {month:02d}/{day:02d}/{year}',
                 f'{year}-{month:02d}-{day:02d} {self._random.randint(0, 23):02d}:{self._random.randint(0, 59):02d}',
-                f'Acc# {self._digits(7)}', f'DR. {self._one(_FAMILY).upper()}']  # yapf: disable
-
-
-def _phone(inventor: Inventor) -> Planted:
-    number = f'({inventor._digits(2)}5) 555-{inventor._digits(4)}'
-    return Planted('phone', f'Call the family at {number} about the 12 mm nodule.', number, 'about the 12 mm nodule.')
-
-
-def _chinese_phone(inventor: Inventor) -> Planted:
-    number = f'13{inventor._digits(9)}'
-    return Planted('phone', f'联系电话{number}，右肺上叶结节12mm。', number, '右肺上叶结节12mm。')
-
-
-def _email(inventor: Inventor) -> Planted:
-    first, last = inventor.name().lower().split()
-    address = f'{first}.{last}@example.org'
-    return Planted('email', f'Results were sent to {address}; dose 5 mg twice a day.', address,
-                   'dose 5 mg twice a day.')
-
-
-def _card(inventor: Inventor) -> Planted:
-    card = inventor.card()
-    return Planted('identity-card', f'身份证号{card}，血红蛋白120 g/L。', card, '血红蛋白120 g/L。')
-
-
-def _record(inventor: Inventor) -> Planted:
-    number = inventor.record()
-    return Planted('record-number', f'MRN: {number}. Blood pressure 120/80.', number, 'Blood pressure 120/80.')
-
-
-def _chinese_record(inventor: Inventor) -> Planted:
-    number = inventor._digits(8)
-    return Planted('record-number', f'住院号：{number}，白细胞12.5×10^9/L。', number, '白细胞12.5×10^9/L。')
-
-
-def _date(inventor: Inventor) -> Planted:
-    year, month, day = inventor.day()
-    text = inventor._random.choice((f'{month:02d}/{day:02d}/{year}', f'{year}-{month:02d}-{day:02d}',
-                                    f'{day} {_MONTHS[month - 1]} {year}', f'{_MONTHS[month - 1]} {day}, {year}'))
-    return Planted('date', f'Compared with {text}, the mass grew by 4 mm.', text, 'the mass grew by 4 mm.')
-
-
-def _chinese_date(inventor: Inventor) -> Planted:
-    year, month, day = inventor.day()
-    text = f'{year}年{month}月{day}日'
-    return Planted('date', f'{text}复查，病灶缩小3mm。', text, '复查，病灶缩小3mm。')
-
-
-def _address(inventor: Inventor) -> Planted:
-    text = f'{inventor._random.randint(1, 999)} {inventor._one(_STREETS)} Street, {inventor._one(_TOWNS)}'
-    return Planted('address', f'Lives at {text}. Ejection fraction 55 %.', text, 'Ejection fraction 55 %.')
-
-
-def _chinese_address(inventor: Inventor) -> Planted:
-    text = f'{inventor._one(_CHINESE_CITIES)}{inventor._one(_CHINESE_ROADS)}路{inventor._random.randint(1, 300)}号'
-    return Planted('address', f'住址：{text}，射血分数55%。', text, '射血分数55%。')
-
-
-def _name(inventor: Inventor) -> Planted:
-    name = inventor.name()
-    return Planted('name', f'Dr. {name} saw a fracture of the left femur.', name, 'saw a fracture of the left femur.')
-
-
-def _field_name(inventor: Inventor) -> Planted:
-    name = inventor.name()
-    return Planted('name', f'Patient name: {name}\nFindings: clear lungs.', name, 'Findings: clear lungs.')
-
-
-def _chinese_name(inventor: Inventor) -> Planted:
-    name = inventor.chinese_name()
-    return Planted('name', f'姓名：{name}，男，54岁，左肺下叶磨玻璃影。', name, '左肺下叶磨玻璃影。')
+                f'Acc# {self.digits(7)}', f'DR. {self._one(_FAMILY).upper()}']  # yapf: disable
 
 
 _MONTHS = ('January', 'February', 'March', 'April', 'May', 'June', 'July', 'August', 'September', 'October', 'November',
            'December')
-_SENTENCES: Mapping[str, Callable[[Inventor], Planted]] = {
-    make.__name__: make for make in (
-        _phone, _chinese_phone, _email, _card, _record, _chinese_record, _date, _chinese_date, _address,
-        _chinese_address, _name, _field_name, _chinese_name)}  # yapf: disable
+# Kind, identity, and the sentence around it.
+_SENTENCES: Sequence[tuple[str, Callable[[Inventor], str], str]] = (
+    ('phone', lambda inventor: f'({inventor.digits(2)}5) 555-{inventor.digits(4)}',
+     'Call the family at {} about the 12 mm nodule.'),
+    ('phone', lambda inventor: f'13{inventor.digits(9)}', '联系电话{}，右肺上叶结节12mm。'),
+    ('email', Inventor.email, 'Results were sent to {}; dose 5 mg twice a day.'),
+    ('identity-card', Inventor.card, '身份证号{}，血红蛋白120 g/L。'),
+    ('record-number', Inventor.record, 'MRN: {}. Blood pressure 120/80.'),
+    ('record-number', lambda inventor: inventor.digits(8), '住院号：{}，白细胞12.5×10^9/L。'),
+    ('date', Inventor.date, 'Compared with {}, the mass grew by 4 mm.'),
+    ('date', Inventor.chinese_date, '{}复查，病灶缩小3mm。'),
+    ('address', Inventor.address, 'Lives at {}. Ejection fraction 55 %.'),
+    ('address', Inventor.chinese_address, '住址：{}，射血分数55%。'),
+    ('name', Inventor.name, 'Dr. {} saw a fracture of the left femur.'),
+    ('name', Inventor.name, 'Patient name: {}\nFindings: clear lungs.'),
+    ('name', Inventor.chinese_name, '姓名：{}，男，54岁，左肺下叶磨玻璃影。'),
+)  # yapf: disable

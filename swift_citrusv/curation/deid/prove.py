@@ -136,9 +136,9 @@ def write_header(path: str, inventor: Inventor) -> list[tuple[str, str]]:
     from pydicom.sequence import Sequence
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
     patient, doctor, nurse, year = inventor.name(), inventor.name(), inventor.name(), inventor.day()
-    record, accession, phone = inventor.record(), inventor._digits(9), f'555-{inventor._digits(4)}'
+    record, accession, phone = inventor.record(), inventor.digits(9), f'555-{inventor.digits(4)}'
     day = f'{year[0]}{year[1]:02d}{year[2]:02d}'
-    street = f'{inventor._digits(3)} Larkfield Road'
+    street = f'{inventor.digits(3)} Larkfield Road'
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

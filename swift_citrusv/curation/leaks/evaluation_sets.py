@@ -11,7 +11,7 @@ from ...files.rules import FileRules
 from ...scoring.questions.presets import QA_PRESETS, preset_rows
 from ...settings import SettingError
 from ..images import images_of
-from ..inputs import Shard, find_files, is_output, is_rows, read_shard, sha256_of
+from ..inputs import Shard, files_below, find_files, is_output, is_rows, read_shard, sha256_of
 from ..shard_task import parsed
 from ..slices import slice_fragments
 from ..texts import row_text
@@ -103,8 +103,7 @@ def _below(path: str) -> tuple[tuple[str, str], ...]:
     """(path, name) of a file, or of the files of a folder."""
     if os.path.isfile(path):
         return ((path, os.path.basename(path)), )
-    found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
-    return tuple(sorted((file, os.path.relpath(file, path).replace(os.sep, '/')) for file in found))
+    return tuple((os.path.join(path, file), file.replace(os.sep, '/')) for file in files_below(path))
 
 
 def _is_table(name: str) -> bool:
